@@ -1,0 +1,1 @@
+"""Speed and agreement, measured as ratios against the alternative in the same run."""

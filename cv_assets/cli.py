@@ -1,0 +1,278 @@
+"""The command line: process a folder, run the UI, ask SQL, see whether this machine is ready."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resources.errors import PipelineError
+from resources.home import choose, data_folder_lock, prepare_data_folder
+from resources.settings import PROJECT_ROOT, load_settings
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from cv_assets.headless import Outcome
+    from cv_assets.headless import Progress as FolderProgress
+
+_PATH = click.Path(path_type=Path)
+_settings_option = click.option("--settings", type=_PATH, help="Settings file [default: pipeline.yaml].")
+_data_option = click.option("--data", type=_PATH, help="Data folder [default: as the settings say].")
+
+
+class _OneSentence(click.Group):
+    """Ends a command that a person must help with one sentence and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            click.echo(f"cv-assets: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. Finished recordings are kept; run the same command to go on.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_OneSentence, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Offline video analytics: recordings in a folder become tables that SQL answers."""
+
+
+@main.command()
+@click.argument("folder", type=_PATH)
+@_data_option
+@click.option("--weights", help="Detector weights: a .pt file, or a name Ultralytics publishes.")
+@_settings_option
+def process(folder: Path, data: Path | None, weights: str | None, settings: Path | None) -> None:
+    """Bring every recording in FOLDER to completion, then exit: 0 if all came through, 1 if any failed."""
+    from resources.inference import check_weights
+    from resources.watched_folder import list_recordings
+
+    chosen = choose(settings=settings, watched_folder=folder, data_folder=data, weights=weights)
+    if not list_recordings(chosen.watched_folder, chosen.intake):
+        raise PipelineError(f"There are no recordings in {chosen.watched_folder}: nothing to do.")
+    check_weights(chosen.detections)
+    prepare_data_folder(chosen.data_folder)
+    with data_folder_lock(chosen.data_folder):
+        from cv_assets.headless import is_failure, process_folder
+
+        with _progress_display() as show:
+            outcomes, had_work = process_folder(chosen, show)
+    if not had_work:
+        click.echo(f"Nothing to do: all {len(outcomes)} recordings of {chosen.watched_folder} were done before.")
+    _print_outcomes(outcomes)
+    click.echo(f"Results: {chosen.data_folder / 'results.duckdb'}")
+    if any(is_failure(outcome) for outcome in outcomes):
+        sys.exit(1)
+
+
+@main.command()
+@_data_option
+@click.option("--weights", help="Detector weights: a .pt file, or a name Ultralytics publishes.")
+@_settings_option
+@click.option("--port", default=3000, show_default=True, help="Port of the UI.")
+def dev(data: Path | None, weights: str | None, settings: Path | None, port: int) -> None:
+    """Run the UI and the daemon on this machine, with the sensors on, until stopped."""
+    chosen = choose(settings=settings, data_folder=data, weights=weights)
+    prepare_data_folder(chosen.data_folder)
+    chosen.watched_folder.mkdir(parents=True, exist_ok=True)
+    with data_folder_lock(chosen.data_folder):
+        import subprocess
+
+        from dagster import DagsterInstance
+
+        from cv_assets.headless import close_interrupted_runs, end_group, script
+
+        with DagsterInstance.get() as instance:
+            closed = close_interrupted_runs(instance)
+        if closed:
+            click.echo(f"{closed} runs were interrupted last time and are closed; what they lacked is done again.")
+        click.echo(f"Drop recordings into {chosen.watched_folder}")
+        click.echo(f"UI: http://127.0.0.1:{port}   results: {chosen.data_folder / 'results.duckdb'}", nl=True)
+        workspace = str(PROJECT_ROOT / "workspace.yaml")
+        command = [script("dagster"), "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
+        server = subprocess.Popen(command, start_new_session=True)
+        try:
+            with _stoppable():
+                status = server.wait()
+        except KeyboardInterrupt:
+            status = 0
+        finally:
+            end_group(server)
+    sys.exit(status)
+
+
+@main.command()
+@click.argument("query", required=False)
+@_data_option
+@_settings_option
+@click.option("--format", "output", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
+def sql(query: str | None, data: Path | None, settings: Path | None, output: str) -> None:
+    """Ask the results one QUERY, or open a prompt without one. parquet and csv go to standard output."""
+    from cv_assets.ask import answer, prompt
+
+    chosen = choose(settings=settings, data_folder=data)
+    if query is None:
+        prompt(chosen.data_folder)
+    else:
+        answer(chosen.data_folder, query, output)
+
+
+@main.command()
+@_data_option
+@_settings_option
+@click.option("--weights", help="Detector weights to look at.")
+def doctor(data: Path | None, settings: Path | None, weights: str | None) -> None:
+    """Tell whether this machine is ready, and what to do where it is not."""
+    from cv_assets.doctor import examine
+
+    findings = examine(choose(settings=settings, data_folder=data, weights=weights))
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        mark = click.style("ok  ", fg="green") if finding.is_ok else click.style("TODO", fg="red")
+        click.echo(f"{mark}  {finding.subject:<{width}}  {finding.told}")
+    sys.exit(0 if all(finding.is_ok for finding in findings) else 1)
+
+
+@main.command(name="settings")
+@_settings_option
+def settings_command(settings: Path | None) -> None:
+    """Print every setting with its meaning and the value in force."""
+    _print_section(load_settings(settings), "")
+
+
+def _print_section(section: Any, indent: str) -> None:
+    import json
+
+    from pydantic import BaseModel
+
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            click.echo(f"{indent}{name}:  # {(type(value).__doc__ or '').splitlines()[0]}")
+            _print_section(value, indent + "  ")
+        else:
+            plain = json.dumps(section.model_dump(mode="json", include={name})[name])
+            click.echo(f"{indent}{name}: {plain}  # {info.description}")
+
+
+def _print_outcomes(outcomes: Sequence["Outcome"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("recording", no_wrap=True)
+    table.add_column("status")
+    for name in ("frames", "detections", "tracks", "seconds", "×realtime"):
+        table.add_column(name, justify="right")
+    for outcome in outcomes:
+        counts = (outcome.frame_count, outcome.detection_count, outcome.track_count)
+        table.add_row(
+            outcome.recording_id,
+            outcome.status,
+            *("-" if count is None else str(count) for count in counts),
+            "-" if outcome.seconds is None else f"{outcome.seconds:.1f}",
+            "-" if outcome.realtime_factor is None else f"{outcome.realtime_factor:.1f}",
+        )
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(table)
+    for outcome in outcomes:
+        if outcome.error:
+            click.echo(f"{outcome.recording_id}: {outcome.status}: {outcome.error}")
+
+
+@contextmanager
+def _progress_display() -> Iterator[Callable[["FolderProgress"], None]]:
+    """Bars on a terminal, and a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        yield _line_display()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        overall = bars.add_task("recordings", total=None, told="starting the daemon")
+        tasks: dict[str, TaskID] = {}
+
+        def show(progress: "FolderProgress") -> None:
+            done, total, told = _overall(progress)
+            bars.update(overall, completed=done, total=total or None, told=told)
+            current = {recording_id: (stage, at) for (recording_id, stage), at in progress.stages.items()}
+            for recording_id, (stage, at) in current.items():
+                if recording_id not in tasks:
+                    tasks[recording_id] = bars.add_task(recording_id, told="")
+                bars.update(
+                    tasks[recording_id], completed=at.frames_done, total=at.frames_total or None, told=_told(stage, at)
+                )
+            for recording_id in list(tasks):
+                state = progress.states.get(recording_id)
+                if state and not state.missing:
+                    bars.update(tasks[recording_id], visible=False)
+
+        yield show
+
+
+def _line_display() -> Callable[["FolderProgress"], None]:
+    shown: dict[str, str] = {}
+
+    def show(progress: "FolderProgress") -> None:
+        done, total, told = _overall(progress)
+        lines = {"": f"{done} of {total} recordings done, {told}"} if total else {}
+        lines |= {r: f"  {r}: {_told(stage, at)}" for (r, stage), at in progress.stages.items()}
+        for subject, line in lines.items():
+            key = f"{done} of {total}" if subject == "" else line
+            if shown.get(subject) != key:
+                click.echo(line, err=True)
+            shown[subject] = key
+
+    return show
+
+
+def _overall(progress: "FolderProgress") -> tuple[int, int, str]:
+    states = [progress.states[r] for r in progress.recording_ids if r in progress.states]
+    done = sum(1 for state in states if not state.is_in_flight and (state.is_rejected or not state.missing))
+    analysed = [at for (_, stage), at in progress.stages.items() if stage == "detections"]
+    frames = sum(at.frames_done for at in analysed)
+    expected = sum(at.frames_total for (_, stage), at in progress.stages.items() if stage == "normalized_video")
+    told = f"{frames} frames analysed"
+    if frames and progress.elapsed_s:
+        rate_fps = frames / progress.elapsed_s
+        told += f", {rate_fps:.0f} frames/s"
+        if expected > frames:
+            told += f", {(expected - frames) / rate_fps:.0f} s to go"
+    if progress.unsettled_count:
+        told += f", {progress.unsettled_count} files settling"
+    return done, len(progress.recording_ids) + progress.unsettled_count, told
+
+
+def _told(stage: str, at: Any) -> str:
+    told = f"{stage} {at.frames_done}/{at.frames_total or '?'} at {at.frames_per_s:.0f} frames/s"
+    if at.frames_total > at.frames_done and at.frames_per_s:
+        told += f", {(at.frames_total - at.frames_done) / at.frames_per_s:.0f} s to go"
+    return told
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that a service manager stops everything that was started."""
+    import signal
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,25 @@
+"""The code location: joins assets, jobs, sensors and resources. The only file that sees every wing."""
+
+from dagster import Definitions, in_process_executor
+
+from cv_assets.walk import WALK, analysis_job, ingest_job
+from resources.inference import Models
+from resources.settings import current_settings
+from resources.storage import Store
+from sensors.reconciliation import reconciliation_sensor
+from sensors.watched_folder import watched_folder_sensor
+
+_settings = current_settings()
+
+defs = Definitions(
+    assets=list(WALK),
+    jobs=[ingest_job, analysis_job],
+    sensors=[watched_folder_sensor, reconciliation_sensor],
+    resources={
+        "settings": _settings,
+        "store": Store(_settings.data_folder),
+        "models": Models(_settings.data_folder / "models"),
+    },
+    # One process per run: a batch loads the model once, and a later stage finds it warm.
+    executor=in_process_executor,
+)

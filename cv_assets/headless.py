@@ -1,0 +1,296 @@
+"""The main job without a browser: the daemon works through a folder while this process shows how far it is."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInstance, RunsFilter
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
+
+from cv_assets.outstanding import RecordingState, observe
+from cv_assets.stage import STOPPED_TAG
+from cv_assets.walk import WALK
+from resources.errors import PipelineError
+from resources.results import publish
+from resources.schema import RECORDINGS, SUMMARIES
+from resources.settings import PROJECT_ROOT, Settings
+from resources.storage import Store
+from resources.watched_folder import SourceIndex, list_recordings
+
+LOOK_EVERY_S = 1.0
+_STEP_ASSETS = tuple(assets.specs and next(iter(assets.specs)).key.to_user_string() for assets in WALK)
+
+
+@dataclass
+class StageProgress:
+    """How far one stage of one recording is."""
+
+    frames_done: int = 0
+    frames_total: int = 0
+    frames_per_s: float = 0.0
+
+
+@dataclass
+class Progress:
+    """How far the whole folder is.
+
+    Attributes:
+        recording_ids: The folder's recordings, in the order of their paths.
+        unsettled_count: Files that are not recordings yet.
+        states: State by recording.
+        stages: Newest progress by (recording, stage).
+        elapsed_s: Seconds since the start.
+    """
+
+    recording_ids: list[str] = field(default_factory=list)
+    unsettled_count: int = 0
+    states: Mapping[str, RecordingState] = field(default_factory=dict)
+    stages: dict[tuple[str, str], StageProgress] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one recording ended."""
+
+    recording_id: str
+    status: str
+    error: str | None
+    frame_count: int | None
+    detection_count: int | None
+    track_count: int | None
+    seconds: float | None
+    realtime_factor: float | None
+
+
+def process_folder(settings: Settings, show: Callable[[Progress], None]) -> tuple[list[Outcome], bool]:
+    """Bring everything in the watched folder to completion.
+
+    Args:
+        settings: The settings in force; the environment of this process must already name them for its children.
+        show: Called about every second with the progress.
+
+    Returns:
+        One outcome per recording of the folder, and whether anything had to be done.
+
+    Raises:
+        PipelineError: A person must act (folder, weights, disk), or the daemon ended by itself.
+    """
+    store = Store(settings.data_folder)
+    with DagsterInstance.get() as instance:
+        close_interrupted_runs(instance)
+        if _is_complete(instance, store, settings, Progress()):
+            publish(store)
+            return _outcomes(instance, store, settings), False
+        with _daemon(settings.data_folder) as daemon:
+            _watch(instance, store, settings, daemon, show)
+        publish(store)
+        return _outcomes(instance, store, settings), True
+
+
+def close_interrupted_runs(instance: DagsterInstance) -> int:
+    """Fail the runs that a power cut or kill left unfinished, and free their places in the queue.
+
+    Only to be called by the one process that holds the data folder's lock, before it starts a daemon.
+
+    Returns:
+        How many there were.
+    """
+    interrupted = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES))
+    for run in interrupted:
+        instance.report_run_failed(run, "Interrupted: the pipeline was stopped before this run ended.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return len(interrupted)
+
+
+def _is_complete(instance: DagsterInstance, store: Store, settings: Settings, progress: Progress) -> bool:
+    """Whether every file is a recording for which nothing more will be done; fills in the progress on the way."""
+    listed = list_recordings(settings.watched_folder, settings.intake)
+    known = SourceIndex(store).load()
+    here = {path: known[path] for path, state in listed.items() if path in known and known[path].file_state == state}
+    outstanding = observe(instance, store)
+    progress.states = {state.recording_id: state for state in outstanding.states}
+    progress.recording_ids = list(dict.fromkeys(file.recording_id for file in here.values() if file.recording_id))
+    empty_count = sum(state.size_bytes == 0 for state in listed.values())
+    progress.unsettled_count = len(listed) - len(here) - empty_count
+    return (
+        progress.unsettled_count == 0
+        and all(recording_id in progress.states for recording_id in progress.recording_ids)
+        and all(state.is_done(settings.batches.max_attempts) for state in outstanding.states)
+    )
+
+
+def _watch(
+    instance: DagsterInstance,
+    store: Store,
+    settings: Settings,
+    daemon: "subprocess.Popen[bytes]",
+    show: Callable[[Progress], None],
+) -> None:
+    progress, cursors, started = Progress(), dict[str, int](), time.monotonic()
+    since = time.time() - 1
+    while not _is_complete(instance, store, settings, progress):
+        _read_observations(instance, cursors, progress)
+        progress.elapsed_s = time.monotonic() - started
+        show(progress)
+        stopped = _stopped_run(instance, since)
+        if stopped is not None:
+            raise PipelineError(_failure_of(instance, stopped))
+        if daemon.poll() is not None:
+            raise PipelineError(
+                f"The daemon ended by itself (exit {daemon.returncode}): "
+                f"see {settings.data_folder / 'logs' / 'daemon.log'}."
+            )
+        time.sleep(LOOK_EVERY_S)
+    _read_observations(instance, cursors, progress)
+    show(progress)
+
+
+def _stopped_run(instance: DagsterInstance, since: float) -> str | None:
+    """The newest run since a time that a person must help, if there is one."""
+    for record in instance.get_run_records(RunsFilter(tags={STOPPED_TAG: "true"}), limit=1):
+        if record.start_time and record.start_time > since:
+            return record.dagster_run.run_id
+    return None
+
+
+def _failure_of(instance: DagsterInstance, run_id: str) -> str:
+    for record in instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_FAILURE).records:
+        data = record.event_log_entry.get_dagster_event().step_failure_data
+        if data.user_failure_data and data.user_failure_data.description:
+            return str(data.user_failure_data.description)
+    return f"The run {run_id} stopped: see it in the UI."
+
+
+def _read_observations(instance: DagsterInstance, cursors: dict[str, Any], progress: Progress) -> None:
+    for run in instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+        found = instance.get_records_for_run(
+            run.run_id, cursor=cursors.get(run.run_id), of_type=DagsterEventType.ASSET_OBSERVATION
+        )
+        cursors[run.run_id] = found.cursor
+        for record in found.records:
+            observation = record.event_log_entry.asset_observation
+            if observation is None or observation.partition is None:
+                continue
+            values = {name: value.value for name, value in observation.metadata.items()}
+            key = (observation.partition, observation.asset_key.to_user_string())
+            progress.stages[key] = StageProgress(
+                int(values["frames_done"]), int(values["frames_total"]), float(values["frames_per_s"])
+            )
+
+
+@contextmanager
+def _daemon(data_folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Dagster's daemon with its code server, in a process group that ends with the block."""
+    logs = data_folder / "logs"
+    logs.mkdir(exist_ok=True)
+    command = [script("dagster-daemon"), "run", "-w", str(PROJECT_ROOT / "workspace.yaml")]
+    with (logs / "daemon.log").open("ab") as log:
+        daemon = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    try:
+        yield daemon
+    finally:
+        end_group(daemon)
+
+
+def end_group(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:
+    """End a process and all that it started: first asked, then killed."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(patience_s)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def script(name: str) -> str:
+    """Path of a console script of this installation."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise PipelineError(f"{name} is not installed beside {sys.executable}: install the project again.")
+    return found
+
+
+def _outcomes(instance: DagsterInstance, store: Store, settings: Settings) -> list[Outcome]:
+    progress = Progress()
+    _is_complete(instance, store, settings, progress)
+    recording_ids = progress.recording_ids
+    rows = {row["recording_id"]: row for row in store.read(RECORDINGS, recording_ids).to_pylist()}
+    sums = {row["recording_id"]: row for row in store.read(SUMMARIES, recording_ids).to_pylist()}
+    seconds = _stage_seconds(instance, recording_ids)
+    return [
+        _outcome(recording_id, progress.states.get(recording_id), rows.get(recording_id, {}), sums, seconds)
+        for recording_id in recording_ids
+    ]
+
+
+def _outcome(
+    recording_id: str,
+    state: RecordingState | None,
+    row: Mapping[str, Any],
+    sums: Mapping[str, Mapping[str, Any]],
+    seconds: Mapping[str, float],
+) -> Outcome:
+    status, error = row.get("status", "failed"), row.get("error")
+    if status in ("ok", "partial") and (state is None or state.missing):
+        # The run died before it could say why: the recording is incomplete all the same.
+        status = "failed"
+        failed = ", ".join(sorted(state.failed if state else ())) or "its run"
+        error = f"{failed} did not finish; the run's log in the UI says why."
+    total = sums.get(recording_id, {}) if status in ("ok", "partial") else {}
+    took = seconds.get(recording_id)
+    footage_s = row.get("duration_s_from_content")
+    return Outcome(
+        recording_id,
+        status,
+        error,
+        row.get("frame_count"),
+        total.get("detection_count"),
+        total.get("track_count"),
+        took,
+        footage_s / took if footage_s and took else None,
+    )
+
+
+def _stage_seconds(instance: DagsterInstance, recording_ids: Sequence[str]) -> dict[str, float]:
+    """Seconds that the stages of each recording took, summed over their newest materializations."""
+    seconds: dict[str, float] = {}
+    if not recording_ids:
+        return seconds
+    for name in _STEP_ASSETS:
+        newest: set[str] = set()
+        cursor: str | None = None
+        while len(newest) < len(recording_ids):
+            page = instance.fetch_materializations(
+                AssetRecordsFilter(asset_key=AssetKey(name), asset_partitions=list(recording_ids)),
+                limit=1000,
+                cursor=cursor,
+            )
+            for record in page.records:
+                made = record.asset_materialization
+                if made is None or made.partition is None or made.partition in newest:
+                    continue
+                newest.add(made.partition)
+                if took := made.metadata.get("seconds"):
+                    seconds[made.partition] = seconds.get(made.partition, 0.0) + float(str(took.value))
+            cursor = page.cursor
+            if not page.has_more:
+                break
+    return seconds
+
+
+def is_failure(outcome: Outcome) -> bool:
+    """Whether the recording did not come through."""
+    return outcome.status in ("rejected", "failed")

@@ -1,0 +1,249 @@
+"""What remains to be done: the state of every recording, and the runs that would complete them.
+
+The plan is made from what is there, not from events, so nothing is lost by a crash between two steps.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dagster import AssetKey, AssetPartitionStatus, DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+
+from cv_assets.stage import ANALYSIS, ATTEMPT_TAG, INGEST, STOPPED_TAG, recordings_partitions
+from cv_assets.walk import assets_of, with_downstream
+from resources.schema import RECORDINGS
+from resources.settings import BatchSettings
+from resources.storage import Store
+
+STOPPED_RETRY_AFTER_S = 120.0
+_WAITING_RUNS_PER_JOB = {INGEST: 2, ANALYSIS: 1}
+
+
+@dataclass(frozen=True)
+class RecordingState:
+    """Where a recording stands.
+
+    Attributes:
+        recording_id: The recording.
+        missing: Assets that are not materialized.
+        failed: Those of them whose last attempt failed.
+        attempts: How often they have been tried.
+        retry_at: Time before which nothing is tried again, in seconds since 1970.
+        is_in_flight: Whether an unfinished run contains the recording.
+        is_rejected: Whether the file can never be processed.
+        footage_s: Length of the recording; 0 while unknown.
+    """
+
+    recording_id: str
+    missing: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    attempts: int = 0
+    retry_at: float = 0.0
+    is_in_flight: bool = False
+    is_rejected: bool = False
+    footage_s: float = 0.0
+
+    def is_done(self, max_attempts: int) -> bool:
+        """Whether nothing more will be tried: complete, rejected, or failed for good."""
+        if self.is_in_flight:
+            return False
+        return self.is_rejected or not self.missing or (bool(self.failed) and self.attempts >= max_attempts)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run to request: some assets of a job for recordings that stand side by side in the partition order."""
+
+    job_name: str
+    asset_names: tuple[str, ...]
+    recording_ids: tuple[str, ...]
+    attempt: int = 1
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags that make Dagster run exactly these recordings."""
+        chosen = (
+            {PARTITION_NAME_TAG: self.recording_ids[0]}
+            if len(self.recording_ids) == 1
+            else {
+                ASSET_PARTITION_RANGE_START_TAG: self.recording_ids[0],
+                ASSET_PARTITION_RANGE_END_TAG: self.recording_ids[-1],
+            }
+        )
+        return chosen | ({ATTEMPT_TAG: str(self.attempt)} if self.attempt > 1 else {})
+
+
+@dataclass(frozen=True)
+class Outstanding:
+    """Every recording's state in partition order, and how many runs of each job wait in the queue."""
+
+    states: Sequence[RecordingState]
+    waiting_runs: Mapping[str, int] = field(default_factory=dict)
+
+
+def observe(instance: DagsterInstance, store: Store, added: Sequence[str] = ()) -> Outstanding:
+    """Look at every recording.
+
+    Args:
+        instance: Dagster's instance.
+        store: The tables.
+        added: Recordings about to become partitions, after those that are.
+    """
+    recording_ids = list(instance.get_dynamic_partitions(recordings_partitions.name or ""))
+    recording_ids += [r for r in added if r not in set(recording_ids)]
+    names = [*assets_of(INGEST), *assets_of(ANALYSIS)]
+    statuses = {
+        name: instance.get_status_by_partition(AssetKey(name), recording_ids, recordings_partitions) or {}
+        for name in names
+    }
+    in_flight, waiting = _in_flight(instance, recording_ids)
+    columns = ["recording_id", "status", "duration_s_from_content", "duration_s_from_header"]
+    rows = {row["recording_id"]: row for row in store.read(RECORDINGS, columns=columns).to_pylist()}
+    attempts = _attempts(instance, statuses)
+    states = []
+    for recording_id in recording_ids:
+        row = rows.get(recording_id, {})
+        found = {name: statuses[name].get(recording_id) for name in names}
+        failed = frozenset(name for name, status in found.items() if status == AssetPartitionStatus.FAILED)
+        tried, retry_at = attempts.get(recording_id, (0, 0.0)) if failed else (0, 0.0)
+        states.append(
+            RecordingState(
+                recording_id,
+                missing=frozenset(
+                    name for name, status in found.items() if status != AssetPartitionStatus.MATERIALIZED
+                ),
+                failed=failed,
+                attempts=tried,
+                retry_at=retry_at,
+                is_in_flight=recording_id in in_flight,
+                is_rejected=row.get("status") == "rejected",
+                footage_s=row.get("duration_s_from_content") or row.get("duration_s_from_header") or 0.0,
+            )
+        )
+    return Outstanding(states, waiting)
+
+
+def plan_runs(outstanding: Outstanding, batches: BatchSettings, now: float | None = None) -> list[PlannedRun]:
+    """The runs that would complete the recordings, ingest before analysis.
+
+    A run takes recordings that lack the same assets and stand side by side, up to the bounds of a batch. What failed
+    is tried again alone. While enough runs of a job wait in the queue no more are planned, so that a backlog grows
+    into full batches.
+
+    Args:
+        outstanding: Every recording's state.
+        batches: Bounds of a batch and of attempts.
+        now: Seconds since 1970; None means the clock.
+    """
+    now = time.time() if now is None else now
+    planned: list[PlannedRun] = []
+    batch: list[RecordingState] = []
+    wanted: tuple[str, tuple[str, ...]] | None = None
+
+    def close() -> None:
+        nonlocal batch
+        if wanted and batch:
+            attempt = batch[0].attempts + 1 if batch[0].failed else 1
+            planned.append(PlannedRun(*wanted, tuple(state.recording_id for state in batch), attempt))
+        batch = []
+
+    for state in outstanding.states:
+        wants = None if state.is_done(batches.max_attempts) or state.retry_at > now else _wanted(state)
+        footage_minutes = sum(s.footage_s for s in [*batch, state]) / 60
+        is_alone = bool(state.failed) and state.attempts > 0
+        if (
+            wants != wanted
+            or is_alone
+            or len(batch) >= batches.max_recordings
+            or (batch and footage_minutes > batches.max_footage_minutes)
+        ):
+            close()
+        wanted = wants
+        if wants is not None:
+            batch.append(state)
+            if is_alone:
+                close()
+                wanted = None
+    close()
+    room = {job: most - outstanding.waiting_runs.get(job, 0) for job, most in _WAITING_RUNS_PER_JOB.items()}
+    allowed = []
+    for run in sorted(planned, key=lambda run: (run.job_name != INGEST, run.attempt)):
+        if room[run.job_name] > 0:
+            room[run.job_name] -= 1
+            allowed.append(run)
+    return allowed
+
+
+def _wanted(state: RecordingState) -> tuple[str, tuple[str, ...]] | None:
+    """Job and assets that the recording lacks; None while it is in flight."""
+    if state.is_in_flight:
+        return None
+    for job_name in (INGEST, ANALYSIS):
+        missing = state.missing & set(assets_of(job_name))
+        if missing:
+            return job_name, with_downstream(missing, job_name)
+    return None
+
+
+def recordings_of_run(run: DagsterRun, recording_ids: Sequence[str]) -> list[str]:
+    """The recordings that a run contains.
+
+    Args:
+        run: The run.
+        recording_ids: All recordings in partition order, which a range refers to.
+    """
+    if single := run.tags.get(PARTITION_NAME_TAG):
+        return [single]
+    start, end = run.tags.get(ASSET_PARTITION_RANGE_START_TAG), run.tags.get(ASSET_PARTITION_RANGE_END_TAG)
+    if start in recording_ids and end in recording_ids:
+        return list(recording_ids[recording_ids.index(start) : recording_ids.index(end) + 1])
+    return []
+
+
+def _in_flight(instance: DagsterInstance, recording_ids: Sequence[str]) -> tuple[set[str], dict[str, int]]:
+    in_flight: set[str] = set()
+    waiting: dict[str, int] = {}
+    for run in instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+        in_flight.update(recordings_of_run(run, recording_ids))
+        if run.status in (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED):
+            waiting[run.job_name] = waiting.get(run.job_name, 0) + 1
+    return in_flight, waiting
+
+
+def _attempts(
+    instance: DagsterInstance, statuses: Mapping[str, Mapping[str, AssetPartitionStatus | None]]
+) -> dict[str, tuple[int, float]]:
+    """By failed recording: attempts so far, and when the next may be made."""
+    attempts: dict[str, tuple[int, float]] = {}
+    runs: dict[str, tuple[int, float]] = {}
+    for name, by_recording in statuses.items():
+        failed = {r for r, status in by_recording.items() if status == AssetPartitionStatus.FAILED}
+        if not failed:
+            continue
+        tried = instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
+            AssetKey(name)
+        )
+        for recording_id in failed:
+            run_id = tried.get(recording_id, ("", 0))[0]
+            if run_id not in runs:
+                runs[run_id] = _counted(instance, run_id)
+            attempts[recording_id] = max(attempts.get(recording_id, (0, 0.0)), runs[run_id])
+    return attempts
+
+
+def _counted(instance: DagsterInstance, run_id: str) -> tuple[int, float]:
+    records = instance.get_run_records(RunsFilter(run_ids=[run_id])) if run_id else []
+    if not records:
+        return 1, 0.0
+    run = records[0].dagster_run
+    attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
+    if run.tags.get(STOPPED_TAG):
+        # A person had to act (weights, disk): not an attempt at the recording, but no reason to hurry either.
+        return attempt - 1, (records[0].end_time or 0.0) + STOPPED_RETRY_AFTER_S
+    return attempt, 0.0

@@ -1,0 +1,118 @@
+"""recordings: one row per source file (recording_id): what the file claims, before its pictures are read.
+
+The columns about the content are filled by normalized_video, the one stage that decodes every frame. A file that cannot
+be processed has its row too, with status rejected and the reason.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from dagster import AssetExecutionContext, ResourceParam, multi_asset
+
+from cv_assets.stage import (
+    INGEST,
+    Metadata,
+    Stage,
+    backfill_policy,
+    count_metadata,
+    media_status,
+    recordings_partitions,
+    table_asset,
+    table_checks,
+)
+from resources.errors import RecordingError, RejectedRecordingError
+from resources.media import probe, started_at
+from resources.schema import RECORDINGS
+from resources.settings import Settings, current_settings, settings_version
+from resources.storage import Store
+from resources.watched_folder import SourceFile, SourceIndex
+
+STAGE = Stage("recordings", (RECORDINGS,))
+
+
+def probe_recording(source: SourceFile, folder: Path, settings: Settings) -> dict[str, Any]:
+    """The row of a recording as far as its header and first picture tell; columns about the content are None.
+
+    Args:
+        source: The file.
+        folder: The watched folder.
+        settings: Limits of the probe and the patterns of file names.
+    """
+    mtime_utc = datetime.fromtimestamp(source.mtime_ns / 1e9, UTC)
+    row: dict[str, Any] = dict.fromkeys(RECORDINGS.arrow_schema.names)
+    row |= {
+        "recording_id": source.recording_id,
+        "status": "ok",
+        "camera": source.camera,
+        "source_path": source.source_path,
+        "fingerprint": source.fingerprint,
+        "size_bytes": source.size_bytes,
+        "mtime_utc": mtime_utc,
+    }
+    try:
+        found = probe(folder / source.source_path, settings.video)
+    except RejectedRecordingError as error:
+        return row | {"status": "rejected", "error": str(error)}
+    started, known_from = started_at(
+        Path(source.source_path).name,
+        found.created_at_utc,
+        mtime_utc,
+        found.duration_s_from_header or 0.0,
+        settings.intake,
+    )
+    headers = {name: value for name, value in vars(found).items() if name in row}
+    return row | headers | {"started_at_utc": started, "started_at_source": known_from}
+
+
+def _keep_content_columns(row: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """Carry over what normalization found earlier: the content is the same, so it still holds."""
+    if before is None or before["frame_count_from_content"] is None or row["status"] == "rejected":
+        return row
+    kept = {
+        name: value for name, value in before.items() if row[name] is None and name not in ("error", "failed_stage")
+    }
+    status, error = media_status(row | kept)
+    return row | kept | {"status": status, "error": error}
+
+
+def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
+    """Write the row of one recording.
+
+    Raises:
+        RecordingError: No file with this content was ever seen in the watched folder.
+    """
+    source = SourceIndex(store).source_of(recording_id, settings.watched_folder)
+    if source is None:
+        raise RecordingError(
+            f"No file of the watched folder {settings.watched_folder} is known as {recording_id}: drop it there again."
+        )
+    before = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
+    row = _keep_content_columns(
+        probe_recording(source, settings.watched_folder, settings) | {"recording_id": recording_id}, before
+    )
+    store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
+    shown = ("status", "error", "camera", "source_path", "codec_name", "frame_count_from_header")
+    return {RECORDINGS.name: count_metadata(1, **{name: row[name] for name in shown if row[name] is not None})}
+
+
+@multi_asset(
+    specs=[
+        table_asset(
+            RECORDINGS,
+            group=INGEST,
+            code_version=settings_version("recordings 1", current_settings().intake, current_settings().video),
+            kinds=("ffmpeg",),
+        )
+    ],
+    check_specs=table_checks(RECORDINGS),
+    partitions_def=recordings_partitions,
+    backfill_policy=backfill_policy(),
+)
+def recordings(
+    context: AssetExecutionContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
+) -> Iterator[Any]:
+    """Probe the file of each recording."""
+    yield from STAGE.each_recording(context, store, lambda r, _: ingest_recording(r, store, settings))

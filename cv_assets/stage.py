@@ -1,0 +1,383 @@
+"""What every stage shares: the partitions, how a table becomes an asset, and the walk over a batch of recordings.
+
+A run takes on one recording or a range of them. One bad recording costs one recording: the good ones are materialized,
+and the step then fails naming the bad ones.
+"""
+
+import hashlib
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetKey,
+    AssetMaterialization,
+    AssetObservation,
+    AssetRecordsFilter,
+    AssetSpec,
+    BackfillPolicy,
+    DagsterInstance,
+    DataVersion,
+    DynamicPartitionsDefinition,
+    Failure,
+    MaterializeResult,
+    TableColumn,
+    TableColumnConstraints,
+    TableSchema,
+)
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+
+from resources.errors import PipelineError, RecordingError
+from resources.media import Progress
+from resources.results import publish
+from resources.schema import RECORDINGS, Table, broken_rules
+from resources.settings import current_settings
+from resources.storage import Store, disk_problem
+
+recordings_partitions = DynamicPartitionsDefinition(name="recordings")
+
+INGEST, ANALYSIS = "ingest", "analysis"
+PROGRESS_EVERY_S = 2.0
+CHECK_NAME = "keys_and_ranges"
+ATTEMPT_TAG = "cv_assets/attempt"
+STOPPED_TAG = "cv_assets/stopped"
+
+Metadata = Mapping[str, Any]
+Work = Callable[[str, Progress], Mapping[str, Metadata]]
+"""Does one recording: given its id, returns metadata by table name."""
+
+
+def backfill_policy() -> BackfillPolicy:
+    """A backfill goes in runs of one batch each, so that the model is loaded once per batch."""
+    return BackfillPolicy.multi_run(max_partitions_per_run=current_settings().batches.max_recordings)
+
+
+def table_asset(
+    table: Table, *, group: str, code_version: str, deps: Sequence[str] = (), kinds: Sequence[str] = ()
+) -> AssetSpec:
+    """The asset that is a table: its grain, columns and versions as Dagster's catalog shows them.
+
+    Args:
+        table: The declaration.
+        group: The job it belongs to, `ingest` or `analysis`.
+        code_version: Made from the stage's own settings; when it changes, the asset is stale.
+        deps: Names of the assets it is made from.
+        kinds: Technologies, shown as badges.
+    """
+    columns = [
+        TableColumn(
+            column.name,
+            str(column.type),
+            description=column.comment,
+            constraints=TableColumnConstraints(nullable=column.nullable, unique=(column.name,) == table.key),
+        )
+        for column in table.columns
+    ]
+    return AssetSpec(
+        table.name,
+        deps=list(deps),
+        description=table.comment,
+        group_name=group,
+        code_version=code_version,
+        kinds={"deltalake", *kinds},
+        owners=["team:video-analytics"],
+        metadata={
+            "dagster/column_schema": TableSchema(columns=columns),
+            "dagster/table_name": table.name,
+            "grain": table.grain,
+            "key": ", ".join(table.key),
+        },
+        partitions_def=recordings_partitions,
+    )
+
+
+def table_checks(*tables: Table) -> list[AssetCheckSpec]:
+    """One check per table: what is stored has unique keys and keeps the declared ranges."""
+    return [
+        AssetCheckSpec(
+            CHECK_NAME,
+            asset=table.name,
+            description="Keys are unique, columns that must be are filled, values lie in their declared ranges.",
+        )
+        for table in tables
+    ]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the walk: the tables it writes, and assets of it that are files beside them."""
+
+    name: str
+    tables: tuple[Table, ...]
+    files: tuple[str, ...] = ()
+
+    @property
+    def asset_names(self) -> tuple[str, ...]:
+        """All assets of the stage."""
+        return (*self.files, *(table.name for table in self.tables))
+
+    def each_recording(
+        self, context: AssetExecutionContext, store: Store, work: Work
+    ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
+        """Do every recording of the run, then publish, check and report.
+
+        Args:
+            context: The step's context.
+            store: The tables.
+            work: Does one recording.
+
+        Yields:
+            What Dagster is to know of each table.
+
+        Raises:
+            Failure: Some recordings failed, or a person must act; says which and why.
+        """
+        recording_ids = _recording_ids(context)
+        versions = _Versions.of(context, self.asset_names, recording_ids)
+        failed_before = {
+            row["recording_id"]: row
+            for row in store.read(RECORDINGS, recording_ids).to_pylist()
+            if row["failed_stage"] == self.name
+        }
+        done: dict[str, dict[str, Metadata]] = {}
+        failed: dict[str, str] = {}
+        stop: PipelineError | None = None
+        for recording_id in recording_ids:
+            started = time.monotonic()
+            try:
+                report = _reporter(context, self.asset_names[0], recording_id)
+                metadata = work(recording_id, report)
+                if recording_id in failed_before:
+                    status, error = media_status(store.read(RECORDINGS, [recording_id]).to_pylist()[0])
+                    store.update(RECORDINGS, recording_id, {"status": status, "error": error, "failed_stage": None})
+            except PipelineError as error:
+                stop = error
+                break
+            except Exception as error:
+                # The boundary that keeps one recording's failure to itself; what failed is told below and stored.
+                if sentence := disk_problem(error, store.data_folder):
+                    stop = PipelineError(sentence)
+                    break
+                failed[recording_id] = self._failed(context, store, recording_id, error)
+                continue
+            seconds = time.monotonic() - started
+            done[recording_id] = {name: {**values, "seconds": round(seconds, 3)} for name, values in metadata.items()}
+        if stop is None or done or failed:
+            publish(store)
+        if stop:
+            # Not the recordings' fault: this run is not counted as an attempt at them.
+            context.instance.add_run_tags(context.run_id, {STOPPED_TAG: "true"})
+        if failed or stop:
+            for recording_id, metadata in done.items():
+                versions.log(context, recording_id, metadata)
+            raise Failure(_failure_sentence(self.name, len(recording_ids), failed, stop), allow_retries=False)
+        yield from self._report(context, store, done, versions)
+
+    def _failed(self, context: AssetExecutionContext, store: Store, recording_id: str, error: Exception) -> str:
+        """Tell and store why a recording failed; returns the sentence."""
+        if isinstance(error, RecordingError):
+            sentence = str(error)
+        else:
+            sentence = f"Unexpected {type(error).__name__}: {error}"
+            context.log.error(f"{recording_id}: {''.join(traceback.format_exception(error))}")
+        context.log.error(f"{recording_id}: {sentence}")
+        row = store.read(RECORDINGS, [recording_id], ["status"]).to_pylist()
+        if row and row[0]["status"] != "rejected":
+            store.update(RECORDINGS, recording_id, {"status": "failed", "error": sentence, "failed_stage": self.name})
+        return sentence
+
+    def _report(
+        self,
+        context: AssetExecutionContext,
+        store: Store,
+        done: Mapping[str, Mapping[str, Metadata]],
+        versions: "_Versions",
+    ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
+        for name in self.asset_names:
+            for recording_id, metadata in done.items():
+                context.add_asset_metadata(metadata[name], asset_key=name, partition_key=recording_id)
+        for name in self.files:
+            yield MaterializeResult(asset_key=name, data_version=DataVersion(versions.common[name]))
+        for table in self.tables:
+            yield MaterializeResult(
+                asset_key=table.name,
+                data_version=DataVersion(versions.common[table.name]),
+                metadata={"dagster/row_count": store.row_count(table)},
+            )
+            slim = table.without_pictures
+            stored = store.read(slim, list(done))
+            broken = broken_rules(slim, stored)
+            yield AssetCheckResult(
+                asset_key=table.name,
+                check_name=CHECK_NAME,
+                passed=not broken,
+                severity=AssetCheckSeverity.ERROR,
+                metadata={"checked_row_count": stored.num_rows, "broken": broken},
+            )
+        for recording_id in versions.uncommon():
+            # A batch has one data version in Dagster; recordings made from older inputs get their own event.
+            versions.log(context, recording_id, done[recording_id])
+
+
+def media_status(row: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Status and error of a recordings row as far as the file itself decides them.
+
+    Args:
+        row: A row of `recordings`, its ledger columns filled or None.
+    """
+    decoded = row["frame_count_from_content"]
+    if decoded is None:
+        return "ok", None
+    packets, discarded = row["packet_count"] or 0, row["discarded_count"] or 0
+    claimed = row["frame_count_from_header"] or 0
+    # Packets of these codecs may hold no picture of their own, and two packets may hold the two fields of one.
+    is_one_each = row["codec_name"] not in ("vp8", "vp9", "av1") and decoded * 2 > packets - discarded + 1
+    expected = max(claimed, packets if is_one_each or row["corrupt_count"] or decoded < 0.45 * packets else 0)
+    missing = expected - discarded - decoded
+    if not row["corrupt_count"] and missing <= 0:
+        return "ok", None
+    if missing > 0:
+        return "partial", (
+            f"Only {decoded} of {expected - discarded} frames ({row['duration_s_from_content']:.2f} s) decode: "
+            "the rest is damaged or missing."
+        )
+    return (
+        "partial",
+        f"{row['corrupt_count']} packets or frames are damaged; all {decoded} frames that decode are used.",
+    )
+
+
+def count_metadata(row_count: int, **values: Any) -> Metadata:
+    """Metadata of one recording's part of a table."""
+    return {"dagster/partition_row_count": row_count, **values}
+
+
+def _recording_ids(context: AssetExecutionContext) -> list[str]:
+    if not context.has_partition_key and not context.has_partition_key_range:
+        raise Failure("No recording was chosen: materialize one or more partitions.", allow_retries=False)
+    return list(context.partition_keys)
+
+
+def _failure_sentence(stage: str, total: int, failed: Mapping[str, str], stop: PipelineError | None) -> str:
+    named = " ".join(f"{recording_id}: {sentence}" for recording_id, sentence in failed.items())
+    told = f"{stage}: {len(failed)} of {total} recordings failed. {named}" if failed else f"{stage}:"
+    return f"{told} {stop}" if stop else told
+
+
+def _reporter(context: AssetExecutionContext, asset_name: str, recording_id: str) -> Progress:
+    """Tells the UI and the command line how far a recording is, at most every two seconds."""
+    started = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PROGRESS_EVERY_S and done != total:
+            return
+        last = now
+        rate_fps = done / max(now - started, 1e-3)
+        metadata = {"frames_done": done, "frames_total": total, "frames_per_s": round(rate_fps, 1)}
+        if total > done:
+            metadata["eta_s"] = round((total - done) / rate_fps, 1)
+        context.log_event(AssetObservation(asset_name, partition=recording_id, metadata=metadata))
+
+    return report
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What one recording of an asset was made from: data version and event number by upstream asset."""
+
+    versions: Mapping[AssetKey, str]
+    pointers: Mapping[AssetKey, int]
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """Data versions of what a run makes: for each recording a hash of its inputs' versions and the stage's settings.
+
+    The content of a recording never changes under its id, so two recordings made with equal settings have equal
+    versions, and a batch nearly always has one.
+    """
+
+    code_versions: Mapping[str, str]
+    inputs: Mapping[str, Mapping[str, _Inputs]]
+
+    @classmethod
+    def of(
+        cls, context: AssetExecutionContext, asset_names: Sequence[str], recording_ids: Sequence[str]
+    ) -> "_Versions":
+        keys = {name: AssetKey(name) for name in asset_names}
+        specs = context.assets_def.specs_by_key
+        upstream = {name: [dep.asset_key for dep in specs[key].deps] for name, key in keys.items()}
+        latest = {
+            key: {recording_id: _latest(context.instance, key, recording_id) for recording_id in recording_ids}
+            for key in {key for deps in upstream.values() for key in deps}
+        }
+        inputs = {
+            name: {
+                recording_id: _Inputs(
+                    {key: latest[key][recording_id][0] for key in deps},
+                    {key: latest[key][recording_id][1] for key in deps},
+                )
+                for recording_id in recording_ids
+            }
+            for name, deps in upstream.items()
+        }
+        return cls({name: specs[key].code_version or "" for name, key in keys.items()}, inputs)
+
+    def version(self, table_name: str, recording_id: str) -> str:
+        """The data version of a recording's rows in a table."""
+        parts = [self.code_versions[table_name]]
+        parts += [
+            f"{k.to_user_string()}={v}" for k, v in sorted(self.inputs[table_name][recording_id].versions.items())
+        ]
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+    @property
+    def common(self) -> dict[str, str]:
+        """By table, the version of the batch's first recording."""
+        return {name: self.version(name, next(iter(made))) for name, made in self.inputs.items()}
+
+    def uncommon(self) -> list[str]:
+        """Recordings whose version in some table is not the common one."""
+        common = self.common
+        recording_ids = next(iter(self.inputs.values()))
+        return [r for r in recording_ids if any(self.version(name, r) != common[name] for name in self.inputs)]
+
+    def log(self, context: AssetExecutionContext, recording_id: str, metadata: Mapping[str, Metadata]) -> None:
+        """Materialize one recording by an event of its own."""
+        for name, code_version in self.code_versions.items():
+            made_from = self.inputs[name][recording_id]
+            tags = {
+                DATA_VERSION_TAG: self.version(name, recording_id),
+                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                CODE_VERSION_TAG: code_version,
+            }
+            tags |= {get_input_data_version_tag(key): version for key, version in made_from.versions.items()}
+            tags |= {get_input_event_pointer_tag(key): str(number) for key, number in made_from.pointers.items()}
+            context.log_event(
+                AssetMaterialization(name, partition=recording_id, metadata=dict(metadata[name]), tags=tags)
+            )
+
+
+def _latest(instance: DagsterInstance, key: AssetKey, recording_id: str) -> tuple[str, int]:
+    """Data version and event number of an asset's newest materialization of a recording."""
+    records = instance.fetch_materializations(
+        AssetRecordsFilter(asset_key=key, asset_partitions=[recording_id]), limit=1
+    ).records
+    if not records or records[0].asset_materialization is None:
+        return "none", 0
+    tags = records[0].asset_materialization.tags or {}
+    return tags.get(DATA_VERSION_TAG, "none"), records[0].storage_id

@@ -1,0 +1,50 @@
+"""The walk of a recording: every asset in order, and the two jobs that they form."""
+
+from dagster import AssetsDefinition, AssetSelection, define_asset_job
+
+from cv_assets.crops import crops
+from cv_assets.detections import detections
+from cv_assets.normalized_video import normalized_video
+from cv_assets.recordings import recordings
+from cv_assets.stage import ANALYSIS, INGEST
+from cv_assets.summaries import summaries
+from cv_assets.tracks import tracks
+
+WALK: tuple[AssetsDefinition, ...] = (recordings, normalized_video, detections, tracks, crops, summaries)
+
+ingest_job = define_asset_job(
+    INGEST,
+    AssetSelection.groups(INGEST),
+    description="Probe and normalize recordings: CPU only, several runs at once.",
+    tags={"dagster/priority": "10"},
+)
+analysis_job = define_asset_job(
+    ANALYSIS,
+    AssetSelection.groups(ANALYSIS),
+    description="Detect, follow, cut out and sum up: tagged gpu, bounded by the queue.",
+)
+
+_UPSTREAM: dict[str, set[str]] = {
+    spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps}
+    for assets in WALK
+    for spec in assets.specs
+}
+_SIBLINGS: dict[str, set[str]] = {
+    spec.key.to_user_string(): {sibling.key.to_user_string() for sibling in assets.specs}
+    for assets in WALK
+    for spec in assets.specs
+}
+
+
+def assets_of(job_name: str) -> tuple[str, ...]:
+    """The assets of a job, upstream first."""
+    return tuple(spec.key.to_user_string() for assets in WALK for spec in assets.specs if spec.group_name == job_name)
+
+
+def with_downstream(asset_names: frozenset[str], job_name: str) -> tuple[str, ...]:
+    """The given assets of a job, those made together with them, and all that are made from them in that job."""
+    wanted = set(asset_names)
+    for name in assets_of(job_name):
+        if _SIBLINGS[name] & wanted or _UPSTREAM[name] & wanted:
+            wanted |= _SIBLINGS[name]
+    return tuple(name for name in assets_of(job_name) if name in wanted)

@@ -1,0 +1,20 @@
+"""SQL over rows in memory."""
+
+from collections.abc import Mapping
+
+import duckdb
+import pyarrow as pa
+
+
+def select(query: str, tables: Mapping[str, pa.Table], parameters: Mapping[str, object] | None = None) -> pa.Table:
+    """The answer to one query over Arrow tables.
+
+    Args:
+        query: SQL as DuckDB speaks it.
+        tables: The tables by the names that the query gives them.
+        parameters: Values of the query's `$name` parameters.
+    """
+    with duckdb.connect() as connection:
+        for name, rows in tables.items():
+            connection.register(name, rows)
+        return connection.sql(query, params=dict(parameters or {})).to_arrow_table()

@@ -1,0 +1,151 @@
+"""results.duckdb: the front that people open, built beside and swapped in, never written in place.
+
+It holds views over the current Parquet files of the large tables, the small tables themselves, and a comment on every
+table and column. Because the file that people hold open is never touched again, no open client can block the pipeline
+and no run can break a query.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from resources.schema import TABLES, Table
+from resources.storage import Store, disk_errors
+
+RESULTS_NAME = "results.duckdb"
+_STORAGE_VERSION = "v1.4.0"  # so that DuckDB clients from 1.4 on can open it
+_KEEP_OLD_S = 3600.0
+_CATALOG = "published_tables"
+
+
+def results_path(data_folder: Path) -> Path:
+    """Where people find the results: a symbolic link to the newest published file."""
+    return data_folder / RESULTS_NAME
+
+
+def publish(store: Store) -> bool:
+    """Make results.duckdb show the tables' current rows.
+
+    Safe to call from several processes at once: they take turns, and each publishes what is newest at its turn.
+
+    Returns:
+        Whether there was anything new to publish.
+
+    Raises:
+        PipelineError: The data folder is full, read-only or out of reach.
+    """
+    with disk_errors(store.data_folder), _turn(store.data_folder):
+        versions = store.versions()
+        if versions == published_versions(store.data_folder):
+            return False
+        folder = store.data_folder / "published"
+        folder.mkdir(exist_ok=True)
+        built = folder / f"results-{time.time_ns():x}.duckdb"
+        try:
+            _build(built, store, versions)
+        except BaseException:
+            built.unlink(missing_ok=True)
+            raise
+        link = store.data_folder / f".{RESULTS_NAME}.next"
+        link.unlink(missing_ok=True)
+        link.symlink_to(built.relative_to(store.data_folder))
+        link.replace(results_path(store.data_folder))
+        _remove_old(folder, built)
+    for table in TABLES.values():
+        store.compact(table)
+    return True
+
+
+def published_versions(data_folder: Path) -> dict[str, int] | None:
+    """The table versions that results.duckdb shows; None while there is none, or it belongs to another place."""
+    path = results_path(data_folder)
+    if not path.exists():
+        return None
+    with duckdb.connect(str(path.resolve()), read_only=True) as connection:
+        found = connection.execute(f"SELECT table_name, delta_version, data_folder FROM {_CATALOG}").fetchall()
+    if any(folder != str(data_folder) for _, _, folder in found):
+        return None  # the data folder was moved: views hold absolute paths
+    return {name: version for name, version, _ in found if version is not None}
+
+
+def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{_escaped(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
+        connection.execute("USE results")
+        counts = {table.name: _publish_table(connection, table, store) for table in TABLES.values()}
+        connection.execute(
+            f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
+            "data_folder TEXT, published_at_utc TIMESTAMPTZ)"
+        )
+        for table in TABLES.values():
+            connection.execute(
+                f"INSERT INTO {_CATALOG} VALUES (?, ?, ?, ?, ?, ?, now())",
+                [
+                    table.name,
+                    table.grain,
+                    ", ".join(table.key),
+                    counts[table.name],
+                    versions.get(table.name),
+                    str(store.data_folder),
+                ],
+            )
+        connection.execute(f"COMMENT ON TABLE {_CATALOG} IS 'What this file shows, and since when.'")
+        connection.execute("USE memory")
+        connection.execute("DETACH results")
+
+
+def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: Store) -> int:
+    files = store.files(table)
+    if table.is_small or not files:
+        rows = store.read(table)
+        connection.register("current_rows", rows)
+        connection.execute(f"CREATE TABLE {table.name} AS SELECT * FROM current_rows ORDER BY {', '.join(table.key)}")
+        connection.unregister("current_rows")
+        kind, count = "TABLE", rows.num_rows
+    else:
+        listed = ", ".join(f"'{_escaped(file)}'" for file in files)
+        names = ", ".join(column.name for column in table.columns)
+        connection.execute(f"CREATE VIEW {table.name} AS SELECT {names} FROM read_parquet([{listed}])")
+        kind = "VIEW"
+        count = connection.execute(f"SELECT count(*) FROM {table.name}").fetchall()[0][0]
+    connection.execute(f"COMMENT ON {kind} {table.name} IS '{_escaped(table.comment)}'")
+    for column in table.columns:
+        connection.execute(f"COMMENT ON COLUMN {table.name}.{column.name} IS '{_escaped(column.comment)}'")
+    return int(count)
+
+
+@contextmanager
+def _turn(data_folder: Path) -> Iterator[None]:
+    data_folder.mkdir(parents=True, exist_ok=True)
+    with (data_folder / ".publish.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_old(folder: Path, current: Path) -> None:
+    """Delete published files that nobody can still be about to open."""
+    for file in folder.glob("results-*.duckdb"):
+        if file != current and time.time() - file.stat().st_mtime > _KEEP_OLD_S:
+            file.unlink(missing_ok=True)
+            Path(f"{file}.wal").unlink(missing_ok=True)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def open_results(data_folder: Path) -> duckdb.DuckDBPyConnection:
+    """Open the newest results for reading.
+
+    Raises:
+        FileNotFoundError: Nothing has been published in this data folder yet.
+    """
+    path = results_path(data_folder)
+    if not path.exists():
+        raise FileNotFoundError(f"There are no results in {data_folder} yet: process some recordings first.")
+    return duckdb.connect(os.path.realpath(path), read_only=True)

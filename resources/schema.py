@@ -1,0 +1,378 @@
+"""Every table and column, declared once: type, unit, meaning, bounds.
+
+This declaration creates the Delta tables, Dagster's column schema, the comments in results.duckdb and the key and
+range checks. A column that appears in several tables means the same in each.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from resources.arrow_sql import select
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `unit` is empty for names, counts and flags."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    allowed: tuple[str, ...] | None = None
+
+    @property
+    def comment(self) -> str:
+        """Meaning and unit in one line, as the catalogs show it."""
+        return f"{self.meaning} [{self.unit}]" if self.unit else self.meaning
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: `grain` says what a row is, `key` names the columns that identify it."""
+
+    name: str
+    grain: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    per_recording: bool = True
+    is_small: bool = False
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The Arrow schema that every batch of rows must have."""
+        return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns])
+
+    @property
+    def without_pictures(self) -> "Table":
+        """The table less its binary columns, which are large and have no rules."""
+        return replace(self, columns=tuple(c for c in self.columns if not pa.types.is_binary(c.type)))
+
+    @property
+    def comment(self) -> str:
+        """Grain and key in one line, as the catalogs show it."""
+        return f"{self.grain} Key: {', '.join(self.key)}."
+
+
+def _nullable(column: Column, meaning: str | None = None) -> Column:
+    return replace(column, nullable=True, meaning=meaning or column.meaning)
+
+
+TEXT, FLOAT, INT, BIG, FLAG = pa.string(), pa.float64(), pa.int32(), pa.int64(), pa.bool_()
+UTC = pa.timestamp("us", tz="UTC")
+
+STATUSES = ("ok", "partial", "rejected", "failed")
+
+RECORDING_ID = Column("recording_id", TEXT, "The recording: readable slug of its file name + content fingerprint")
+CAMERA = Column(
+    "camera", TEXT, "First folder under the watched folder; NULL for files beside the folders", nullable=True
+)
+FINGERPRINT = Column("fingerprint", TEXT, "Hash of the file's size and of blocks sampled over its content")
+SOURCE_PATH = Column("source_path", TEXT, "Path of the file, relative to the watched folder")
+SIZE_BYTES = Column("size_bytes", BIG, "Size of the file", "bytes", minimum=0)
+MTIME_UTC = Column("mtime_utc", UTC, "The file's time of last change", "UTC")
+FRAME_INDEX = Column("frame_index", INT, "Frame of the normalized video, from 0", minimum=0)
+TIME_S = Column(
+    "time_s", FLOAT, "Media time on the source's clock: the decoder's pts minus the first pts", "s", minimum=0
+)
+CAPTURED_AT_UTC = Column(
+    "captured_at_utc",
+    UTC,
+    "Wall-clock time of the picture; NULL when the camera's clock is unknown",
+    "UTC",
+    nullable=True,
+)
+TRACK_ID = Column("track_id", INT, "The object's number, from 1, unique within the recording", minimum=1)
+CLASS_ID = Column("class_id", INT, "The model's index of the class", minimum=0)
+CLASS_NAME = Column("class_name", TEXT, "The model's name of the class")
+CONFIDENCE = Column("confidence", FLOAT, "The model's confidence", "0 to 1", minimum=0, maximum=1)
+START_S = Column("start_s", FLOAT, "time_s of the first frame", "s", minimum=0)
+END_S = Column("end_s", FLOAT, "time_s of the end: the last frame's time plus its duration", "s", minimum=0)
+DURATION_S = Column("duration_s", FLOAT, "end_s minus start_s", "s", minimum=0)
+WIDTH_PX = Column("width_px", INT, "Width of the normalized video", "px", minimum=1)
+HEIGHT_PX = Column("height_px", INT, "Height of the normalized video", "px", minimum=1)
+FRAME_COUNT = Column("frame_count", INT, "Frames of the normalized video", minimum=0)
+MODEL_ID = Column("model_id", TEXT, "Name and content hash of the weights")
+ENGINE_NAME = Column("engine_name", TEXT, "What computed the model: engine, precision and input size")
+BOX = tuple(
+    Column(f"{axis}_{end}_px", FLOAT, f"{side} edge of the box in the normalized video, from the top left", "px")
+    for end, sides in (("min", ("Left", "Top")), ("max", ("Right", "Bottom")))
+    for axis, side in zip("xy", sides, strict=True)
+)
+
+SOURCE_FILES = Table(
+    "source_files",
+    "One row per file seen in the watched folder.",
+    ("source_path",),
+    (
+        SOURCE_PATH,
+        _nullable(RECORDING_ID, "The recording that the file holds; NULL until it has settled"),
+        CAMERA,
+        _nullable(FINGERPRINT),
+        SIZE_BYTES,
+        Column("mtime_ns", BIG, "The file's time of last change, exactly", "ns since 1970"),
+        Column(
+            "state",
+            TEXT,
+            "known: is a recording; duplicate: same content as another path; unreadable: could not be read",
+            allowed=("known", "duplicate", "unreadable"),
+        ),
+        Column("reason", TEXT, "Why the file is not taken as a recording of its own", nullable=True),
+    ),
+    per_recording=False,
+    is_small=True,
+)
+
+RECORDINGS = Table(
+    "recordings",
+    "One row per recording: what its file claims, what it really holds, and how its processing went.",
+    ("recording_id",),
+    (
+        RECORDING_ID,
+        Column(
+            "status",
+            TEXT,
+            "ok; partial: only a part could be decoded; rejected: cannot be processed; failed: a stage failed",
+            allowed=STATUSES,
+        ),
+        Column("error", TEXT, "One sentence that says what is wrong; NULL when ok", nullable=True),
+        Column("failed_stage", TEXT, "The stage that failed; NULL unless status is failed", nullable=True),
+        CAMERA,
+        SOURCE_PATH,
+        FINGERPRINT,
+        SIZE_BYTES,
+        MTIME_UTC,
+        Column("started_at_utc", UTC, "Wall-clock time of the first frame; NULL when unknown", "UTC", nullable=True),
+        Column(
+            "started_at_source",
+            TEXT,
+            "Where started_at_utc comes from",
+            nullable=True,
+            allowed=("file_name", "container", "mtime"),
+        ),
+        Column("container_name", TEXT, "Container format as the demuxer names it", nullable=True),
+        Column("codec_name", TEXT, "Video codec", nullable=True),
+        Column("pixel_format", TEXT, "Pixel format of the source", nullable=True),
+        Column("stream_index", INT, "Video stream that was taken, as numbered in the file", nullable=True, minimum=0),
+        Column("video_stream_count", INT, "Video streams in the file", nullable=True, minimum=0),
+        Column("has_audio", FLAG, "Whether the file has sound", nullable=True),
+        Column("coded_width_px", INT, "Width as stored, before rotation and aspect", "px", nullable=True, minimum=1),
+        Column("coded_height_px", INT, "Height as stored, before rotation and aspect", "px", nullable=True, minimum=1),
+        Column("rotation_deg", INT, "Clockwise turn that makes the picture upright", "degrees", nullable=True),
+        Column("sample_aspect_ratio", FLOAT, "Width of a stored pixel divided by its height", nullable=True, minimum=0),
+        Column("rate_fps_from_header", FLOAT, "Average frame rate that the header claims", "1/s", nullable=True),
+        Column("frame_count_from_header", INT, "Frames that the header claims; NULL if it is silent", nullable=True),
+        Column("duration_s_from_header", FLOAT, "Duration that the header claims", "s", nullable=True),
+        Column("start_time_s", FLOAT, "First pts on the file's own clock", "s", nullable=True),
+        Column(
+            "time_source",
+            TEXT,
+            "Where time_s comes from: the file's timestamps (pts), or its frame rate where it has none",
+            nullable=True,
+            allowed=("pts", "frame_rate"),
+        ),
+        Column("packet_count", INT, "Video packets read", nullable=True, minimum=0),
+        Column("discarded_count", INT, "Packets that the file's edit list leaves out", nullable=True, minimum=0),
+        Column("frame_count_from_content", INT, "Frames that really decoded", nullable=True, minimum=0),
+        Column("corrupt_count", INT, "Packets and frames that were damaged", nullable=True, minimum=0),
+        Column("duration_s_from_content", FLOAT, "Duration of what decoded", "s", nullable=True, minimum=0),
+        Column("rate_fps_num", INT, "Rate of the normalized video, numerator", nullable=True, minimum=1),
+        Column("rate_fps_den", INT, "Rate of the normalized video, denominator", nullable=True, minimum=1),
+        Column("rate_fps", FLOAT, "Rate of the normalized video", "1/s", nullable=True, minimum=0),
+        _nullable(WIDTH_PX),
+        _nullable(HEIGHT_PX),
+        _nullable(FRAME_COUNT),
+        Column("repeated_count", INT, "Normalized frames that repeat the one before", nullable=True, minimum=0),
+        Column("decimated_count", INT, "Decoded frames left out to keep the rate", nullable=True, minimum=0),
+        Column("is_remuxed", FLAG, "Whether the video was taken over without re-encoding", nullable=True),
+        Column("video_path", TEXT, "The normalized video, relative to the data folder", nullable=True),
+    ),
+    is_small=True,
+)
+
+FRAMES = Table(
+    "frames",
+    "One row per frame of a normalized video.",
+    ("recording_id", "frame_index"),
+    (
+        RECORDING_ID,
+        FRAME_INDEX,
+        Column("source_frame_index", INT, "Decoded frame of the source whose picture this shows, from 0", minimum=0),
+        TIME_S,
+        CAPTURED_AT_UTC,
+        Column("is_repeated", FLAG, "Whether the frame repeats the one before to keep the rate constant"),
+        Column("gap_s", FLOAT, "Hole in the source before this frame that was not filled", "s", minimum=0),
+    ),
+)
+
+DETECTIONS = Table(
+    "detections",
+    "One row per box per frame.",
+    ("recording_id", "frame_index", "detection_index"),
+    (
+        RECORDING_ID,
+        FRAME_INDEX,
+        Column("detection_index", INT, "Number of the box in its frame, from 0, best first", minimum=0),
+        Column("source_frame_index", INT, "Decoded frame of the source whose picture this shows, from 0", minimum=0),
+        TIME_S,
+        CAPTURED_AT_UTC,
+        CLASS_ID,
+        CLASS_NAME,
+        CONFIDENCE,
+        *BOX,
+        MODEL_ID,
+        ENGINE_NAME,
+    ),
+)
+
+TRACKS = Table(
+    "tracks",
+    "One row per object followed through a recording.",
+    ("recording_id", "track_id"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        CLASS_ID,
+        CLASS_NAME,
+        START_S,
+        END_S,
+        DURATION_S,
+        Column("first_frame_index", INT, "First frame the object is seen in", minimum=0),
+        Column("last_frame_index", INT, "Last frame the object is seen in", minimum=0),
+        Column("box_count", INT, "Frames the object is seen in", minimum=1),
+        Column("mean_confidence", FLOAT, "Mean confidence of its boxes", "0 to 1", minimum=0, maximum=1),
+        Column("path_px", FLOAT, "Length of the way of its box's centre", "px", minimum=0),
+    ),
+)
+
+TRACK_BOXES = Table(
+    "track_boxes",
+    "One row per object per frame it is seen in.",
+    ("recording_id", "track_id", "frame_index"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        FRAME_INDEX,
+        TIME_S,
+        CAPTURED_AT_UTC,
+        Column("detection_index", INT, "The detection of that frame that was matched", minimum=0),
+        CLASS_ID,
+        CLASS_NAME,
+        CONFIDENCE,
+        *BOX,
+    ),
+)
+
+CROPS = Table(
+    "crops",
+    "One row per kept picture of a track, best first.",
+    ("recording_id", "track_id", "rank"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        Column("rank", INT, "1 is the best picture of the track", minimum=1),
+        FRAME_INDEX,
+        TIME_S,
+        CLASS_ID,
+        CLASS_NAME,
+        CONFIDENCE,
+        *BOX,
+        Column("crop_width_px", INT, "Width of the picture", "px", minimum=1),
+        Column("crop_height_px", INT, "Height of the picture", "px", minimum=1),
+        Column("jpeg", pa.binary(), "The picture as JPEG"),
+    ),
+)
+
+SUMMARIES = Table(
+    "summaries",
+    "One row per recording: its totals.",
+    ("recording_id",),
+    (
+        RECORDING_ID,
+        CAMERA,
+        DURATION_S,
+        FRAME_COUNT,
+        Column("detection_count", BIG, "Boxes stored", minimum=0),
+        Column("track_count", INT, "Objects followed", minimum=0),
+        Column("max_at_once", INT, "Most objects tracked in one frame", minimum=0),
+        Column("mean_at_once", FLOAT, "Mean number of objects tracked per frame", minimum=0),
+        _nullable(MODEL_ID),
+        _nullable(ENGINE_NAME),
+    ),
+    is_small=True,
+)
+
+CLASS_MINUTES = Table(
+    "class_minutes",
+    "One row per recording, class and minute in which the class was seen.",
+    ("recording_id", "class_name", "minute_index"),
+    (
+        RECORDING_ID,
+        CLASS_NAME,
+        Column("minute_index", INT, "Minute of media time, from 0", minimum=0),
+        Column("track_count", INT, "Objects seen in that minute", minimum=0),
+        Column("new_track_count", INT, "Objects first seen in that minute", minimum=0),
+        Column("max_at_once", INT, "Most objects of the class in one frame", minimum=0),
+        Column("mean_at_once", FLOAT, "Mean number of objects of the class per frame of that minute", minimum=0),
+    ),
+    is_small=True,
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        SOURCE_FILES,
+        RECORDINGS,
+        FRAMES,
+        DETECTIONS,
+        TRACKS,
+        TRACK_BOXES,
+        CROPS,
+        SUMMARIES,
+        CLASS_MINUTES,
+    )
+}
+
+
+def broken_rules(table: Table, rows: pa.Table) -> list[str]:
+    """What of the declaration the rows break, a sentence each; an empty list when they keep it.
+
+    Args:
+        table: The declaration.
+        rows: Rows with the declared columns, in any order.
+    """
+    if missing := [c.name for c in table.columns if c.name not in rows.column_names]:
+        return [f"{table.name} lacks the columns {', '.join(missing)}."]
+    rules = list(_rules(table))
+    key = ", ".join(table.key)
+    counts = ", ".join(f"count(*) FILTER (WHERE {condition}) AS rule_{i}" for i, (_, condition) in enumerate(rules))
+    broken = select(f"SELECT {counts} FROM checked", {"checked": rows}).to_pylist()[0].values()
+    grouped = f"SELECT 1 FROM checked GROUP BY {key} HAVING count(*) > 1"
+    repeated = select(f"SELECT count(*) AS n FROM ({grouped})", {"checked": rows})["n"][0].as_py()
+    found = [
+        f"{table.name}: {count} of {rows.num_rows} rows break the rule: {rule}."
+        for (rule, _), count in zip(rules, broken, strict=True)
+        if count
+    ]
+    if repeated:
+        found.append(f"{table.name}: {repeated} keys ({key}) stand in more than one row.")
+    return found
+
+
+def _rules(table: Table) -> Iterable[tuple[str, str]]:
+    for column in table.columns:
+        if not column.nullable:
+            yield f"{column.name} is never NULL", f"{column.name} IS NULL"
+        if column.type == FLOAT:
+            yield f"{column.name} is a finite number", f"NOT isfinite({column.name})"
+        if column.minimum is not None:
+            yield f"{column.name} is at least {column.minimum}", f"{column.name} < {column.minimum}"
+        if column.maximum is not None:
+            yield f"{column.name} is at most {column.maximum}", f"{column.name} > {column.maximum}"
+        if column.allowed:
+            listed = ", ".join(f"'{value}'" for value in column.allowed)
+            yield f"{column.name} is one of {listed}", f"{column.name} NOT IN ({listed})"

@@ -1,0 +1,268 @@
+"""Where rows live: one Delta Lake table per declared table, replaced per recording.
+
+A write is one commit: readers see all of a recording's new rows or all of its old ones. Writers in different
+processes may write different recordings at once; the loser of a conflict tries again.
+"""
+
+import errno
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from resources.errors import PipelineError
+from resources.schema import TABLES, Table, broken_rules
+
+logger = logging.getLogger(__name__)
+
+_COMMIT_ATTEMPTS = 12
+_COMPACT_ABOVE_FILES = 64
+_KEEP_OLD_FILES = timedelta(hours=24)
+_T = TypeVar("_T")
+
+
+class Store:
+    """The tables under one data folder.
+
+    Args:
+        data_folder: Absolute path; `tables/` and `media/` are made in it when first written.
+    """
+
+    def __init__(self, data_folder: Path) -> None:
+        self.data_folder = data_folder
+        self.tables_folder = data_folder / "tables"
+        self.media_folder = data_folder / "media"
+
+    def replace(self, table: Table, recording_ids: Sequence[str], rows: pa.Table) -> int:
+        """Replace all rows of the given recordings by `rows`, in one commit.
+
+        Args:
+            table: The declaration of the table.
+            recording_ids: Every recording whose rows are replaced; one without new rows ends up with none.
+            rows: The new rows, with the declared columns.
+
+        Returns:
+            The number of rows written.
+
+        Raises:
+            ValueError: The rows break the declaration, or belong to a recording not named.
+            PipelineError: The data folder is full, read-only or out of reach.
+        """
+        rows = rows.select(table.arrow_schema.names).cast(table.arrow_schema)
+        if table.per_recording and (strangers := set(rows["recording_id"].unique().to_pylist()) - set(recording_ids)):
+            raise ValueError(f"{table.name}: rows of recordings that were not named: {sorted(strangers)}.")
+        if broken := broken_rules(table, rows):
+            raise ValueError(" ".join(broken))
+        listed = ", ".join(_quoted(recording_id) for recording_id in recording_ids)
+        predicate = f"recording_id IN ({listed})" if table.per_recording else None
+
+        def commit() -> None:
+            write_deltalake(
+                self._existing(table), rows, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY
+            )
+
+        self._retrying(table, commit)
+        return int(rows.num_rows)
+
+    def update(self, table: Table, recording_id: str, values: dict[str, object]) -> None:
+        """Change single columns of a recording's only row, in one commit.
+
+        Args:
+            table: A table with one row per recording.
+            recording_id: The recording.
+            values: New values by column name; strings, numbers, booleans or None.
+        """
+        unknown = set(values) - set(table.arrow_schema.names)
+        if unknown:
+            raise ValueError(f"{table.name} has no columns {sorted(unknown)}.")
+        sql_values = {name: _literal(value) for name, value in values.items()}
+
+        def commit() -> None:
+            self._existing(table).update(
+                updates=sql_values,
+                predicate=f"recording_id = {_quoted(recording_id)}",
+                commit_properties=_NO_RETRY,
+            )
+
+        self._retrying(table, commit)
+
+    def read(
+        self, table: Table, recording_ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Read rows, in no particular order.
+
+        Args:
+            table: The declaration of the table.
+            recording_ids: Only rows of these; None reads all.
+            columns: Only these columns; None reads all that are declared.
+        """
+        names = list(columns or table.arrow_schema.names)
+        schema = pa.schema([table.arrow_schema.field(name) for name in names])
+        if recording_ids is not None and not recording_ids:
+            return schema.empty_table()
+        filters = [("recording_id", "in", list(recording_ids))] if recording_ids is not None else None
+        for attempt in range(3):
+            try:
+                delta = DeltaTable(str(self._folder(table)))
+                rows = delta.to_pyarrow_table(columns=names, filters=filters)
+                return rows.select(names).cast(schema)
+            except TableNotFoundError:
+                return schema.empty_table()
+            except FileNotFoundError:
+                # Vacuumed between reading the log and the files: the next look finds the newer ones.
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    def row_count(self, table: Table) -> int:
+        """How many rows the table holds, from its log alone."""
+        delta = self._open(table)
+        return sum(pa.table(delta.get_add_actions(flatten=True))["num_records"].to_pylist()) if delta else 0
+
+    def versions(self) -> dict[str, int]:
+        """The current commit of every table that exists, by table name."""
+        versions = {}
+        for name, table in TABLES.items():
+            delta = self._open(table)
+            if delta is not None:
+                versions[name] = delta.version()
+        return versions
+
+    def files(self, table: Table) -> list[str]:
+        """Absolute paths of the Parquet files that hold the table's current rows."""
+        delta = self._open(table)
+        return sorted(delta.file_uris()) if delta is not None else []
+
+    def compact(self, table: Table) -> None:
+        """Merge many small files into few and delete files that no reader can still need."""
+        delta = self._open(table)
+        if delta is None or len(delta.file_uris()) <= _COMPACT_ABOVE_FILES:
+            return
+        try:
+            delta.optimize.compact(commit_properties=_NO_RETRY)
+            delta.cleanup_metadata()
+            delta.vacuum(
+                retention_hours=int(_KEEP_OLD_FILES.total_seconds() // 3600),
+                enforce_retention_duration=False,
+                dry_run=False,
+            )
+        except (CommitFailedError, DeltaError) as error:
+            # Somebody wrote meanwhile; compaction is only ever a saving, so the next write tries again.
+            logger.info("Compacting %s was put off: %s", table.name, error)
+
+    def _folder(self, table: Table) -> Path:
+        return self.tables_folder / table.name
+
+    def _open(self, table: Table) -> DeltaTable | None:
+        try:
+            return DeltaTable(str(self._folder(table)))
+        except TableNotFoundError:
+            return None
+
+    def _existing(self, table: Table) -> DeltaTable:
+        delta = self._open(table)
+        if delta is not None:
+            return delta
+        with disk_errors(self.data_folder):
+            self._folder(table).mkdir(parents=True, exist_ok=True)
+        DeltaTable.create(
+            str(self._folder(table)), table.arrow_schema, mode="ignore", description=table.comment, name=table.name
+        )
+        return DeltaTable(str(self._folder(table)))
+
+    def _retrying(self, table: Table, commit: Callable[[], _T]) -> _T:
+        """Run a commit again after a conflict; tell a full or read-only disk from a defect."""
+        for attempt in range(_COMMIT_ATTEMPTS):
+            try:
+                return commit()
+            except CommitFailedError as error:
+                if attempt == _COMMIT_ATTEMPTS - 1:
+                    raise
+                logger.info("Commit to %s met another writer, trying again: %s", table.name, error)
+                time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
+            except (OSError, DeltaError) as error:
+                if sentence := disk_problem(error, self.data_folder):
+                    raise PipelineError(sentence) from error
+                raise
+        raise AssertionError("unreachable")
+
+
+_NO_RETRY = CommitProperties(max_commit_retries=0)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk into the one sentence that says so.
+
+    Raises:
+        PipelineError: Instead of the OSError that means one of these.
+    """
+    try:
+        yield
+    except OSError as error:
+        if sentence := disk_problem(error, folder):
+            raise PipelineError(sentence) from error
+        raise
+
+
+def disk_problem(error: BaseException, folder: Path) -> str | None:
+    """The sentence for an error that means the disk refuses to be written; None for any other error."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error).lower()  # delta-rs wraps the system's error and keeps only its text
+    if number in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "quota exceeded" in text:
+        return f"The disk of the data folder {folder} is full: make space, then start again; finished work is kept."
+    if number == errno.EROFS or "read-only file system" in text:
+        return f"The data folder {folder} is on a read-only file system: remount it writable or choose another."
+    if number in (errno.EACCES, errno.EPERM) or "permission denied" in text:
+        return f"The data folder {folder} may not be written by this user: change its permissions or choose another."
+    return None
+
+
+def check_data_folder(folder: Path, min_free_bytes: int = 200_000_000) -> None:
+    """Make the data folder if need be and prove that it can be written.
+
+    Raises:
+        PipelineError: It cannot be made or written, or has less than `min_free_bytes` free.
+    """
+    probe = folder / f".write-probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+    except OSError as error:
+        sentence = disk_problem(error, folder)
+        raise PipelineError(
+            sentence or f"The data folder {folder} cannot be used: {error.strerror or error}."
+        ) from error
+    finally:
+        probe.unlink(missing_ok=True) if folder.is_dir() else None
+    free_bytes = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    if free_bytes < min_free_bytes:
+        raise PipelineError(
+            f"The disk of the data folder {folder} has only {free_bytes // 1_000_000} MB free, "
+            f"and {min_free_bytes // 1_000_000} MB are needed: make space or choose another folder with --data."
+        )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _literal(value: object) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return _quoted(value)
+    raise TypeError(f"No SQL literal for a {type(value).__name__}.")

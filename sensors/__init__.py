@@ -1,0 +1,1 @@
+"""WHEN: the sensors that notice recordings and request what is missing."""
