@@ -49,6 +49,27 @@ def main() -> None:
 @_settings_option
 def process(folder: Path, data: Path | None, weights: str | None, settings: Path | None) -> None:
     """Bring every recording in FOLDER to completion, then exit: 0 if all came through, 1 if any failed."""
+    if not run_folder(folder=folder, data=data, weights=weights, settings=settings):
+        sys.exit(1)
+
+
+def run_folder(
+    *, folder: Path, data: Path | None = None, weights: str | None = None, settings: Path | None = None
+) -> bool:
+    """Bring every recording in a folder to completion, showing progress and a closing table.
+
+    Args:
+        folder: The watched folder.
+        data: Data folder; None keeps what the settings say.
+        weights: Weights file or name; None keeps what the settings say.
+        settings: Settings file; None keeps the one in force.
+
+    Returns:
+        Whether every recording came through.
+
+    Raises:
+        PipelineError: A person must act first; nothing was written.
+    """
     from resources.inference import check_weights
     from resources.watched_folder import list_recordings
 
@@ -57,7 +78,7 @@ def process(folder: Path, data: Path | None, weights: str | None, settings: Path
         raise PipelineError(f"There are no recordings in {chosen.watched_folder}: nothing to do.")
     check_weights(chosen.detections)
     prepare_data_folder(chosen.data_folder)
-    with data_folder_lock(chosen.data_folder):
+    with data_folder_lock(chosen.data_folder), _stoppable():
         from cv_assets.headless import is_failure, process_folder
 
         with _progress_display() as show:
@@ -66,8 +87,7 @@ def process(folder: Path, data: Path | None, weights: str | None, settings: Path
         click.echo(f"Nothing to do: all {len(outcomes)} recordings of {chosen.watched_folder} were done before.")
     _print_outcomes(outcomes)
     click.echo(f"Results: {chosen.data_folder / 'results.duckdb'}")
-    if any(is_failure(outcome) for outcome in outcomes):
-        sys.exit(1)
+    return not any(is_failure(outcome) for outcome in outcomes)
 
 
 @main.command()

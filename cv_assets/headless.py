@@ -26,7 +26,7 @@ from resources.storage import Store
 from resources.watched_folder import SourceIndex, list_recordings
 
 LOOK_EVERY_S = 1.0
-_STEP_ASSETS = tuple(assets.specs and next(iter(assets.specs)).key.to_user_string() for assets in WALK)
+_STEP_ASSETS = tuple(next(iter(assets.specs)).key.to_user_string() for assets in WALK)
 
 
 @dataclass
@@ -180,10 +180,10 @@ def _read_observations(instance: DagsterInstance, cursors: dict[str, Any], progr
             observation = record.event_log_entry.asset_observation
             if observation is None or observation.partition is None:
                 continue
-            values = {name: value.value for name, value in observation.metadata.items()}
+            values = {name: float(str(value.value)) for name, value in observation.metadata.items()}
             key = (observation.partition, observation.asset_key.to_user_string())
             progress.stages[key] = StageProgress(
-                int(values["frames_done"]), int(values["frames_total"]), float(values["frames_per_s"])
+                int(values["frames_done"]), int(values["frames_total"]), values["frames_per_s"]
             )
 
 

@@ -4,6 +4,7 @@ Made from stored detections alone: no pixels, no model.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -159,9 +160,7 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     tracks, track_boxes = track_rows(boxes, row["rate_fps"], settings.tracks.min_duration_s)
     store.replace(TRACKS, [recording_id], tracks)
     store.replace(TRACK_BOXES, [recording_id], track_boxes)
-    per_class: dict[str, int] = {}
-    for name in tracks["class_name"].to_pylist():
-        per_class[name] = per_class.get(name, 0) + 1
+    per_class = dict(Counter(tracks["class_name"].to_pylist()).most_common())
     return {
         TRACKS.name: count_metadata(tracks.num_rows, tracks_per_class=per_class),
         TRACK_BOXES.name: count_metadata(track_boxes.num_rows),

@@ -470,7 +470,8 @@ class OpenVinoEngine:
     def infer(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """See `Engine.infer`."""
         requests = [self._compiled.create_infer_request() for _ in range(self._request_count)]
-        free, running = list(requests), []
+        free = list(requests)
+        running: list[tuple[Any, np.ndarray]] = []
         try:
             for picture in pictures:
                 if not free:

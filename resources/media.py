@@ -8,11 +8,12 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import av
@@ -176,7 +177,7 @@ def normalize(path: Path, output: Path, settings: VideoSettings, progress: Progr
 
 def read_frames(
     path: Path, pixel_format: str = "bgr24", wanted: Sequence[int] | None = None
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Generator[tuple[int, np.ndarray], None, None]:
     """Decode a normalized video.
 
     Args:
@@ -236,12 +237,20 @@ def started_at(
 
 @dataclass(frozen=True)
 class _Timeline:
-    """What one pass over the packets tells, without decoding."""
+    """What one pass over the packets tells, without decoding.
+
+    `dts` holds a decoding time for each packet, in ticks of the stream, if the packets may be taken over as they are.
+    """
 
     packet_count: int
     rate_fps: Fraction
     has_timestamps: bool
-    may_remux: bool
+    dts: Sequence[int] = ()
+
+    @property
+    def may_remux(self) -> bool:
+        """Whether the packets alone allow the video to be taken over without re-encoding."""
+        return bool(self.dts)
 
 
 def _opened(path: Path) -> InputContainer:
@@ -261,7 +270,7 @@ def _opened(path: Path) -> InputContainer:
 def _best_stream(container: InputContainer, path: Path) -> VideoStream:
     pictures = [s for s in container.streams.video if s.codec_context is not None]
     if not pictures:
-        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+        kinds = sorted({str(s.type) for s in container.streams}) or ["nothing"]
         raise RejectedRecordingError(f"It holds no video, only {' and '.join(kinds)}.")
     best = container.streams.best("video")
     stream = best if isinstance(best, VideoStream) and best in pictures else pictures[0]
@@ -306,6 +315,7 @@ def _sample_aspect_ratio(frame: VideoFrame, stream: VideoStream) -> Fraction:
 
 def _read_timeline(path: Path) -> _Timeline:
     times: list[float] = []
+    ticks: list[int] = []
     packet_count, unusable, starts_with_key = 0, 0, True
     with _opened(path) as container:
         stream = _best_stream(container, path)
@@ -321,6 +331,7 @@ def _read_timeline(path: Path) -> _Timeline:
                     unusable += 1
                 if packet.pts is not None and not packet.is_discard:
                     times.append(float(packet.pts * time_base))
+                    ticks.append(packet.pts)
         except av.error.FFmpegError as error:
             logger.info("Demuxing %s ended early: %s", path.name, error)
             unusable += 1
@@ -332,7 +343,7 @@ def _read_timeline(path: Path) -> _Timeline:
     has_timestamps = is_timed and len(times) >= max(1.0, 0.9 * (packet_count - unusable))
     if not has_timestamps:
         rate = header[0] if header else _FALLBACK_RATE
-        return _Timeline(packet_count, rate, has_timestamps=False, may_remux=False)
+        return _Timeline(packet_count, rate, has_timestamps=False)
     times.sort()
     rate, deviation_s = _constant_rate(np.array(times), header)
     may_remux = (
@@ -343,7 +354,17 @@ def _read_timeline(path: Path) -> _Timeline:
         and header_count in (0, packet_count)
         and deviation_s <= _REMUX_TOLERANCE_S
     )
-    return _Timeline(packet_count, rate, has_timestamps=True, may_remux=may_remux)
+    return _Timeline(packet_count, rate, True, _decoding_times(ticks) if may_remux else ())
+
+
+def _decoding_times(pts: Sequence[int]) -> list[int]:
+    """Ascending decoding times for packets in file order, none later than its presentation.
+
+    Containers may leave decoding times out (Matroska does around B-frames), and MP4 needs one for every packet.
+    """
+    ascending = sorted(pts)
+    delay = max(early - own for early, own in zip(ascending, pts, strict=True))
+    return [moment - delay for moment in ascending]
 
 
 def _constant_rate(times_s: np.ndarray, header: Sequence[Fraction]) -> tuple[Fraction, float]:
@@ -390,7 +411,7 @@ class _Decoding:
         self._first_pts_s: float | None = None
         self._last_time_s = -math.inf
 
-    def packets(self) -> Iterator[tuple[av.Packet, list[VideoFrame]]]:
+    def packets(self) -> Iterator[tuple["av.Packet[Any]", list[VideoFrame]]]:
         """Packets in file order with the frames that each of them set free; the last packet flushes."""
         packets = self.container.demux(self.stream)
         while True:
@@ -402,9 +423,7 @@ class _Decoding:
                 # The container breaks off here; what was read so far stands.
                 logger.info("Demuxing broke off: %s", error)
                 self.corrupt_count += 1
-                packet = av.Packet()
-                packet.stream = self.stream
-                yield packet, self._flushed()
+                yield av.Packet(), self._flushed()
                 return
             if packet.size:
                 self.packet_count += 1
@@ -500,7 +519,6 @@ def _remux(
         out_stream = target.add_stream_from_template(stream, opaque=True)
         decoding = _Decoding(container, stream, timeline)
         first_pts: int | None = None
-        first_dts: int | None = None
         width_px = height_px = 0
         for packet, frames in decoding.packets():
             for frame in frames:
@@ -511,12 +529,11 @@ def _remux(
                 if repeats or not is_shown:
                     return None
                 width_px, height_px = frame.width, frame.height
-            if packet.size and packet.pts is not None and packet.dts is not None:
-                # A first packet with pts 0 makes players and decoders agree on time without an edit list.
+            if packet.size and packet.pts is not None:
+                # The first picture is at 0, so that players and decoders agree on the time.
                 first_pts = packet.pts if first_pts is None else first_pts
-                first_dts = packet.dts if first_dts is None else first_dts
+                packet.dts = timeline.dts[decoding.packet_count - 1] - first_pts
                 packet.pts -= first_pts
-                packet.dts -= first_pts
                 packet.stream = out_stream
                 target.mux(packet)
             if progress:

@@ -6,6 +6,7 @@ and no run can break a query.
 """
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ def publish(store: Store) -> bool:
         built = folder / f"results-{time.time_ns():x}.duckdb"
         try:
             _build(built, store, versions)
+            told = {"data_folder": str(store.data_folder), "versions": versions}
+            built.with_suffix(".json").write_text(json.dumps(told))
         except BaseException:
             built.unlink(missing_ok=True)
             raise
@@ -63,14 +66,15 @@ def publish(store: Store) -> bool:
 
 def published_versions(data_folder: Path) -> dict[str, int] | None:
     """The table versions that results.duckdb shows; None while there is none, or it belongs to another place."""
-    path = results_path(data_folder)
-    if not path.exists():
+    # Not read from the database itself: whoever has it open for writing locks everybody else out.
+    try:
+        shown = json.loads(results_path(data_folder).resolve().with_suffix(".json").read_text())
+    except FileNotFoundError:
         return None
-    with duckdb.connect(str(path.resolve()), read_only=True) as connection:
-        found = connection.execute(f"SELECT table_name, delta_version, data_folder FROM {_CATALOG}").fetchall()
-    if any(folder != str(data_folder) for _, _, folder in found):
+    if shown["data_folder"] != str(data_folder):
         return None  # the data folder was moved: views hold absolute paths
-    return {name: version for name, version, _ in found if version is not None}
+    versions: dict[str, int] = shown["versions"]
+    return versions
 
 
 def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
@@ -80,18 +84,17 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
         counts = {table.name: _publish_table(connection, table, store) for table in TABLES.values()}
         connection.execute(
             f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
-            "data_folder TEXT, published_at_utc TIMESTAMPTZ)"
+            "published_at_utc TIMESTAMPTZ)"
         )
         for table in TABLES.values():
             connection.execute(
-                f"INSERT INTO {_CATALOG} VALUES (?, ?, ?, ?, ?, ?, now())",
+                f"INSERT INTO {_CATALOG} VALUES (?, ?, ?, ?, ?, now())",
                 [
                     table.name,
                     table.grain,
                     ", ".join(table.key),
                     counts[table.name],
                     versions.get(table.name),
-                    str(store.data_folder),
                 ],
             )
         connection.execute(f"COMMENT ON TABLE {_CATALOG} IS 'What this file shows, and since when.'")
@@ -132,6 +135,7 @@ def _remove_old(folder: Path, current: Path) -> None:
     for file in folder.glob("results-*.duckdb"):
         if file != current and time.time() - file.stat().st_mtime > _KEEP_OLD_S:
             file.unlink(missing_ok=True)
+            file.with_suffix(".json").unlink(missing_ok=True)
             Path(f"{file}.wal").unlink(missing_ok=True)
 
 

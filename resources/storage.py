@@ -114,7 +114,7 @@ class Store:
             try:
                 delta = DeltaTable(str(self._folder(table)))
                 rows = delta.to_pyarrow_table(columns=names, filters=filters)
-                return rows.select(names).cast(schema)
+                return rows.select(names).cast(schema)  # type: ignore[no-any-return]
             except TableNotFoundError:
                 return schema.empty_table()
             except FileNotFoundError:

@@ -1,0 +1,46 @@
+# Every target sets up what it needs in .venv; a second call finds it done.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test dev bench train lint types clean
+
+help:  ## Show the targets.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## Install everything into .venv.
+
+# uv installs in parallel what pip installs one by one; versions are pinned by constraints.txt.
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: install Python 3.11, or name another with make PYTHON=..."; exit 2; }
+	@echo "Installing into $(VENV) (some GB the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## Draw sample recordings, run them through the pipeline, compare with the truth.
+	@$(BIN)/python -m demo
+
+test: lint types  ## Lint, types, tests.
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+
+types: $(INSTALLED)
+	@$(BIN)/mypy
+
+dev: $(INSTALLED)  ## Run the UI (127.0.0.1:3000) and the daemon on recordings/ and data/.
+	@$(BIN)/cv-assets dev $(DEV_ARGS)
+
+bench: $(INSTALLED)  ## Measure against the alternatives; prints a table, writes benchmarks/results.json.
+	@$(BIN)/python -m benchmarks
+
+train: $(INSTALLED)  ## Train the bundled model again from newly drawn scenes (about half an hour on 2 cores).
+	@$(BIN)/python -m demo.train_model
+
+clean:  ## Remove the environment and the demo's output; data and recordings are kept.
+	rm -rf $(VENV) demo/run .mypy_cache .ruff_cache .pytest_cache

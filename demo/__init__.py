@@ -1,0 +1,1 @@
+"""Drawn scenes with exact truth and the training of the bundled detector."""

@@ -1,0 +1,105 @@
+"""Fixtures: drawn recordings with known truth, a bundled model, and real recordings where there are any."""
+
+import os
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from resources.settings import PROJECT_ROOT
+from resources.storage import Store
+
+CORPUS = Path(os.environ.get("CV_ASSETS_CORPUS", PROJECT_ROOT.parent / "shared" / "corpus"))
+BUNDLED_WEIGHTS = PROJECT_ROOT / "demo" / "model" / "street.pt"
+
+MakeVideo = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees the settings of the person who runs it."""
+    names = ("SETTINGS", "WATCHED_FOLDER", "DATA", "WEIGHTS")
+    for name in (*(f"CV_ASSETS_{name}" for name in names), "DAGSTER_HOME"):
+        # Set first, so that what a test itself puts into the environment is taken back, too.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    yield
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The folder of real recordings; tests that need it are skipped in a clone that has none."""
+    if not (CORPUS / "MANIFEST.tsv").exists():
+        pytest.skip(f"no corpus of real recordings at {CORPUS}: set CV_ASSETS_CORPUS to run this test")
+    return CORPUS
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "data")
+
+
+def numbered_picture(number: int, width_px: int, height_px: int) -> np.ndarray:
+    """A grey picture that carries a number as 16 black or white blocks in two rows, most significant first."""
+    picture = np.full((height_px, width_px, 3), 128, np.uint8)
+    block = width_px // 8
+    for bit in range(16):
+        row, column = divmod(bit, 8)
+        value = 235 if number >> (15 - bit) & 1 else 20
+        top = height_px // 2 + (row - 1) * block
+        picture[top : top + block, column * block : (column + 1) * block] = value
+    return picture
+
+
+def number_in(picture: np.ndarray) -> int:
+    """The number that `numbered_picture` drew, also from a scaled and compressed copy."""
+    height_px, width_px = picture.shape[:2]
+    block = width_px / 8
+    number = 0
+    for bit in range(16):
+        row, column = divmod(bit, 8)
+        y = int(height_px / 2 + (row - 0.5) * block)
+        x = int((column + 0.5) * block)
+        number = number << 1 | int(picture[y - 1 : y + 2, x - 1 : x + 2].mean() > 128)
+    return number
+
+
+@pytest.fixture
+def make_video(tmp_path: Path) -> MakeVideo:
+    """Writes videos whose every picture carries its own number."""
+
+    def make(
+        name: str,
+        times: list[Fraction] | int = 24,
+        *,
+        rate: Fraction | int = 24,
+        size: tuple[int, int] = (128, 96),
+        codec: str = "libx264",
+        pixel_format: str = "yuv420p",
+        options: dict[str, str] | None = None,
+        aspect: Fraction = Fraction(1),
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        moments = [Fraction(k) / rate for k in range(times)] if isinstance(times, int) else times
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=rate)
+            stream.width, stream.height, stream.pix_fmt = *size, pixel_format
+            # Formats without timestamps take their rate from the time base.
+            ticks = Fraction(1) / rate if path.suffix in (".avi", ".h264") else Fraction(1, 90_000)
+            stream.codec_context.time_base = ticks
+            if aspect != 1:
+                stream.codec_context.sample_aspect_ratio = aspect
+            stream.options = {"crf": "15", "preset": "ultrafast"} | (options or {}) if codec == "libx264" else {}
+            for number, moment in enumerate(moments):
+                frame = av.VideoFrame.from_ndarray(numbered_picture(number, *size), format="rgb24")
+                frame.pts, frame.time_base = int(moment / ticks), ticks
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return make

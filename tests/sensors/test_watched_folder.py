@@ -1,0 +1,51 @@
+from resources.watched_folder import FileState, SourceFile
+from sensors.watched_folder import settle
+
+
+def known(path: str, state: FileState) -> SourceFile:
+    return SourceFile(path, state.size_bytes, state.mtime_ns, "id", "f", "known", None)
+
+
+def test_a_file_counts_after_resting_between_two_looks() -> None:
+    listed = {"a.mp4": FileState(10, 1)}
+    settled, waiting = settle(listed, {}, {}, now=100.0, settle_s=4)
+    assert (settled, waiting) == ({}, {"a.mp4": (10, 1, 100.0)})
+    settled, waiting = settle(listed, {}, waiting, now=103.0, settle_s=4)
+    assert (settled, waiting) == ({}, {"a.mp4": (10, 1, 100.0)})
+    settled, waiting = settle(listed, {}, waiting, now=104.0, settle_s=4)
+    assert (settled, waiting) == (listed, {})
+
+
+def test_a_file_that_grows_starts_to_rest_anew() -> None:
+    _, waiting = settle({"a.mp4": FileState(10, 1)}, {}, {}, now=100.0, settle_s=4)
+    _, waiting = settle({"a.mp4": FileState(20, 1)}, {}, waiting, now=110.0, settle_s=4)
+    assert waiting == {"a.mp4": (20, 1, 110.0)}
+    settled, _ = settle({"a.mp4": FileState(20, 2)}, {}, waiting, now=120.0, settle_s=4)
+    assert settled == {}
+
+
+def test_a_clock_that_runs_ahead_does_not_matter() -> None:
+    future = {"a.mp4": FileState(10, 10**19)}
+    _, waiting = settle(future, {}, {}, now=100.0, settle_s=4)
+    settled, _ = settle(future, {}, waiting, now=105.0, settle_s=4)
+    assert settled == future
+
+
+def test_known_files_are_not_looked_at_again_until_they_change() -> None:
+    state = FileState(10, 1)
+    assert settle({"a.mp4": state}, {"a.mp4": known("a.mp4", state)}, {}, 100.0, 4) == ({}, {})
+    _, waiting = settle({"a.mp4": FileState(11, 1)}, {"a.mp4": known("a.mp4", state)}, {}, 100.0, 4)
+    assert list(waiting) == ["a.mp4"]
+
+
+def test_empty_files_wait_for_their_content() -> None:
+    listed = {"a.mp4": FileState(0, 1)}
+    _, waiting = settle(listed, {}, {}, 100.0, 4)
+    settled, waiting = settle(listed, {}, waiting, 200.0, 4)
+    assert settled == {}
+    assert list(waiting) == ["a.mp4"]
+
+
+def test_files_that_vanish_are_forgotten() -> None:
+    _, waiting = settle({}, {}, {"a.mp4": (10, 1, 100.0)}, 200.0, 4)
+    assert waiting == {}
