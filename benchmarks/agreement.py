@@ -1,5 +1,6 @@
 """How far our detections agree with `ultralytics predict` on the same normalized video."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def stored(rows: pa.Table, frame_count: int) -> list[FrameBoxes]:
     edges = np.searchsorted(rows["frame_index"].to_numpy(), np.arange(frame_count + 1))
     return [
         FrameBoxes(xyxy[begin:end], confidence[begin:end], class_id[begin:end])
-        for begin, end in zip(edges[:-1], edges[1:], strict=True)
+        for begin, end in itertools.pairwise(edges)
     ]
 
 

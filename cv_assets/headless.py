@@ -229,7 +229,7 @@ def _outcomes(instance: DagsterInstance, store: Store, settings: Settings) -> li
     recording_ids = progress.recording_ids
     rows = {row["recording_id"]: row for row in store.read(RECORDINGS, recording_ids).to_pylist()}
     sums = {row["recording_id"]: row for row in store.read(SUMMARIES, recording_ids).to_pylist()}
-    seconds = _stage_seconds(instance, recording_ids)
+    seconds = seconds_by_recording(instance, recording_ids)
     return [
         _outcome(recording_id, progress.states.get(recording_id), rows.get(recording_id, {}), sums, seconds)
         for recording_id in recording_ids
@@ -264,7 +264,7 @@ def _outcome(
     )
 
 
-def _stage_seconds(instance: DagsterInstance, recording_ids: Sequence[str]) -> dict[str, float]:
+def seconds_by_recording(instance: DagsterInstance, recording_ids: Sequence[str]) -> dict[str, float]:
     """Seconds that the stages of each recording took, summed over their newest materializations."""
     seconds: dict[str, float] = {}
     if not recording_ids:

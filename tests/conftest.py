@@ -88,13 +88,15 @@ def make_video(tmp_path: Path) -> MakeVideo:
         moments = [Fraction(k) / rate for k in range(times)] if isinstance(times, int) else times
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=rate)
+            assert isinstance(stream, av.VideoStream)
             stream.width, stream.height, stream.pix_fmt = *size, pixel_format
             # Formats without timestamps take their rate from the time base.
             ticks = Fraction(1) / rate if path.suffix in (".avi", ".h264") else Fraction(1, 90_000)
             stream.codec_context.time_base = ticks
             if aspect != 1:
                 stream.codec_context.sample_aspect_ratio = aspect
-            stream.options = {"crf": "15", "preset": "ultrafast"} | (options or {}) if codec == "libx264" else {}
+            if codec == "libx264":
+                stream.options = {"crf": "15", "preset": "ultrafast", **(options or {})}
             for number, moment in enumerate(moments):
                 frame = av.VideoFrame.from_ndarray(numbered_picture(number, *size), format="rgb24")
                 frame.pts, frame.time_base = int(moment / ticks), ticks
