@@ -105,10 +105,10 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
 
         from dagster import DagsterInstance
 
-        from cv_assets.headless import close_interrupted_runs, end_group, script
+        from cv_assets.headless import end_group, recover, script
 
         with DagsterInstance.get() as instance:
-            closed = close_interrupted_runs(instance)
+            closed = recover(instance, chosen.data_folder)
         if closed:
             click.echo(f"{closed} runs were interrupted last time and are closed; what they lacked is done again.")
         click.echo(f"Drop recordings into {chosen.watched_folder}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInstance, RunsFilter
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
 
@@ -86,7 +87,7 @@ def process_folder(settings: Settings, show: Callable[[Progress], None]) -> tupl
     """
     store = Store(settings.data_folder)
     with DagsterInstance.get() as instance:
-        close_interrupted_runs(instance)
+        recover(instance, settings.data_folder)
         if _is_complete(instance, store, settings, Progress()):
             publish(store)
             return _outcomes(instance, store, settings), False
@@ -96,19 +97,40 @@ def process_folder(settings: Settings, show: Callable[[Progress], None]) -> tupl
         return _outcomes(instance, store, settings), True
 
 
-def close_interrupted_runs(instance: DagsterInstance) -> int:
-    """Fail the runs that a power cut or kill left unfinished, and free their places in the queue.
+def recover(instance: DagsterInstance, data_folder: Path) -> int:
+    """Clear up after a power cut or a kill, so that what was interrupted is done again at once.
+
+    Processes that outlived their pipeline are ended before they can write, their runs are failed, and the places
+    these held in the queue are freed. Runs that waited for a person are not waited for any longer.
 
     Only to be called by the one process that holds the data folder's lock, before it starts a daemon.
 
     Returns:
-        How many there were.
+        How many runs had been interrupted.
     """
+    _end_orphans(data_folder / "dagster")
+    for record in instance.get_run_records(RunsFilter(tags={STOPPED_TAG: "true"})):
+        instance.add_run_tags(record.dagster_run.run_id, {STOPPED_TAG: "earlier"})
     interrupted = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES))
     for run in interrupted:
+        instance.add_run_tags(run.run_id, {STOPPED_TAG: "earlier"})
         instance.report_run_failed(run, "Interrupted: the pipeline was stopped before this run ended.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return len(interrupted)
+
+
+def _end_orphans(dagster_home: Path) -> None:
+    """End the Dagster processes of this data folder; none of them can be anybody else's while its lock is held."""
+    orphans = []
+    for process in psutil.process_iter(["cmdline"]):
+        is_dagster = any("dagster" in Path(part).name for part in process.info["cmdline"] or [])
+        if not is_dagster or process.pid == os.getpid():
+            continue
+        with suppress(psutil.Error):
+            if process.environ().get("DAGSTER_HOME") == str(dagster_home):
+                orphans.append(process)
+                process.kill()
+    psutil.wait_procs(orphans, timeout=10)
 
 
 def _is_complete(instance: DagsterInstance, store: Store, settings: Settings, progress: Progress) -> bool:

@@ -243,7 +243,8 @@ def _counted(instance: DagsterInstance, run_id: str) -> tuple[int, float]:
         return 1, 0.0
     run = records[0].dagster_run
     attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
-    if run.tags.get(STOPPED_TAG):
-        # A person had to act (weights, disk): not an attempt at the recording, but no reason to hurry either.
-        return attempt - 1, (records[0].end_time or 0.0) + STOPPED_RETRY_AFTER_S
+    if stopped := run.tags.get(STOPPED_TAG):
+        # A person had to act (weights, disk), or the power went: not an attempt at the recording. While the same
+        # pipeline runs on there is no reason to hurry, and after a new start there is none to wait.
+        return attempt - 1, (records[0].end_time or 0.0) + STOPPED_RETRY_AFTER_S if stopped == "true" else 0.0
     return attempt, 0.0

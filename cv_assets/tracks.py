@@ -46,7 +46,7 @@ votes AS (
 spans AS (
     SELECT track_id, row_number() OVER (ORDER BY min(frame_index), track_id)::INTEGER AS new_id
     FROM tracked GROUP BY track_id
-    HAVING max(time_s) - min(time_s) + 1 / $rate >= $min_duration_s
+    HAVING count(*) / $rate >= $min_duration_s
 )
 SELECT tracked.* EXCLUDE (class_id, class_name, track_id), new_id AS track_id, votes.class_id, votes.class_name
 FROM tracked JOIN spans USING (track_id) JOIN votes USING (track_id)
@@ -132,7 +132,7 @@ def track_rows(boxes: pa.Table, rate_fps: float, min_duration_s: float) -> tuple
     Args:
         boxes: Rows of `detections` with a column track_id, 0 for none.
         rate_fps: Frames per second: the last frame lasts 1 / rate_fps.
-        min_duration_s: Shorter tracks are dropped.
+        min_duration_s: Tracks seen in fewer frames than last this long are dropped.
 
     Returns:
         The two tables; tracks are numbered from 1 in the order in which they start, and each has one class, the one

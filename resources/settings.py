@@ -128,7 +128,9 @@ class TrackSettings(_Section):
     new_track_confidence: float = Field(0.25, ge=0, le=1, description="Only boxes from here up start a track.")
     match_threshold: float = Field(0.8, gt=0, le=1, description="Largest matching cost (1 - IoU x confidence).")
     lost_s: float = Field(1.2, ge=0, description="A track unseen for longer ends; a later box starts another.")
-    min_duration_s: float = Field(0.2, ge=0, description="Shorter tracks are taken for noise and dropped.")
+    min_duration_s: float = Field(
+        0.2, ge=0, description="Tracks seen for less than this in all are taken for noise and dropped."
+    )
 
 
 class CropSettings(_Section):

@@ -237,13 +237,12 @@ def check_data_folder(folder: Path, min_free_bytes: int = 200_000_000) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x" * 4096)
+        probe.unlink()
     except OSError as error:
         sentence = disk_problem(error, folder)
         raise PipelineError(
             sentence or f"The data folder {folder} cannot be used: {error.strerror or error}."
         ) from error
-    finally:
-        probe.unlink(missing_ok=True) if folder.is_dir() else None
     free_bytes = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
     if free_bytes < min_free_bytes:
         raise PipelineError(

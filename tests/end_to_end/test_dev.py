@@ -29,7 +29,7 @@ def recording_ids(stack: Stack) -> list[str]:
     for number in range(3):
         path = stack.watched / "gate" / f"gate {number}_2026-03-01_08-00-0{number}.mp4"
         path.parent.mkdir(exist_ok=True)
-        write_video(demo_scene(number, 4 + number, COUNTS), path)
+        write_video(demo_scene(number, 8 + number, COUNTS), path)
     (stack.watched / "gate" / "bad.mp4").write_bytes(b"this is not a video")
     stack.until(
         lambda: (
@@ -49,7 +49,7 @@ def test_dropped_files_become_rows_of_every_table(stack: Stack, recording_ids: l
         if table.per_recording:
             found = stack.sql(f"SELECT count(DISTINCT recording_id) FROM {name}")
             assert found == [(4 if name == "recordings" else 3,)], name
-    assert stack.sql("SELECT frame_count FROM summaries ORDER BY frame_count") == [(100,), (125,), (150,)]
+    assert stack.sql("SELECT frame_count FROM summaries ORDER BY frame_count") == [(200,), (225,), (250,)]
     tracked = stack.sql("SELECT class_name, count(*) FROM tracks GROUP BY ALL ORDER BY ALL")
     assert tracked == [("car", 3), ("person", 3)]
 

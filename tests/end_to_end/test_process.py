@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("process")
     write_settings(made)
     write_video(demo_scene(5, 5, {"car": 1}), made / "recordings" / "it's a 'name' (1).mp4")
-    write_video(demo_scene(6, 4, {"person": 1}), made / "recordings" / "yard.mkv")
+    write_video(demo_scene(6, 4, {"bicycle": 1}), made / "recordings" / "yard.mkv")
     return made
 
 
