@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## Draw sample recordings, run them through the pipeline, co
 	@$(BIN)/python -m demo
 
 test: lint types  ## Lint, types, tests.
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .

@@ -18,7 +18,7 @@ defs = Definitions(
     resources={
         "settings": _settings,
         "store": Store(_settings.data_folder),
-        "models": Models(_settings.data_folder / "models"),
+        "models": Models(),
     },
     # One process per run: a batch loads the model once, and a later stage finds it warm.
     executor=in_process_executor,

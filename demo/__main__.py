@@ -70,8 +70,8 @@ def draw_samples(folder: Path) -> dict[str, dict[str, int]]:
 def main() -> int:
     """Run the demo; returns the exit status."""
     started = time.monotonic()
-    shutil.rmtree(RUN_FOLDER, ignore_errors=True)
     drawn, watched, data = RUN_FOLDER / "drawn", RUN_FOLDER / "recordings", RUN_FOLDER / "data"
+    shutil.rmtree(RUN_FOLDER, ignore_errors=True)
     watched.mkdir(parents=True)
     click.echo("Drawing sample recordings with known truth ...")
     truth = draw_samples(drawn)

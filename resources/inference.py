@@ -1,6 +1,6 @@
 """From weights to boxes: engines that run a detector, and the flow that keeps one busy.
 
-Weights are compiled once per machine and kept beside the tables; a loaded detector stays loaded for as long as its
+Weights are compiled once per machine and kept in its cache folder; a loaded detector stays loaded for as long as its
 process lives. Nothing here is imported before a model is really needed.
 """
 
@@ -314,11 +314,12 @@ class Models:
     """Loads detectors, and keeps them for as long as this process lives.
 
     Args:
-        cache_folder: Where compiled models are kept; a folder that may be deleted at any time.
+        cache_folder: Where compiled models are kept; may be deleted at any time. None means this machine's own,
+            because what is compiled for one machine may not run on another that shares the data folder.
     """
 
-    def __init__(self, cache_folder: Path) -> None:
-        self.cache_folder = cache_folder
+    def __init__(self, cache_folder: Path | None = None) -> None:
+        self.cache_folder = cache_folder or _machine_cache_folder()
         self._detectors: dict[tuple[Any, ...], Detector] = {}
 
     def detector(self, settings: DetectionSettings, width_px: int, height_px: int, device: str) -> Detector:
@@ -365,6 +366,11 @@ class Models:
             # Any weights that torch can run are served; the slower engine is named in every row.
             logger.warning("OpenVINO cannot run %s, using torch: %s", model.path, error)
             return TorchEngine(model, letterbox, device)
+
+
+def _machine_cache_folder() -> Path:
+    named = os.environ.get("XDG_CACHE_HOME")
+    return (Path(named) if named else Path.home() / ".cache") / "cv-assets" / "models"
 
 
 def available_devices(settings: DetectionSettings) -> list[str]:

@@ -125,7 +125,6 @@ class Stack:
                 **_REPOSITORY,
                 "pipelineName": job,
                 "assetSelection": [{"path": [name]} for name in assets],
-                "assetCheckSelection": [],
             },
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": recording_id}]},
         }

@@ -16,8 +16,6 @@ from resources.results import open_results
 from tests.conftest import BUNDLED_WEIGHTS
 from tests.end_to_end.stack import CV_ASSETS, clean_environment, write_settings
 
-pytestmark = pytest.mark.xdist_group("process")
-
 
 def cv_assets(*arguments: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
