@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ import pytest
 from benchmarks.agreement import agreement
 from demo.scenes import demo_scene, write_video
 from resources.results import open_results
+from resources.settings import PROJECT_ROOT
 from tests.conftest import BUNDLED_WEIGHTS
 from tests.end_to_end.stack import CV_ASSETS, clean_environment, write_settings
 
@@ -176,3 +178,13 @@ def test_real_recordings_come_through(corpus: Path, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     shown = cv_assets("sql", "SELECT frame_count AS n FROM summaries", "--data", tmp_path / "data", "--format", "json")
     assert [json.loads(line)["n"] for line in shown.stdout.splitlines()] == [60, 60, 60, 60]
+
+
+def test_every_query_of_the_readme_is_answered(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cv_assets("process", folder / "recordings", "--settings", folder / "pipeline.yaml").returncode == 0
+    queries = re.findall(r"```sql\n(.*?)```", (PROJECT_ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(queries) >= 12
+    monkeypatch.chdir(tmp_path)  # one of them writes a file
+    with open_results(folder / "data") as results:
+        for query in queries:
+            results.execute(query)
