@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv; a second call finds it done.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -14,7 +14,8 @@ install: $(INSTALLED)  ## Install everything into .venv.
 
 # uv installs in parallel what pip installs one by one; versions are pinned by constraints.txt.
 $(INSTALLED): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: install Python 3.11, or name another with make PYTHON=..."; exit 2; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed: install it, or name another with make PYTHON=/path/to/python3."; exit 2; }
 	@echo "Installing into $(VENV) (some GB the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt

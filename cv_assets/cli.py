@@ -1,5 +1,6 @@
 """The command line: process a folder, run the UI, ask SQL, see whether this machine is ready."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -115,7 +116,10 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
         click.echo(f"UI: http://127.0.0.1:{port}   results: {chosen.data_folder / 'results.duckdb'}", nl=True)
         workspace = str(PROJECT_ROOT / "workspace.yaml")
         command = [script("dagster"), "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
-        server = subprocess.Popen(command, start_new_session=True)
+        # Dagster looks for its configuration where it is started, and that is in its home.
+        home = chosen.data_folder / "dagster"
+        quiet = {**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"}
+        server = subprocess.Popen(command, start_new_session=True, cwd=home, env=quiet)
         try:
             with _stoppable():
                 status = server.wait()

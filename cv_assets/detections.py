@@ -21,7 +21,7 @@ from cv_assets.stage import (
 )
 from resources.device_lease import device_lease
 from resources.errors import RecordingError
-from resources.inference import Boxes, Detector, Models, available_devices
+from resources.inference import Boxes, Detector, Models, available_devices, detection_version
 from resources.media import Progress, read_frames
 from resources.run_coordinator import GPU_POOL
 from resources.schema import DETECTIONS, FRAMES, RECORDINGS
@@ -109,7 +109,7 @@ def detect_recording(
         table_asset(
             DETECTIONS,
             group=ANALYSIS,
-            code_version=settings_version("detections 1", current_settings().detections),
+            code_version=settings_version("detections 1", *detection_version(current_settings().detections)),
             deps=["normalized_video", FRAMES.name],
             kinds=("ultralytics", "openvino"),
         )

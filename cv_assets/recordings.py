@@ -103,7 +103,12 @@ def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dic
         table_asset(
             RECORDINGS,
             group=INGEST,
-            code_version=settings_version("recordings 1", current_settings().intake, current_settings().video),
+            code_version=settings_version(
+                "recordings 1",
+                *current_settings().intake.captured_at_patterns,
+                current_settings().intake.time_zone,
+                str(current_settings().video.max_pixels),
+            ),
             kinds=("ffmpeg",),
         )
     ],

@@ -146,36 +146,26 @@ class Stage:
         """
         recording_ids = _recording_ids(context)
         versions = _Versions.of(context, self.asset_names, recording_ids)
-        failed_before = {
-            row["recording_id"]: row
-            for row in store.read(RECORDINGS, recording_ids).to_pylist()
-            if row["failed_stage"] == self.name
-        }
+        rows = store.read(RECORDINGS, recording_ids, ["recording_id", "failed_stage"]).to_pylist()
+        failed_before = {row["recording_id"] for row in rows if row["failed_stage"] == self.name}
         done: dict[str, dict[str, Metadata]] = {}
         failed: dict[str, str] = {}
         stop: PipelineError | None = None
         for recording_id in recording_ids:
-            started = time.monotonic()
             try:
-                report = _reporter(context, self.asset_names[0], recording_id)
-                metadata = work(recording_id, report)
+                done[recording_id] = self._one(context, store, recording_id, work)
                 if recording_id in failed_before:
                     status, error = media_status(store.read(RECORDINGS, [recording_id]).to_pylist()[0])
                     store.update(RECORDINGS, recording_id, {"status": status, "error": error, "failed_stage": None})
+            except RecordingError as error:
+                failed[recording_id] = str(error)
             except PipelineError as error:
                 stop = error
                 break
-            except Exception as error:
-                # The boundary that keeps one recording's failure to itself; what failed is told below and stored.
-                if sentence := disk_problem(error, store.data_folder):
-                    stop = PipelineError(sentence)
-                    break
-                failed[recording_id] = self._failed(context, store, recording_id, error)
-                continue
-            seconds = time.monotonic() - started
-            done[recording_id] = {name: {**values, "seconds": round(seconds, 3)} for name, values in metadata.items()}
-        if stop is None or done or failed:
+        try:
             publish(store)
+        except PipelineError as error:
+            stop = stop or error
         if stop:
             # Not the recordings' fault: this run is not counted as an attempt at them.
             context.instance.add_run_tags(context.run_id, {STOPPED_TAG: "true"})
@@ -185,18 +175,34 @@ class Stage:
             raise Failure(_failure_sentence(self.name, len(recording_ids), failed, stop), allow_retries=False)
         yield from self._report(context, store, done, versions)
 
-    def _failed(self, context: AssetExecutionContext, store: Store, recording_id: str, error: Exception) -> str:
-        """Tell and store why a recording failed; returns the sentence."""
-        if isinstance(error, RecordingError):
+    def _one(self, context: AssetExecutionContext, store: Store, recording_id: str, work: Work) -> dict[str, Metadata]:
+        """Do one recording; returns its metadata by asset, the seconds it took included.
+
+        Raises:
+            RecordingError: It failed; told in the log and stored in its row.
+            PipelineError: A person must act before any recording can be done.
+        """
+        started = time.monotonic()
+        try:
+            metadata = work(recording_id, _reporter(context, self.asset_names[0], recording_id))
+        except PipelineError:
+            raise
+        except Exception as error:
+            # The boundary that keeps one recording's failure to itself, whatever its kind.
+            if sentence := disk_problem(error, store.data_folder):
+                raise PipelineError(sentence) from error
             sentence = str(error)
-        else:
-            sentence = f"Unexpected {type(error).__name__}: {error}"
-            context.log.error(f"{recording_id}: {''.join(traceback.format_exception(error))}")
-        context.log.error(f"{recording_id}: {sentence}")
-        row = store.read(RECORDINGS, [recording_id], ["status"]).to_pylist()
-        if row and row[0]["status"] != "rejected":
-            store.update(RECORDINGS, recording_id, {"status": "failed", "error": sentence, "failed_stage": self.name})
-        return sentence
+            if not isinstance(error, RecordingError):
+                sentence = f"Unexpected {type(error).__name__}: {error}"
+                context.log.error(f"{recording_id}: {''.join(traceback.format_exception(error))}")
+            context.log.error(f"{recording_id}: {sentence}")
+            row = store.read(RECORDINGS, [recording_id], ["status"]).to_pylist()
+            if row and row[0]["status"] != "rejected":
+                values = {"status": "failed", "error": sentence, "failed_stage": self.name}
+                store.update(RECORDINGS, recording_id, values)
+            raise RecordingError(sentence) from error
+        seconds = round(time.monotonic() - started, 3)
+        return {name: {**values, "seconds": seconds} for name, values in metadata.items()}
 
     def _report(
         self,

@@ -248,6 +248,18 @@ def find_weights(settings: DetectionSettings) -> Path | None:
     return None
 
 
+def detection_version(settings: DetectionSettings) -> tuple[DetectionSettings | str, ...]:
+    """What decides which boxes are found: the settings but for the device, and the content of the weights.
+
+    Weights that are not here yet count by their name.
+    """
+    path = find_weights(settings)
+    if path is None:
+        return (settings.model_copy(update={"device": ""}),)
+    content = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    return settings.model_copy(update={"device": "", "weights": ""}), content
+
+
 def may_be_fetched(settings: DetectionSettings) -> bool:
     """Whether the settings name weights that Ultralytics publishes, by their bare name."""
     import re

@@ -174,7 +174,8 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         Settings whose folders and weights file (when a file was named) are absolute paths.
 
     Raises:
-        PipelineError: The file cannot be read, is not YAML, has an unknown key or a value of the wrong kind.
+        PipelineError: The file cannot be read, is not YAML, has an unknown key or a value of the wrong kind; or the
+            data folder lies inside the watched folder.
     """
     named = path or (Path(environment[SETTINGS_VARIABLE]) if environment.get(SETTINGS_VARIABLE) else None)
     file = (named or PROJECT_ROOT / "pipeline.yaml").expanduser().absolute()
@@ -203,12 +204,14 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         settings = settings.model_copy(
             update={"detections": settings.detections.model_copy(update={"weights": str(beside)})}
         )
-    return settings.model_copy(
-        update={
-            "watched_folder": file.parent / settings.watched_folder.expanduser(),
-            "data_folder": file.parent / settings.data_folder.expanduser(),
-        }
-    )
+    watched_folder = file.parent / settings.watched_folder.expanduser()
+    data_folder = file.parent / settings.data_folder.expanduser()
+    if data_folder.resolve().is_relative_to(watched_folder.resolve()):
+        raise PipelineError(
+            f"The data folder {data_folder} lies inside the watched folder {watched_folder}, so that results would be "
+            "taken for recordings: choose another data_folder (or --data)."
+        )
+    return settings.model_copy(update={"watched_folder": watched_folder, "data_folder": data_folder})
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

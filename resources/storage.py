@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -73,7 +73,7 @@ class Store:
         self._retrying(table, commit)
         return int(rows.num_rows)
 
-    def update(self, table: Table, recording_id: str, values: dict[str, object]) -> None:
+    def update(self, table: Table, recording_id: str, values: Mapping[str, object]) -> None:
         """Change single columns of a recording's only row, in one commit.
 
         Args:

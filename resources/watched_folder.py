@@ -70,6 +70,8 @@ def list_recordings(folder: Path, settings: IntakeSettings) -> dict[str, FileSta
     Raises:
         PipelineError: The folder is not there (an unmounted folder is not an empty one) or cannot be read.
     """
+    if folder.is_file():
+        raise PipelineError(f"{folder} is a file: name the folder that it lies in.")
     if not folder.is_dir():
         raise PipelineError(f"The watched folder {folder} does not exist: create it, mount it or name another.")
     found: dict[str, FileState] = {}

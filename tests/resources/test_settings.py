@@ -62,6 +62,11 @@ def test_weights_beside_the_settings_file_are_found(tmp_path: Path) -> None:
     assert settings.detections.weights == str(tmp_path / "mine.pt")
 
 
+def test_a_data_folder_inside_the_watched_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="lies inside the watched folder"):
+        load_settings(write(tmp_path, "watched_folder: a\ndata_folder: a/data"), {})
+
+
 def test_equal_settings_have_equal_versions() -> None:
     one, other = Settings(), Settings.model_validate({"video": {"crf": 30}})
     assert settings_version("a", one.video) == settings_version("a", Settings().video)
