@@ -1,3 +1,4 @@
+import itertools
 import multiprocessing
 import time
 import zipfile
@@ -124,7 +125,7 @@ def test_a_consumer_that_stops_early_leaves_no_thread_behind() -> None:
     import threading
 
     detector = Models().detector(SETTINGS, 640, 360, "cpu")
-    endless = iter(lambda: np.zeros((360, 640, 3), np.uint8), None)
+    endless = itertools.repeat(np.zeros((360, 640, 3), np.uint8))
     answers = detector.detect(endless)
     next(iter(answers))
     answers.close()  # type: ignore[attr-defined]

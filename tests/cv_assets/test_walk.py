@@ -1,0 +1,212 @@
+"""The assets in one process, on a real Dagster instance: batches, versions, checks and pure parts."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from dagster import (
+    AssetKey,
+    AssetRecordsFilter,
+    AssetsDefinition,
+    DagsterInstance,
+    ExecuteInProcessResult,
+    materialize,
+)
+
+from cv_assets.crops import choose_crops, cut_out
+from cv_assets.stage import media_status, recordings_partitions
+from cv_assets.tracks import track_rows
+from cv_assets.walk import WALK
+from demo.scenes import demo_scene, write_video
+from resources.inference import Models
+from resources.schema import DETECTIONS, RECORDINGS, SUMMARIES, TRACK_BOXES
+from resources.settings import CropSettings, DetectionSettings, Settings
+from resources.storage import Store
+from resources.watched_folder import SourceIndex, identify, list_recordings
+from tests.conftest import BUNDLED_WEIGHTS
+
+NAMES = ("a", "bad", "c")
+
+
+class Pipeline:
+    """The walk over a folder of three recordings, the second of them no video."""
+
+    def __init__(self, folder: Path, instance: DagsterInstance) -> None:
+        self.instance, self.store = instance, Store(folder / "data")
+        self.settings = Settings(
+            watched_folder=folder / "recordings",
+            data_folder=folder / "data",
+            detections=DetectionSettings(weights=str(BUNDLED_WEIGHTS)),
+        )
+        self.settings.watched_folder.mkdir()
+        write_video(demo_scene(1, 4, {"car": 1}), self.settings.watched_folder / "a.mp4")
+        (self.settings.watched_folder / "bad.mp4").write_bytes(b"no video")
+        write_video(demo_scene(2, 5, {"car": 1}), self.settings.watched_folder / "c.mp4")
+        listed = list_recordings(self.settings.watched_folder, self.settings.intake)
+        found = identify(self.settings.watched_folder, listed, {})
+        SourceIndex(self.store).save(found.values())
+        self.ids = {name: str(found[f"{name}.mp4"].recording_id) for name in NAMES}
+        instance.add_dynamic_partitions(recordings_partitions.name or "", list(self.ids.values()))
+
+    def run(self, assets: Sequence[AssetsDefinition], first: str, last: str) -> ExecuteInProcessResult:
+        tags = {
+            "dagster/asset_partition_range_start": self.ids[first],
+            "dagster/asset_partition_range_end": self.ids[last],
+        }
+        resources = {"store": self.store, "settings": self.settings, "models": Models()}
+        if first == last:
+            key = self.ids[first]
+            return materialize(
+                assets, instance=self.instance, resources=resources, partition_key=key, raise_on_error=False
+            )
+        return materialize(assets, instance=self.instance, resources=resources, tags=tags, raise_on_error=False)
+
+    def versions(self, asset: str, name: str) -> list[str]:
+        """Data versions of a recording's materializations, newest first."""
+        records = self.instance.fetch_materializations(
+            AssetRecordsFilter(asset_key=AssetKey(asset), asset_partitions=[self.ids[name]]), limit=20
+        ).records
+        return [(record.asset_materialization.tags or {})["dagster/data_version"] for record in records]  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    with DagsterInstance.ephemeral() as instance:
+        made = Pipeline(tmp_path_factory.mktemp("walk"), instance)
+        assert not made.run(WALK[:2], "a", "c").success
+        yield made
+
+
+def test_the_good_ones_of_a_batch_are_materialized_and_the_bad_one_is_named(pipeline: Pipeline) -> None:
+    assert len(pipeline.versions("recordings", "bad")) == 1
+    assert len(pipeline.versions("frames", "a")) == len(pipeline.versions("normalized_video", "c")) == 1
+    assert pipeline.versions("frames", "bad") == []
+    rows = {row["recording_id"]: row for row in pipeline.store.read(RECORDINGS).to_pylist()}
+    assert [rows[pipeline.ids[name]]["status"] for name in NAMES] == ["ok", "rejected", "ok"]
+    assert [rows[pipeline.ids[name]]["frame_count"] for name in NAMES] == [100, None, 125]
+
+
+def test_alone_or_in_a_batch_the_versions_are_the_same(pipeline: Pipeline) -> None:
+    before = pipeline.versions("frames", "a")[0]
+    assert pipeline.run(WALK[:2], "a", "a").success
+    assert pipeline.versions("frames", "a")[0] == before == pipeline.versions("frames", "c")[0]
+
+
+def test_the_rest_of_the_walk_gives_rows_checks_and_counts(pipeline: Pipeline) -> None:
+    ended = pipeline.run(WALK[2:], "c", "c")
+    assert ended.success
+    checks = ended.get_asset_check_evaluations()
+    assert {check.asset_key.to_user_string() for check in checks} >= {"detections", "tracks", "crops", "class_minutes"}
+    assert all(check.passed for check in checks)
+    summary = pipeline.store.read(SUMMARIES).to_pylist()[0]
+    assert (summary["frame_count"], summary["track_count"], summary["max_at_once"]) == (125, 1, 1)
+    assert summary["detection_count"] == pipeline.store.row_count(DETECTIONS)
+    made = ended.asset_materializations_for_node("detections")[0]
+    assert made.metadata["dagster/partition_row_count"].value == summary["detection_count"]
+
+
+def test_a_stage_without_its_inputs_says_what_to_do(pipeline: Pipeline) -> None:
+    assert not pipeline.run(WALK[2:3], "bad", "bad").success
+    rows = {row["recording_id"]: row for row in pipeline.store.read(RECORDINGS).to_pylist()}
+    assert rows[pipeline.ids["bad"]]["status"] == "rejected"  # the reason that matters is kept
+
+
+def boxes_of(frames: Sequence[int], **changed: Any) -> pa.Table:
+    """Rows of detections with a track: a 10 x 20 box that moves 3 px to the right and 4 px down each frame."""
+    rows = [
+        {
+            "recording_id": "r",
+            "frame_index": frame,
+            "detection_index": 0,
+            "time_s": frame / 10,
+            "captured_at_utc": None,
+            "class_id": 2,
+            "class_name": "car",
+            "confidence": 0.8,
+            "x_min_px": 3.0 * frame,
+            "y_min_px": 4.0 * frame,
+            "x_max_px": 3.0 * frame + 10,
+            "y_max_px": 4.0 * frame + 20,
+            "track_id": 7,
+            **changed,
+        }
+        for frame in frames
+    ]
+    schema = pa.schema([*DETECTIONS.arrow_schema, pa.field("track_id", pa.int32())])
+    names = [name for name in schema.names if name in rows[0]]
+    return pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in names]))
+
+
+def test_tracks_sum_up_their_boxes() -> None:
+    tracks, boxes = track_rows(boxes_of(range(5, 16)), rate_fps=10, min_duration_s=0.2)
+    track = tracks.to_pylist()[0]
+    assert (track["track_id"], track["class_name"], track["box_count"]) == (1, "car", 11)
+    assert (track["start_s"], track["end_s"]) == pytest.approx((0.5, 1.6))
+    assert track["path_px"] == pytest.approx(50)  # ten steps of 3, 4, 5
+    assert boxes.num_rows == 11
+
+
+def test_a_track_has_the_class_of_most_confidence_everywhere() -> None:
+    mixed = pa.concat_tables([boxes_of(range(6)), boxes_of(range(6, 10), class_id=5, class_name="bus", confidence=0.3)])
+    tracks, boxes = track_rows(mixed, rate_fps=10, min_duration_s=0.2)
+    assert tracks["class_name"].to_pylist() == ["car"]
+    assert set(boxes["class_name"].to_pylist()) == {"car"}
+
+
+def test_momentary_tracks_and_untracked_boxes_are_dropped() -> None:
+    short = pa.concat_tables([boxes_of([3, 90]), boxes_of(range(9), track_id=0)])
+    tracks, boxes = track_rows(short, rate_fps=10, min_duration_s=0.5)
+    assert (tracks.num_rows, boxes.num_rows) == (0, 0)
+
+
+def test_crops_are_spread_over_the_track_and_ranked() -> None:
+    boxes = track_rows(boxes_of(range(30)), rate_fps=10, min_duration_s=0)[1]
+    assert boxes.schema.names == TRACK_BOXES.arrow_schema.names
+    chosen = choose_crops(boxes, 640, 360, CropSettings(per_track=3, min_side_px=5))
+    assert chosen["frame_index"].to_pylist() == [1, 10, 20]  # the best of each third; frame 0 is cut by the edge
+    assert sorted(chosen["rank"].to_pylist()) == [1, 2, 3]
+    assert choose_crops(boxes, 640, 360, CropSettings(min_side_px=11)).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("box", "shape"),
+    [
+        ((10, 5, 30, 45), (44, 22, 3)),
+        ((-5, -5, 5, 5), (6, 6, 3)),
+        ((96, 46, 104, 54), (5, 5, 3)),
+        ((50, 10, 50, 10), (1, 1, 3)),
+    ],
+)
+def test_crops_are_padded_and_clipped(box: tuple[int, int, int, int], shape: tuple[int, int, int]) -> None:
+    assert cut_out(np.zeros((50, 100, 3), np.uint8), np.array(box, float), 0.05).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({}, "ok"),
+        ({"frame_count_from_content": None}, "ok"),
+        ({"corrupt_count": 2}, "partial"),
+        ({"frame_count_from_header": 500}, "partial"),
+        ({"packet_count": 140}, "partial"),
+        ({"packet_count": 110, "discarded_count": 10}, "ok"),
+        ({"packet_count": 200, "codec_name": "h264"}, "ok"),  # two fields to a frame
+        ({"packet_count": 110, "codec_name": "vp9"}, "ok"),  # packets without a picture of their own
+    ],
+)
+def test_the_status_follows_the_account_of_frames(changed: dict[str, Any], status: str) -> None:
+    row: dict[str, Any] = {
+        "frame_count_from_content": 100,
+        "frame_count_from_header": 100,
+        "packet_count": 100,
+        "discarded_count": 0,
+        "corrupt_count": 0,
+        "codec_name": "h264",
+        "duration_s_from_content": 4.0,
+    }
+    found, error = media_status(row | changed)
+    assert found == status
+    assert (error is None) == (status == "ok")
