@@ -106,7 +106,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
 
         from dagster import DagsterInstance
 
-        from cv_assets.headless import end_group, recover, script
+        from cv_assets.headless import end_group, recover, script, spare_running
 
         with DagsterInstance.get() as instance:
             closed = recover(instance, chosen.data_folder)
@@ -126,6 +126,8 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
         except KeyboardInterrupt:
             status = 0
         finally:
+            with DagsterInstance.get() as instance:
+                spare_running(instance)
             end_group(server)
     sys.exit(status)
 

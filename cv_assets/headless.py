@@ -14,12 +14,15 @@ from typing import Any
 
 import psutil
 from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInstance, RunsFilter
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
 
 from cv_assets.outstanding import RecordingState, observe
 from cv_assets.stage import STOPPED_TAG
 from cv_assets.walk import WALK
 from resources.errors import PipelineError
+from resources.inference import Models
 from resources.results import publish
 from resources.schema import RECORDINGS, SUMMARIES
 from resources.settings import PROJECT_ROOT, Settings
@@ -27,6 +30,7 @@ from resources.storage import Store
 from resources.watched_folder import SourceIndex, list_recordings
 
 LOOK_EVERY_S = 1.0
+_FAILED_TICKS = 4
 _STEP_ASSETS = tuple(next(iter(assets.specs)).key.to_user_string() for assets in WALK)
 
 
@@ -46,6 +50,7 @@ class Progress:
     Attributes:
         recording_ids: The folder's recordings, in the order of their paths.
         unsettled_count: Files that are not recordings yet.
+        unreadable: Files that cannot be recordings, and why.
         states: State by recording.
         stages: Newest progress by (recording, stage).
         elapsed_s: Seconds since the start.
@@ -53,6 +58,7 @@ class Progress:
 
     recording_ids: list[str] = field(default_factory=list)
     unsettled_count: int = 0
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     states: Mapping[str, RecordingState] = field(default_factory=dict)
     stages: dict[tuple[str, str], StageProgress] = field(default_factory=dict)
     elapsed_s: float = 0.0
@@ -91,8 +97,12 @@ def process_folder(settings: Settings, show: Callable[[Progress], None]) -> tupl
         if _is_complete(instance, store, settings, Progress()):
             publish(store)
             return _outcomes(instance, store, settings), False
+        Models().check(settings.detections)
         with _daemon(settings.data_folder) as daemon:
-            _watch(instance, store, settings, daemon, show)
+            try:
+                _watch(instance, store, settings, daemon, show)
+            finally:
+                spare_running(instance)
         publish(store)
         return _outcomes(instance, store, settings), True
 
@@ -119,6 +129,12 @@ def recover(instance: DagsterInstance, data_folder: Path) -> int:
     return len(interrupted)
 
 
+def spare_running(instance: DagsterInstance) -> None:
+    """Note that the runs under way are about to be interrupted, which is no attempt at their recordings."""
+    for run in instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
+        instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
+
+
 def _end_orphans(dagster_home: Path) -> None:
     """End the Dagster processes of this data folder; none of them can be anybody else's while its lock is held."""
     orphans = []
@@ -141,8 +157,8 @@ def _is_complete(instance: DagsterInstance, store: Store, settings: Settings, pr
     outstanding = observe(instance, store)
     progress.states = {state.recording_id: state for state in outstanding.states}
     progress.recording_ids = list(dict.fromkeys(file.recording_id for file in here.values() if file.recording_id))
-    empty_count = sum(state.size_bytes == 0 for state in listed.values())
-    progress.unsettled_count = len(listed) - len(here) - empty_count
+    progress.unreadable = {path: file.reason or "" for path, file in here.items() if file.state == "unreadable"}
+    progress.unsettled_count = len(listed) - len(here)
     return (
         progress.unsettled_count == 0
         and all(recording_id in progress.states for recording_id in progress.recording_ids)
@@ -166,14 +182,28 @@ def _watch(
         stopped = _stopped_run(instance, since)
         if stopped is not None:
             raise PipelineError(_failure_of(instance, stopped))
+        if failing := _failing_sensor(instance):
+            raise PipelineError(f"{failing} The log is {settings.data_folder / 'logs' / 'daemon.log'}.")
         if daemon.poll() is not None:
             raise PipelineError(
                 f"The daemon ended by itself (exit {daemon.returncode}): "
-                f"see {settings.data_folder / 'logs' / 'daemon.log'}."
+                f"run the same command again, and see {settings.data_folder / 'logs' / 'daemon.log'}."
             )
         time.sleep(LOOK_EVERY_S)
     _read_observations(instance, cursors, progress)
     show(progress)
+
+
+def _failing_sensor(instance: DagsterInstance) -> str | None:
+    """A sentence on a sensor whose last looks all failed, so that nobody waits for it in vain."""
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=_FAILED_TICKS)
+        if len(ticks) == _FAILED_TICKS and all(tick.status == TickStatus.FAILURE for tick in ticks):
+            error = ticks[0].error
+            told = (error.message.strip().splitlines() or [""])[-1] if error else "no reason given"
+            cause = error.cause.message.strip().splitlines()[-1] if error and error.cause else told
+            return f"The sensor {state.instigator_name} fails again and again: {cause}"
+    return None
 
 
 def _stopped_run(instance: DagsterInstance, since: float) -> str | None:
@@ -252,10 +282,13 @@ def _outcomes(instance: DagsterInstance, store: Store, settings: Settings) -> li
     rows = {row["recording_id"]: row for row in store.read(RECORDINGS, recording_ids).to_pylist()}
     sums = {row["recording_id"]: row for row in store.read(SUMMARIES, recording_ids).to_pylist()}
     seconds = seconds_by_recording(instance, recording_ids)
-    return [
+    outcomes = [
         _outcome(recording_id, progress.states.get(recording_id), rows.get(recording_id, {}), sums, seconds)
         for recording_id in recording_ids
     ]
+    for path, reason in progress.unreadable.items():
+        outcomes.append(Outcome(path, "rejected", reason, None, None, None, None, None))
+    return outcomes
 
 
 def _outcome(

@@ -33,6 +33,20 @@ from resources.watched_folder import SourceFile, SourceIndex
 STAGE = Stage("recordings", (RECORDINGS,))
 
 
+def file_columns(source: SourceFile) -> dict[str, Any]:
+    """The row of a recording as far as its file's entry in the folder tells; all other columns are None."""
+    row: dict[str, Any] = dict.fromkeys(RECORDINGS.arrow_schema.names)
+    return row | {
+        "recording_id": source.recording_id,
+        "status": "ok",
+        "camera": source.camera,
+        "source_path": source.source_path,
+        "fingerprint": source.fingerprint,
+        "size_bytes": source.size_bytes,
+        "mtime_utc": datetime.fromtimestamp(source.mtime_ns / 1e9, UTC),
+    }
+
+
 def probe_recording(source: SourceFile, folder: Path, settings: Settings) -> dict[str, Any]:
     """The row of a recording as far as its header and first picture tell; columns about the content are None.
 
@@ -41,17 +55,7 @@ def probe_recording(source: SourceFile, folder: Path, settings: Settings) -> dic
         folder: The watched folder.
         settings: Limits of the probe and the patterns of file names.
     """
-    mtime_utc = datetime.fromtimestamp(source.mtime_ns / 1e9, UTC)
-    row: dict[str, Any] = dict.fromkeys(RECORDINGS.arrow_schema.names)
-    row |= {
-        "recording_id": source.recording_id,
-        "status": "ok",
-        "camera": source.camera,
-        "source_path": source.source_path,
-        "fingerprint": source.fingerprint,
-        "size_bytes": source.size_bytes,
-        "mtime_utc": mtime_utc,
-    }
+    row = file_columns(source)
     try:
         found = probe(folder / source.source_path, settings.video)
     except RejectedRecordingError as error:
@@ -59,7 +63,7 @@ def probe_recording(source: SourceFile, folder: Path, settings: Settings) -> dic
     started, known_from = started_at(
         Path(source.source_path).name,
         found.created_at_utc,
-        mtime_utc,
+        row["mtime_utc"],
         found.duration_s_from_header or 0.0,
         settings.intake,
     )
@@ -90,9 +94,15 @@ def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dic
             f"No file of the watched folder {settings.watched_folder} is known as {recording_id}: drop it there again."
         )
     before = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
-    row = _keep_content_columns(
-        probe_recording(source, settings.watched_folder, settings) | {"recording_id": recording_id}, before
-    )
+    try:
+        probed = probe_recording(source, settings.watched_folder, settings)
+    except RecordingError as error:
+        if before is None:
+            told = {"status": "failed", "error": str(error), "failed_stage": STAGE.name}
+            row = file_columns(source) | told | {"recording_id": recording_id}
+            store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
+        raise
+    row = _keep_content_columns(probed | {"recording_id": recording_id}, before)
     store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
     shown = ("status", "error", "camera", "source_path", "codec_name", "frame_count_from_header")
     return {RECORDINGS.name: count_metadata(1, **{name: row[name] for name in shown if row[name] is not None})}

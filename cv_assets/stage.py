@@ -38,6 +38,7 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from resources.errors import PipelineError, RecordingError
 from resources.media import Progress
@@ -162,6 +163,9 @@ class Stage:
             except PipelineError as error:
                 stop = error
                 break
+            except DagsterExecutionInterruptedError:
+                context.instance.add_run_tags(context.run_id, {STOPPED_TAG: "true"})
+                raise
         try:
             publish(store)
         except PipelineError as error:

@@ -7,6 +7,7 @@ one of its frames knows the source frame it shows and that frame's time on the s
 import itertools
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.filter import Graph
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -37,6 +39,12 @@ _STANDARD_RATES = (
     *(Fraction(n) for n in (5, 6, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 100, 120)),
     *(Fraction(n * 1000, 1001) for n in (15, 24, 30, 48, 60, 120)),
 )  # fmt: skip
+# Only containers that hold video themselves: playlists and scripts, whatever their name, could lead to other files.
+_CONTAINERS = (
+    "3dostr,asf,av1,avi,dhav,dv,flv,gxf,h261,h263,h264,hevc,ivf,live_flv,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,"
+    "mxf,nut,obu,ogg,rm,vc1,vvc,wtv"
+)
+_INPUT_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 _FALLBACK_RATE = Fraction(25)
 _ENCODER_PRESET = "superfast"
 _KEYFRAME_EVERY_S = 2
@@ -255,11 +263,11 @@ class _Timeline:
 
 def _opened(path: Path) -> InputContainer:
     try:
-        return av.open(str(path), mode="r", metadata_errors="replace")
+        return av.open(str(path), mode="r", metadata_errors="replace", options=_INPUT_OPTIONS)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise RecordingError("The file is gone: drop it into the watched folder again.") from error
-        if isinstance(error, PermissionError):
+        if not os.access(path, os.R_OK):
             raise RecordingError("The file may not be read by this user: change its permissions.") from error
         raise RejectedRecordingError(
             f"It is not a video that can be opened ({path.stat().st_size} bytes): it is damaged, incomplete or "
@@ -268,9 +276,10 @@ def _opened(path: Path) -> InputContainer:
 
 
 def _best_stream(container: InputContainer, path: Path) -> VideoStream:
-    pictures = [s for s in container.streams.video if s.codec_context is not None]
+    # The cover of a piece of music is a picture, not a recording.
+    pictures = [s for s in container.streams.video if s.codec_context and not s.disposition & Disposition.attached_pic]
     if not pictures:
-        kinds = sorted({str(s.type) for s in container.streams}) or ["nothing"]
+        kinds = sorted({str(s.type) for s in container.streams} - {"video"}) or ["nothing"]
         raise RejectedRecordingError(f"It holds no video, only {' and '.join(kinds)}.")
     best = container.streams.best("video")
     stream = best if isinstance(best, VideoStream) and best in pictures else pictures[0]

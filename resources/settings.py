@@ -34,7 +34,7 @@ _CLOCK = r"(?P<hour>\d\d)-(?P<minute>\d\d)-(?P<second>\d\d)"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class IntakeSettings(_Section):
@@ -106,7 +106,7 @@ class DetectionSettings(_Section):
         "if Ultralytics publishes it, fetched there once.",
     )
     engine: Literal["auto", "openvino", "torch"] = Field("auto", description="auto: torch on a GPU, OpenVINO on a CPU.")
-    device: str = Field("auto", description="auto, cpu, cuda:N or mps.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda:\d+)$", description="auto, cpu, cuda:N or mps.")
     image_size_px: int | None = Field(
         None, ge=32, description="Longer side of the model's input; null: the size it was trained with."
     )
@@ -197,8 +197,10 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ").replace("tuple", "list")
         raise PipelineError(f"{file}: {where}: {message} (it says {first['input']!r}).") from error
+    if "\0" in f"{settings.watched_folder}{settings.data_folder}{settings.detections.weights}":
+        raise PipelineError(f"{file}: a path holds a zero byte.")
     beside = file.parent / Path(settings.detections.weights).expanduser()
     if beside.is_file():
         settings = settings.model_copy(
@@ -219,7 +221,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise PipelineError(f"The settings file {file} cannot be read: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise PipelineError(f"The settings file {file} is not valid YAML: {problem}.") from error
     if values is None:

@@ -88,6 +88,8 @@ def list_recordings(folder: Path, settings: IntakeSettings) -> dict[str, FileSta
         except FileNotFoundError:
             continue  # gone since it was listed, or a link to nothing
         relative = Path(entry.path).relative_to(folder).as_posix()
+        # A name that is not valid UTF-8 cannot be stored; it is listed with its odd bytes spelt out.
+        relative = os.fsencode(relative).decode("utf-8", "backslashreplace")
         found[relative] = FileState(stat.st_size, stat.st_mtime_ns)
     return found
 
@@ -182,16 +184,18 @@ def identify(folder: Path, settled: Mapping[str, FileState], known: Mapping[str,
     found: dict[str, SourceFile] = {}
     for source_path, listed in settled.items():
         path = folder / source_path
+        if listed.size_bytes == 0:
+            found[source_path] = _unreadable(source_path, listed, "It is empty (0 bytes).")
+            continue
         try:
             fingerprint = content_fingerprint(path)
             stat = path.stat()
         except FileNotFoundError:
+            if "\\" in source_path:
+                found[source_path] = _unreadable(source_path, listed, "Its name is not valid UTF-8: rename the file.")
             continue
         except OSError as error:
-            reason = f"It cannot be read: {error.strerror or error}."
-            found[source_path] = SourceFile(
-                source_path, listed.size_bytes, listed.mtime_ns, None, None, "unreadable", reason
-            )
+            found[source_path] = _unreadable(source_path, listed, f"It cannot be read: {error.strerror or error}.")
             continue
         if FileState(stat.st_size, stat.st_mtime_ns) != listed:
             continue  # it changed while it was read: it has not settled after all
@@ -207,3 +211,7 @@ def identify(folder: Path, settled: Mapping[str, FileState], known: Mapping[str,
             by_fingerprint[fingerprint] = file
         found[source_path] = file
     return found
+
+
+def _unreadable(source_path: str, listed: FileState, reason: str) -> SourceFile:
+    return SourceFile(source_path, listed.size_bytes, listed.mtime_ns, None, None, "unreadable", reason)

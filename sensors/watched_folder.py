@@ -55,7 +55,7 @@ def settle(
         size_bytes, mtime_ns, since = waiting.get(path, (-1, -1, now))
         if FileState(size_bytes, mtime_ns) != state:
             since = now
-        if now - since >= settle_s and path in waiting and len(settled) < MAX_FILES_A_TICK and state.size_bytes > 0:
+        if now - since >= settle_s and path in waiting and len(settled) < MAX_FILES_A_TICK:
             settled[path] = state
         else:
             still[path] = (state.size_bytes, state.mtime_ns, since)

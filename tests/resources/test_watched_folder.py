@@ -103,6 +103,18 @@ def test_a_copy_is_the_same_recording_and_a_change_is_a_new_one(folder: Path) ->
     assert changed.recording_id != first.recording_id
 
 
+def test_files_that_cannot_be_recordings_have_a_reason(folder: Path) -> None:
+    (folder / "empty.mp4").touch()
+    Path(os.fsdecode(os.fsencode(folder) + b"/odd\xff.mp4")).write_bytes(b"x")
+    found = identified(folder, {})
+    assert {path: (file.state, file.reason) for path, file in found.items()} == {
+        "empty.mp4": ("unreadable", "It is empty (0 bytes)."),
+        "odd\\xff.mp4": ("unreadable", "Its name is not valid UTF-8: rename the file."),
+    }
+    (folder / "empty.mp4").write_bytes(b"content at last")
+    assert identified(folder, found)["empty.mp4"].state == "known"
+
+
 def test_a_file_that_changes_while_it_is_read_waits(folder: Path) -> None:
     (folder / "a.mp4").write_bytes(b"first")
     assert identify(folder, {"a.mp4": FileState(5, 1)}, {}) == {}

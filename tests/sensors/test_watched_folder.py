@@ -38,14 +38,6 @@ def test_known_files_are_not_looked_at_again_until_they_change() -> None:
     assert list(waiting) == ["a.mp4"]
 
 
-def test_empty_files_wait_for_their_content() -> None:
-    listed = {"a.mp4": FileState(0, 1)}
-    _, waiting = settle(listed, {}, {}, 100.0, 4)
-    settled, waiting = settle(listed, {}, waiting, 200.0, 4)
-    assert settled == {}
-    assert list(waiting) == ["a.mp4"]
-
-
 def test_files_that_vanish_are_forgotten() -> None:
     _, waiting = settle({}, {}, {"a.mp4": (10, 1, 100.0)}, 200.0, 4)
     assert waiting == {}
