@@ -39,11 +39,26 @@ class _OneSentence(click.Group):
 
 
 @click.group(cls=_OneSentence, context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+def commands() -> None:
     """Offline video analytics: recordings in a folder become tables that SQL answers."""
 
 
-@main.command()
+def main() -> None:
+    """The console script."""
+    try:
+        commands()
+    except SystemExit as ended:
+        end_process(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+
+
+def end_process(status: int) -> None:
+    """End at once, without taking the interpreter apart: native libraries report leaks on the way, to no use."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+@commands.command()
 @click.argument("folder", type=_PATH)
 @_data_option
 @click.option("--weights", help="Detector weights: a .pt file, or a name Ultralytics publishes.")
@@ -91,7 +106,7 @@ def run_folder(
     return not any(is_failure(outcome) for outcome in outcomes)
 
 
-@main.command()
+@commands.command()
 @_data_option
 @click.option("--weights", help="Detector weights: a .pt file, or a name Ultralytics publishes.")
 @_settings_option
@@ -132,7 +147,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
     sys.exit(status)
 
 
-@main.command()
+@commands.command()
 @click.argument("query", required=False)
 @_data_option
 @_settings_option
@@ -148,7 +163,7 @@ def sql(query: str | None, data: Path | None, settings: Path | None, output: str
         answer(chosen.data_folder, query, output)
 
 
-@main.command()
+@commands.command()
 @_data_option
 @_settings_option
 @click.option("--weights", help="Detector weights to look at.")
@@ -164,7 +179,7 @@ def doctor(data: Path | None, settings: Path | None, weights: str | None) -> Non
     sys.exit(0 if all(finding.is_ok for finding in findings) else 1)
 
 
-@main.command(name="settings")
+@commands.command(name="settings")
 @_settings_option
 def settings_command(settings: Path | None) -> None:
     """Print every setting with its meaning and the value in force."""

@@ -6,7 +6,6 @@ what SQL answers is the truth.
 
 import json
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from cv_assets.cli import run_folder
+from cv_assets.cli import end_process, run_folder
 from demo.scenes import demo_scene, write_truth, write_video
 from resources.errors import PipelineError
 from resources.results import open_results
@@ -127,4 +126,4 @@ def _compare(data: Path, truth: dict[str, dict[str, int]]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

