@@ -174,7 +174,7 @@ def doctor(data: Path | None, settings: Path | None, weights: str | None) -> Non
     findings = examine(choose(settings=settings, data_folder=data, weights=weights))
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
-        mark = click.style("ok  ", fg="green") if finding.is_ok else click.style("TODO", fg="red")
+        mark = click.style("ok  ", fg="green") if finding.is_ok else click.style("mend", fg="red")
         click.echo(f"{mark}  {finding.subject:<{width}}  {finding.told}")
     sys.exit(0 if all(finding.is_ok for finding in findings) else 1)
 
