@@ -1,7 +1,7 @@
 """From weights to boxes: engines that run a detector, and the flow that keeps one busy.
 
 Weights are compiled once per machine and kept in its cache folder; a loaded detector stays loaded for as long as its
-process lives. Nothing here is imported before a model is really needed.
+process lives. torch, Ultralytics, OpenVINO and OpenCV are imported only when a model is really needed.
 """
 
 import functools
