@@ -1,48 +1,17 @@
 """How far our detections agree with `ultralytics predict` on the same normalized video."""
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from resources.agreement import FrameBoxes, partners
 from resources.schema import DETECTIONS, RECORDINGS
 from resources.storage import Store
 
-SURE, POSSIBLE = 0.35, 0.25
 _CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
-
-
-@dataclass(frozen=True)
-class FrameBoxes:
-    """Boxes of one frame: corners (n, 4) in pixels, confidence (n,), class (n,)."""
-
-    xyxy: np.ndarray
-    confidence: np.ndarray
-    class_id: np.ndarray
-
-
-def iou_matrix(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (n, 4) and (m, 4), as an array (n, m)."""
-    overlap = np.minimum(one[:, None, 2:], other[None, :, 2:]) - np.maximum(one[:, None, :2], other[None, :, :2])
-    shared = overlap.clip(0).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, other)]
-    return np.asarray(shared / np.maximum(areas[0][:, None] + areas[1][None, :] - shared, 1e-9))
-
-
-def partners(one: FrameBoxes, other: FrameBoxes, min_iou: float) -> tuple[int, int]:
-    """How many sure boxes of `one` have a possible partner of their class in `other`, and how many there are."""
-    sure = one.confidence >= SURE
-    possible = other.confidence >= POSSIBLE
-    if not sure.any():
-        return 0, 0
-    if not possible.any():
-        return 0, int(sure.sum())
-    overlap = iou_matrix(one.xyxy[sure], other.xyxy[possible])
-    is_same = one.class_id[sure][:, None] == other.class_id[possible][None, :]
-    return int(((overlap >= min_iou) & is_same).any(axis=1).sum()), int(sure.sum())
 
 
 def predicted(weights: Path, video: Path, nms_iou: float) -> list[FrameBoxes]:

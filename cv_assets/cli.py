@@ -86,8 +86,8 @@ def run_folder(
     Raises:
         PipelineError: A person must act first; nothing was written.
     """
-    from resources.inference import check_weights
     from resources.watched_folder import list_recordings
+    from resources.weights import check_weights
 
     chosen = choose(settings=settings, watched_folder=folder, data_folder=data, weights=weights)
     if not list_recordings(chosen.watched_folder, chosen.intake):

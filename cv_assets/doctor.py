@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resources.errors import PipelineError
-from resources.inference import available_devices, check_weights, find_weights
+from resources.inference import available_devices
 from resources.results import open_results, results_path
 from resources.settings import PROJECT_ROOT, Settings
 from resources.storage import check_data_folder
 from resources.watched_folder import list_recordings
+from resources.weights import check_weights, find_weights
 
 _PACKAGES = (
     "dagster",
@@ -97,8 +98,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
     try:
         count = len(list_recordings(settings.watched_folder, settings.intake))
         yield Finding("watched folder", True, f"{settings.watched_folder} ({count} recordings)")
-        strays = [path for path in settings.watched_folder.rglob("*.pt")] if settings.watched_folder.is_dir() else []
-        if strays:
+        if strays := [path for ending in ("pt", "onnx") for path in settings.watched_folder.rglob(f"*.{ending}")]:
             yield Finding(
                 "weights in folder", False, f"{strays[0]}: weights are programs; they are never loaded from here."
             )

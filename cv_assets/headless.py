@@ -97,7 +97,8 @@ def process_folder(settings: Settings, show: Callable[[Progress], None]) -> tupl
         if _is_complete(instance, store, settings, Progress()):
             publish(store)
             return _outcomes(instance, store, settings), False
-        Models().check(settings.detections)
+        for model in (settings.detections, *settings.models):
+            Models().check(model)
         with _daemon(settings.data_folder) as daemon:
             try:
                 _watch(instance, store, settings, daemon, show)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
 from cv_assets.stage import (
@@ -18,7 +19,7 @@ from cv_assets.stage import (
 )
 from resources.arrow_sql import select
 from resources.errors import RecordingError
-from resources.schema import CLASS_MINUTES, DETECTIONS, FRAMES, RECORDINGS, SUMMARIES, TRACK_BOXES, TRACKS
+from resources.schema import CLASS_MINUTES, DETECTIONS, FRAMES, MODEL_RUNS, RECORDINGS, SUMMARIES, TRACK_BOXES, TRACKS
 from resources.settings import settings_version
 from resources.storage import Store
 
@@ -31,8 +32,10 @@ SELECT recordings.recording_id, camera, duration_s_from_content AS duration_s, f
     (SELECT count(*) FROM tracks)::INTEGER AS track_count,
     coalesce((SELECT max(objects) FROM at_once), 0)::INTEGER AS max_at_once,
     (SELECT coalesce(sum(objects), 0) FROM at_once) / frame_count AS mean_at_once,
-    (SELECT any_value(model_id) FROM detections) AS model_id,
-    (SELECT any_value(engine_name) FROM detections) AS engine_name
+    (SELECT any_value(model_id) FROM model_runs) AS model_id,
+    (SELECT any_value(engine_name) FROM model_runs) AS engine_name,
+    (SELECT any_value(analysed_frame_count) FROM model_runs) AS analysed_frame_count,
+    (SELECT any_value(reused_frame_count) FROM model_runs) AS reused_frame_count
 FROM recordings
 """
 
@@ -68,7 +71,8 @@ def summarize(inputs: dict[str, pa.Table]) -> tuple[pa.Table, pa.Table]:
     """Rows of `summaries` and `class_minutes` of one recording.
 
     Args:
-        inputs: The recording's rows of recordings, frames, detections, tracks and track_boxes, by table name.
+        inputs: The recording's rows of recordings, frames, detections, tracks and track_boxes, and the detector's row
+            of model_runs, by table name.
     """
     return select(_SUMMARY_SQL, inputs), select(_CLASS_MINUTE_SQL, inputs)
 
@@ -82,11 +86,14 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
     columns = {
         RECORDINGS: ["recording_id", "camera", "duration_s_from_content", "frame_count"],
         FRAMES: ["frame_index", "time_s"],
-        DETECTIONS: ["model_id", "engine_name"],
+        DETECTIONS: ["frame_index"],
+        MODEL_RUNS: ["asset_name", "model_id", "engine_name", "analysed_frame_count", "reused_frame_count"],
         TRACKS: ["track_id", "class_name", "start_s"],
         TRACK_BOXES: ["track_id", "class_name", "frame_index", "time_s"],
     }
     inputs = {table.name: store.read(table, [recording_id], names) for table, names in columns.items()}
+    runs = inputs[MODEL_RUNS.name]
+    inputs[MODEL_RUNS.name] = runs.filter(pc.equal(runs["asset_name"], DETECTIONS.name))
     if inputs["recordings"]["frame_count"].to_pylist() in ([], [None]):
         raise RecordingError("It has no normalized video: materialize normalized_video first.")
     summary, class_minutes = summarize(inputs)
@@ -105,7 +112,7 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
         table_asset(
             table,
             group=ANALYSIS,
-            code_version=settings_version("summaries 1"),
+            code_version=settings_version("summaries 2"),
             deps=[DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name],
             kinds=("duckdb",),
         )

@@ -3,14 +3,22 @@
 from dagster import AssetsDefinition, AssetSelection, define_asset_job
 
 from cv_assets.crops import crops
-from cv_assets.detections import detections
+from cv_assets.detections import detections, further_models
 from cv_assets.normalized_video import normalized_video
 from cv_assets.recordings import recordings
 from cv_assets.stage import ANALYSIS, INGEST
 from cv_assets.summaries import summaries
 from cv_assets.tracks import tracks
 
-WALK: tuple[AssetsDefinition, ...] = (recordings, normalized_video, detections, tracks, crops, summaries)
+WALK: tuple[AssetsDefinition, ...] = (
+    recordings,
+    normalized_video,
+    detections,
+    tracks,
+    crops,
+    summaries,
+    *further_models,
+)
 
 ingest_job = define_asset_job(
     INGEST,

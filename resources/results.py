@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from resources.schema import TABLES, Table
+from resources.schema import Table
 from resources.storage import Store, disk_errors
 
 RESULTS_NAME = "results.duckdb"
@@ -59,7 +59,7 @@ def publish(store: Store) -> bool:
         link.symlink_to(built.relative_to(store.data_folder))
         link.replace(results_path(store.data_folder))
         _remove_old(folder, built)
-    for table in TABLES.values():
+    for table in store.tables():
         store.compact(table)
     return True
 
@@ -81,12 +81,12 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH '{_escaped(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE results")
-        counts = {table.name: _publish_table(connection, table, store) for table in TABLES.values()}
+        counts = {table.name: _publish_table(connection, table, store) for table in store.tables()}
         connection.execute(
             f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
             "published_at_utc TIMESTAMPTZ)"
         )
-        for table in TABLES.values():
+        for table in store.tables():
             connection.execute(
                 f"INSERT INTO {_CATALOG} VALUES (?, ?, ?, ?, ?, now())",
                 [

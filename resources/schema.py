@@ -49,8 +49,9 @@ class Table:
 
     @property
     def without_pictures(self) -> "Table":
-        """The table less its binary columns, which are large and have no rules."""
-        return replace(self, columns=tuple(c for c in self.columns if not pa.types.is_binary(c.type)))
+        """The table less its pictures and outlines, which are large and have no rules."""
+        is_large = (pa.types.is_binary, pa.types.is_list)
+        return replace(self, columns=tuple(c for c in self.columns if not any(test(c.type) for test in is_large)))
 
     @property
     def comment(self) -> str:
@@ -224,9 +225,123 @@ DETECTIONS = Table(
         CLASS_NAME,
         CONFIDENCE,
         *BOX,
+        Column("is_reused", FLAG, "Whether the box was found in an earlier frame that looks the same (skip_static)"),
         MODEL_ID,
         ENGINE_NAME,
     ),
+)
+
+DETECTION_INDEX = Column("detection_index", INT, "The box of that frame in the table of detections", minimum=0)
+
+MASKS = Table(
+    "masks",
+    "One row per box with a mask, from weights of the task segment.",
+    ("recording_id", "frame_index", "detection_index"),
+    (
+        RECORDING_ID,
+        FRAME_INDEX,
+        DETECTION_INDEX,
+        Column("area_px", FLOAT, "Area of the mask in the normalized video", "px²", minimum=0),
+        Column(
+            "polygon_px",
+            pa.list_(pa.float64()),
+            "Outline of the mask's largest part, x and y in turn, from the top left of the normalized video",
+            "px",
+        ),
+    ),
+)
+
+KEYPOINTS = Table(
+    "keypoints",
+    "One row per point per box, from weights of the task pose.",
+    ("recording_id", "frame_index", "detection_index", "keypoint_index"),
+    (
+        RECORDING_ID,
+        FRAME_INDEX,
+        DETECTION_INDEX,
+        Column("keypoint_index", INT, "The model's index of the point; of a person in COCO, 0 is the nose", minimum=0),
+        Column("x_px", FLOAT, "Place of the point in the normalized video, from the left", "px"),
+        Column("y_px", FLOAT, "Place of the point in the normalized video, from the top", "px"),
+        CONFIDENCE,
+    ),
+)
+
+ORIENTED_BOXES = Table(
+    "oriented_boxes",
+    "One row per turned box, from weights of the task obb; detections holds the upright box around it.",
+    ("recording_id", "frame_index", "detection_index"),
+    (
+        RECORDING_ID,
+        FRAME_INDEX,
+        DETECTION_INDEX,
+        Column("centre_x_px", FLOAT, "Centre in the normalized video, from the left", "px"),
+        Column("centre_y_px", FLOAT, "Centre in the normalized video, from the top", "px"),
+        Column("box_width_px", FLOAT, "Length of the box along its own x axis", "px", minimum=0),
+        Column("box_height_px", FLOAT, "Length of the box along its own y axis", "px", minimum=0),
+        Column("angle_deg", FLOAT, "Clockwise turn of the box's own x axis", "degrees"),
+    ),
+)
+
+FRAME_CLASSES = Table(
+    "frame_classes",
+    "One row per likely class of a whole frame, likeliest first, from weights of the task classify.",
+    ("recording_id", "frame_index", "rank"),
+    (
+        RECORDING_ID,
+        FRAME_INDEX,
+        Column("rank", INT, "1 is the likeliest class", minimum=1),
+        TIME_S,
+        CAPTURED_AT_UTC,
+        CLASS_ID,
+        CLASS_NAME,
+        CONFIDENCE,
+        Column("is_reused", FLAG, "Whether this was found in an earlier frame that looks the same (skip_static)"),
+        MODEL_ID,
+        ENGINE_NAME,
+    ),
+)
+
+MODEL_RUNS = Table(
+    "model_runs",
+    "One row per recording and model: what of the recording the model has seen, and how fast.",
+    ("recording_id", "asset_name"),
+    (
+        RECORDING_ID,
+        Column("asset_name", TEXT, "The asset that the model's rows belong to"),
+        MODEL_ID,
+        ENGINE_NAME,
+        Column("device_name", TEXT, "Processor or GPU that computed it"),
+        FRAME_COUNT,
+        Column("analysed_frame_count", INT, "Frames that have an answer: all, or as many as max_rate_fps", minimum=0),
+        Column("reused_frame_count", INT, "Frames among them that reuse an earlier one's (skip_static)", minimum=0),
+        Column("elapsed_s", FLOAT, "Time from the first frame to the last, without what was resumed", "s", minimum=0),
+    ),
+    is_small=True,
+)
+
+_SHARE = "0 to 1"
+MODELS = Table(
+    "models",
+    "One row per model, engine and device: how fast it is, and how far it agrees with the f32 reference.",
+    ("model_id", "engine_name", "device_name"),
+    (
+        MODEL_ID,
+        ENGINE_NAME,
+        Column("device_name", TEXT, "Processor or GPU that was measured"),
+        Column("task", TEXT, "What the model was trained for"),
+        Column("is_used", FLAG, "Whether it was the fastest that agrees"),
+        Column("frames_per_s", FLOAT, "Speed of the engine alone", "1/s", minimum=0),
+        Column("reference_name", TEXT, "The engine that it is compared with"),
+        Column("sample_frame_count", INT, "Frames of the user's footage that were compared", minimum=0),
+        Column("reference_box_count", INT, "Boxes of the reference in them, from confidence 0.35 up", minimum=0),
+        Column("recall_iou50", FLOAT, "Share of those that it finds at IoU 0.5", _SHARE, minimum=0, maximum=1),
+        Column("precision_iou50", FLOAT, "Share of its own that are there at IoU 0.5", _SHARE, minimum=0, maximum=1),
+        Column("recall_iou90", FLOAT, "Share of those that it finds at IoU 0.9", _SHARE, minimum=0, maximum=1),
+        Column("precision_iou90", FLOAT, "Share of its own that are there at IoU 0.9", _SHARE, minimum=0, maximum=1),
+        Column("confidence_shift", FLOAT, "Mean confidence of its boxes less that of the reference's"),
+    ),
+    per_recording=False,
+    is_small=True,
 )
 
 TRACKS = Table(
@@ -302,6 +417,8 @@ SUMMARIES = Table(
         Column("mean_at_once", FLOAT, "Mean number of objects tracked per frame", minimum=0),
         _nullable(MODEL_ID),
         _nullable(ENGINE_NAME),
+        Column("analysed_frame_count", INT, "Frames that have an answer of the detector", nullable=True, minimum=0),
+        Column("reused_frame_count", INT, "Frames among them that reuse an earlier one's", nullable=True, minimum=0),
     ),
     is_small=True,
 )
@@ -329,6 +446,12 @@ TABLES: dict[str, Table] = {
         RECORDINGS,
         FRAMES,
         DETECTIONS,
+        MASKS,
+        KEYPOINTS,
+        ORIENTED_BOXES,
+        FRAME_CLASSES,
+        MODEL_RUNS,
+        MODELS,
         TRACKS,
         TRACK_BOXES,
         CROPS,
@@ -336,6 +459,42 @@ TABLES: dict[str, Table] = {
         CLASS_MINUTES,
     )
 }
+
+
+_BY_TASK: dict[str, tuple[Table, ...]] = {
+    "detect": (DETECTIONS,),
+    "segment": (DETECTIONS, MASKS),
+    "pose": (DETECTIONS, KEYPOINTS),
+    "obb": (DETECTIONS, ORIENTED_BOXES),
+    "classify": (FRAME_CLASSES,),
+}
+
+
+def model_tables(task: str, model_name: str | None = None) -> tuple[Table, ...]:
+    """The tables that a model of a task fills.
+
+    Args:
+        task: As Ultralytics names it.
+        model_name: Name of a further model, whose tables are called after it; None means the detector of the walk,
+            whose table of detections is there whatever its task, because tracks are made from it.
+    """
+    if model_name is None:
+        return tuple(dict.fromkeys((DETECTIONS, *_BY_TASK[task])))
+    return tuple(_named(table, model_name) for table in _BY_TASK[task])
+
+
+def table_named(name: str) -> Table | None:
+    """The declaration of a table, also of a further model's; None for a name that no table has."""
+    if name in TABLES:
+        return TABLES[name]
+    for table in (DETECTIONS, MASKS, KEYPOINTS, ORIENTED_BOXES, FRAME_CLASSES):
+        if name.endswith(f"_{table.name}"):
+            return _named(table, name.removesuffix(f"_{table.name}"))
+    return None
+
+
+def _named(table: Table, model_name: str) -> Table:
+    return replace(table, name=f"{model_name}_{table.name}", grain=f"{table.grain[:-1]}, of the model {model_name}.")
 
 
 def broken_rules(table: Table, rows: pa.Table) -> list[str]:

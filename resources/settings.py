@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -97,15 +97,32 @@ class VideoSettings(_Section):
     max_pixels: int = Field(64_000_000, gt=0, description="A picture claiming more pixels than this is refused.")
 
 
-class DetectionSettings(_Section):
-    """Which detector, and what of its answers is kept."""
+Polygon = tuple[tuple[float, float], ...]
 
+
+class DetectionSettings(_Section):
+    """One model: its weights, how it is run, and what of its answers is kept."""
+
+    task: Literal["detect", "segment", "pose", "obb", "classify"] = Field(
+        "detect", description="What the weights were trained for; decides which tables the model fills."
+    )
     weights: str = Field(
         "yolo26n.pt",
-        description="An Ultralytics detection model: a path, or a name looked for in weights/ and, "
-        "if Ultralytics publishes it, fetched there once.",
+        description="An Ultralytics model (.pt), or its export as .onnx or OpenVINO folder: a path, or a name looked "
+        "for in weights/ and, if Ultralytics publishes it, fetched there once.",
     )
     engine: Literal["auto", "openvino", "torch"] = Field("auto", description="auto: torch on a GPU, OpenVINO on a CPU.")
+    precision: Literal["auto", "f32", "f16", "bf16", "int8"] = Field(
+        "auto",
+        description="auto: what this machine can do is measured once on your own footage, and the fastest that agrees "
+        "with the f32 reference is kept.",
+    )
+    min_agreement: float = Field(
+        0.98,
+        ge=0,
+        le=1,
+        description="auto leaves out what finds fewer of the reference's boxes, or more that it lacks.",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda:\d+)$", description="auto, cpu, cuda:N or mps.")
     image_size_px: int | None = Field(
         None, ge=32, description="Longer side of the model's input; null: the size it was trained with."
@@ -118,6 +135,35 @@ class DetectionSettings(_Section):
     class_names: tuple[str, ...] | None = Field(
         None, description="Keep only these classes; null keeps all that the model knows."
     )
+    max_rate_fps: float | None = Field(
+        None, gt=0, description="Look at no more frames a second than this; null looks at every frame."
+    )
+    skip_static: bool = Field(
+        False, description="Frames that look like the last one the model saw get its boxes without being looked at."
+    )
+    regions: dict[str, tuple[Polygon, ...]] = Field(
+        {},
+        description="By camera (* for all others), polygons of [x, y] as shares of width and height: only boxes whose "
+        "centre lies in one are kept, and only that part of the picture is looked at.",
+    )
+
+    @field_validator("regions")
+    @classmethod
+    def _polygons_inside(cls, value: dict[str, tuple[Polygon, ...]]) -> dict[str, tuple[Polygon, ...]]:
+        for camera, polygons in value.items():
+            for polygon in polygons:
+                if len(polygon) < 3 or not all(0 <= share <= 1 for point in polygon for share in point):
+                    raise ValueError(f"{camera}: a polygon has three or more corners [x, y], each from 0 to 1")
+        return value
+
+
+class ModelSettings(DetectionSettings):
+    """A further model: everything that `detections` has, and a name."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,29}$", description="Its tables are called after it, such as plates_detections."
+    )
+    weights: str = Field(description="As for detections.")
 
 
 class TrackSettings(_Section):
@@ -147,6 +193,9 @@ class BatchSettings(_Section):
 
     max_recordings: int = Field(20, ge=1, description="At most this many recordings a run.")
     max_footage_minutes: float = Field(60, gt=0, description="At most about this much footage a run.")
+    checkpoint_s: float = Field(
+        60, gt=0, description="Of a killed run, finished parts of a recording of this length need not be done again."
+    )
     max_attempts: int = Field(2, ge=1, description="A failed recording is tried this often in all.")
 
 
@@ -158,9 +207,18 @@ class Settings(_Section):
     intake: IntakeSettings = IntakeSettings()
     video: VideoSettings = VideoSettings()
     detections: DetectionSettings = DetectionSettings()
+    models: tuple[ModelSettings, ...] = Field((), description="Further models, each an asset of its own.")
     tracks: TrackSettings = TrackSettings()
     crops: CropSettings = CropSettings()
     batches: BatchSettings = BatchSettings()
+
+    @field_validator("models")
+    @classmethod
+    def _different_names(cls, value: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+        names = [model.name for model in value]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two models are called {repeated[0]}")
+        return value
 
 
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -201,11 +259,12 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         raise PipelineError(f"{file}: {where}: {message} (it says {first['input']!r}).") from error
     if "\0" in f"{settings.watched_folder}{settings.data_folder}{settings.detections.weights}":
         raise PipelineError(f"{file}: a path holds a zero byte.")
-    beside = file.parent / Path(settings.detections.weights).expanduser()
-    if beside.is_file():
-        settings = settings.model_copy(
-            update={"detections": settings.detections.model_copy(update={"weights": str(beside)})}
-        )
+    settings = settings.model_copy(
+        update={
+            "detections": _beside(settings.detections, file.parent),
+            "models": tuple(_beside(model, file.parent) for model in settings.models),
+        }
+    )
     watched_folder = file.parent / settings.watched_folder.expanduser()
     data_folder = file.parent / settings.data_folder.expanduser()
     if data_folder.resolve().is_relative_to(watched_folder.resolve()):
@@ -213,7 +272,23 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
             f"The data folder {data_folder} lies inside the watched folder {watched_folder}, so that results would be "
             "taken for recordings: choose another data_folder (or --data)."
         )
+    for model in (settings.detections, *settings.models):
+        weights = Path(model.weights).expanduser().resolve()
+        if weights.exists() and weights.is_relative_to(watched_folder.resolve()):
+            raise PipelineError(
+                f"The weights {model.weights} lie in the watched folder, where anybody may drop files, and weights are "
+                "programs: move them elsewhere and name that place."
+            )
     return settings.model_copy(update={"watched_folder": watched_folder, "data_folder": data_folder})
+
+
+_Model = TypeVar("_Model", bound=DetectionSettings)
+
+
+def _beside(model: _Model, folder: Path) -> _Model:
+    """The model's settings, its weights as an absolute path where they lie beside the settings file."""
+    weights = folder / Path(model.weights).expanduser()
+    return model.model_copy(update={"weights": str(weights)}) if weights.exists() else model
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -245,6 +320,10 @@ def _check_keys(model: type[BaseModel], values: Mapping[Any, Any], file: Path, p
                 raise PipelineError(f"{file}: {prefix}{key} is empty; remove it or give it keys.")
             if isinstance(value, Mapping):
                 _check_keys(section, value, file, f"{prefix}{key}.")
+        elif key == "models" and isinstance(value, list):
+            for number, one in enumerate(value):
+                if isinstance(one, Mapping):
+                    _check_keys(ModelSettings, one, file, f"models.{number}.")
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from resources.errors import PipelineError
-from resources.schema import TABLES, Table, broken_rules
+from resources.schema import TABLES, Table, broken_rules, table_named
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +42,17 @@ class Store:
         self.tables_folder = data_folder / "tables"
         self.media_folder = data_folder / "media"
 
-    def replace(self, table: Table, recording_ids: Sequence[str], rows: pa.Table) -> int:
+    def replace(
+        self, table: Table, recording_ids: Sequence[str], rows: pa.Table, only: Mapping[str, str] | None = None
+    ) -> int:
         """Replace all rows of the given recordings by `rows`, in one commit.
 
         Args:
             table: The declaration of the table.
-            recording_ids: Every recording whose rows are replaced; one without new rows ends up with none.
+            recording_ids: Every recording whose rows are replaced; one without new rows ends up with none. Of a table
+                that is not per recording, all rows are replaced.
             rows: The new rows, with the declared columns.
+            only: Values by column name; rows that have others are neither replaced nor written.
 
         Returns:
             The number of rows written.
@@ -62,8 +66,11 @@ class Store:
             raise ValueError(f"{table.name}: rows of recordings that were not named: {sorted(strangers)}.")
         if broken := broken_rules(table, rows):
             raise ValueError(" ".join(broken))
-        listed = ", ".join(_quoted(recording_id) for recording_id in recording_ids)
-        predicate = f"recording_id IN ({listed})" if table.per_recording else None
+        conditions = [f"{name} = {_quoted(value)}" for name, value in (only or {}).items()]
+        if table.per_recording:
+            listed = ", ".join(_quoted(recording_id) for recording_id in recording_ids)
+            conditions.append(f"recording_id IN ({listed})")
+        predicate = " AND ".join(conditions) or None
 
         def commit() -> None:
             write_deltalake(
@@ -131,11 +138,17 @@ class Store:
     def versions(self) -> dict[str, int]:
         """The current commit of every table that exists, by table name."""
         versions = {}
-        for name, table in TABLES.items():
+        for table in self.tables():
             delta = self._open(table)
             if delta is not None:
-                versions[name] = delta.version()
+                versions[table.name] = delta.version()
         return versions
+
+    def tables(self) -> list[Table]:
+        """Every declared table, and those of further models that have been written."""
+        written = sorted(folder.name for folder in self.tables_folder.glob("*_*"))
+        further = [table_named(name) for name in written if name not in TABLES]
+        return [*TABLES.values(), *(table for table in further if table is not None)]
 
     def files(self, table: Table) -> list[str]:
         """Absolute paths of the Parquet files that hold the table's current rows."""

@@ -13,10 +13,10 @@ from cv_assets.outstanding import observe, plan_runs
 from cv_assets.stage import ANALYSIS
 from cv_assets.walk import analysis_job, ingest_job
 from resources.errors import PipelineError
-from resources.inference import check_weights
 from resources.results import publish
 from resources.settings import Settings
 from resources.storage import Store, check_data_folder
+from resources.weights import check_weights
 from sensors.requests import run_request
 
 
