@@ -6,11 +6,12 @@ from cv_assets.crops import crops
 from cv_assets.detections import detections
 from cv_assets.normalized_video import normalized_video
 from cv_assets.recordings import recordings
+from cv_assets.scenes import scenes
 from cv_assets.stage import ANALYSIS, INGEST
 from cv_assets.summaries import summaries
 from cv_assets.tracks import tracks
 
-WALK: tuple[AssetsDefinition, ...] = (recordings, normalized_video, detections, tracks, crops, summaries)
+WALK: tuple[AssetsDefinition, ...] = (recordings, normalized_video, scenes, detections, tracks, crops, summaries)
 
 ingest_job = define_asset_job(
     INGEST,

@@ -1,4 +1,3 @@
-from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,8 +6,10 @@ import numpy as np
 import pytest
 
 from resources.errors import RejectedRecordingError
-from resources.media import normalize, probe, read_frames, started_at
-from resources.settings import IntakeSettings, VideoSettings
+from resources.media.normalizing import normalize
+from resources.media.probing import probe
+from resources.media.reading import read_frames
+from resources.settings import VideoSettings
 from tests.conftest import MakeVideo, number_in
 
 VIDEO = VideoSettings()
@@ -35,9 +36,9 @@ def test_a_constant_rate_keeps_every_picture_in_its_place(
 ) -> None:
     source = make_video(name, 37, rate=rate, codec=codec, options=options)
     video = normalize(source, tmp_path / "out.mp4", VIDEO)
-    assert video.decoded_count == len(video.frames) == 37
-    assert (video.decimated_count, video.repeated_count, video.corrupt_count) == (0, 0, 0)
-    assert shown_numbers(tmp_path / "out.mp4") == list(range(37)) == video.frames.source_frame_index
+    assert video.ledger.decoded_count == len(video.frames) == 37
+    assert (video.decimated_count, video.duplicated_count, video.ledger.corrupt_count) == (0, 0, 0)
+    assert shown_numbers(tmp_path / "out.mp4") == list(range(37)) == list(video.frames.source_frame_index)
     if not name.endswith(".h264"):  # a raw stream carries no rate
         assert video.rate_fps == rate
         assert np.allclose(video.frames.time_s, np.arange(37) / float(rate), atol=0.002)
@@ -45,7 +46,7 @@ def test_a_constant_rate_keeps_every_picture_in_its_place(
 
 def test_a_conforming_source_is_taken_over_without_encoding(make_video: MakeVideo, tmp_path: Path) -> None:
     source = make_video("a.mp4", 30, options={"bf": "2"})
-    assert normalize(source, tmp_path / "out.mp4", VIDEO).is_remuxed
+    assert normalize(source, tmp_path / "out.mp4", VIDEO).made_by == "remux"
     before = [frame.to_ndarray() for frame in av.open(str(source)).decode(video=0)]
     after = [frame.to_ndarray() for frame in av.open(str(tmp_path / "out.mp4")).decode(video=0)]
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
@@ -58,8 +59,8 @@ def test_variable_rates_keep_their_times(make_video: MakeVideo, tmp_path: Path) 
     video = normalize(source, tmp_path / "out.mp4", VIDEO)
     assert video.rate_fps == 20
     assert len(video.frames) == sum(steps) + 1
-    assert shown_numbers(tmp_path / "out.mp4") == video.frames.source_frame_index
-    own = [k for k, is_repeated in enumerate(video.frames.is_repeated) if not is_repeated]
+    assert shown_numbers(tmp_path / "out.mp4") == list(video.frames.source_frame_index)
+    own = [k for k, is_duplicated in enumerate(video.frames.is_duplicated) if not is_duplicated]
     assert [video.frames.source_frame_index[k] for k in own] == list(range(len(times)))
     assert np.allclose([video.frames.time_s[k] for k in own], [float(t) for t in times], atol=0.001)
     assert np.all(np.diff(video.frames.time_s) > 0)
@@ -81,7 +82,7 @@ def test_rate_and_height_are_bounded(make_video: MakeVideo, tmp_path: Path) -> N
     assert video.rate_fps == 20
     assert (video.width_px, video.height_px) == (128, 96)
     assert len(video.frames) + video.decimated_count == 60
-    assert shown_numbers(tmp_path / "out.mp4") == video.frames.source_frame_index
+    assert shown_numbers(tmp_path / "out.mp4") == list(video.frames.source_frame_index)
     assert np.all(np.abs(np.array(video.frames.time_s) - np.arange(len(video.frames)) / 20) <= 0.5 / 20 + 1e-6)
 
 
@@ -94,7 +95,7 @@ def test_wide_pixels_become_square(make_video: MakeVideo, tmp_path: Path) -> Non
 
 def test_the_first_keyframe_comes_at_zero_and_others_follow(make_video: MakeVideo, tmp_path: Path) -> None:
     source = make_video("a.mkv", 100, rate=10, pixel_format="yuv444p")
-    assert not normalize(source, tmp_path / "out.mp4", VIDEO).is_remuxed
+    assert normalize(source, tmp_path / "out.mp4", VIDEO).made_by == "encode"
     with av.open(str(tmp_path / "out.mp4")) as container:
         keys = [frame.time for frame in container.decode(video=0) if frame.key_frame]
     assert keys[0] == 0
@@ -125,30 +126,8 @@ def test_a_cut_file_gives_what_decodes(make_video: MakeVideo, tmp_path: Path) ->
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
     video = normalize(cut, tmp_path / "out.mp4", VIDEO)
-    assert 20 < video.decoded_count < 80
+    assert 20 < video.ledger.decoded_count < 80
     assert shown_numbers(tmp_path / "out.mp4")[:20] == list(range(20))
-
-
-@pytest.mark.parametrize(
-    ("name", "created", "expected", "known_from"),
-    [
-        ("cam_2026-03-01_08-09-10.mp4", None, datetime(2026, 3, 1, 7, 9, 10, tzinfo=UTC), "file_name"),
-        ("20260701080910.mp4", None, datetime(2026, 7, 1, 6, 9, 10, tzinfo=UTC), "file_name"),
-        (
-            "cam_2026-13-01_08-09-10.mp4",
-            datetime(2025, 1, 1, tzinfo=UTC),
-            datetime(2025, 1, 1, tzinfo=UTC),
-            "container",
-        ),
-        ("cam.mp4", None, datetime(2026, 5, 4, 11, 59, 30, tzinfo=UTC), "mtime"),
-    ],
-)
-def test_where_the_wall_clock_comes_from(
-    name: str, created: datetime | None, expected: datetime, known_from: str
-) -> None:
-    intake = IntakeSettings(time_zone="Europe/Berlin")
-    written = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
-    assert started_at(name, created, written, 30.0, intake) == (expected, known_from)
 
 
 def test_real_recordings_keep_every_frame(corpus: Path, tmp_path: Path) -> None:
@@ -158,7 +137,7 @@ def test_real_recordings_keep_every_frame(corpus: Path, tmp_path: Path) -> None:
         with av.open(str(source)) as container:
             expected = sum(1 for _ in container.decode(video=0))
         video = normalize(source, tmp_path / "out.mp4", VIDEO)
-        assert len(video.frames) == video.decoded_count == expected, name
+        assert len(video.frames) == video.ledger.decoded_count == expected, name
         assert sum(1 for _ in read_frames(tmp_path / "out.mp4", wanted=range(expected))) == expected, name
 
 
@@ -167,4 +146,4 @@ def test_broken_recordings_are_refused_or_partial(corpus: Path, tmp_path: Path) 
         with pytest.raises(RejectedRecordingError):
             probe(corpus / "broken" / name, VIDEO)
     video = normalize(corpus / "broken" / "truncated_at_100000_bytes.mp4", tmp_path / "out.mp4", VIDEO)
-    assert video.decoded_count == 6
+    assert video.ledger.decoded_count == 6
