@@ -17,6 +17,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from resources.media.opening import decoded
 from resources.media.timeline import Timeline
 
 logger = logging.getLogger(__name__)
@@ -93,11 +94,7 @@ class Decoding:
                 self.packet_count += 1
                 self._fates.append(_DISCARDED if packet.is_discard else 0)
                 self._packet_times_s.append(math.nan if packet.pts is None else packet.pts * time_base)
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                frames = []  # the packet shows no picture, which the ledger finds by itself
-            yield packet, [f for f in frames if isinstance(f, VideoFrame)]
+            yield packet, decoded(packet)  # none of a damaged one, which the ledger finds by itself
 
     def _flushed(self) -> list[VideoFrame]:
         try:

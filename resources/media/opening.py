@@ -1,8 +1,11 @@
 """Opens recordings: containers that hold video themselves, their best video stream, a bounded decoder."""
 
+import logging
+import mmap
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
@@ -12,6 +15,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from resources.errors import RecordingError, RejectedRecordingError
+
+logger = logging.getLogger(__name__)
 
 av.logging.restore_default_callback()  # the Python callback needs the GIL, which a closing decoder may hold
 av.logging.set_libav_level(av.logging.PANIC)  # damage is counted and told in the ledger, not on stderr
@@ -23,6 +28,7 @@ _CONTAINERS = (
 )
 _INPUT_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 _MAX_DECODING_THREADS = 8  # each holds pictures of its own; more do not help one stream
+_PICTURE_BYTES_PER_PIXEL = 6  # three components of 16 bits, the largest in use
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")
 
 
@@ -90,6 +96,27 @@ def bound_decoder(stream: VideoStream, max_pixels: int, thread_count: int | None
     context.thread_count = thread_count or min(os.cpu_count() or 1, _MAX_DECODING_THREADS)
     context.options = {**context.options, "max_pixels": str(max_pixels)}
     context.copy_opaque = True
+
+
+def decoded(packet: "av.Packet[Any]") -> list[VideoFrame]:
+    """The pictures that a packet sets free; none where it is damaged.
+
+    Raises:
+        MemoryError: The decoder got too little memory, for its pictures or for its threads.
+    """
+    try:
+        return [frame for frame in packet.decode() if isinstance(frame, VideoFrame)]
+    except (av.error.MemoryError, av.error.BlockingIOError) as error:
+        raise MemoryError from error
+    except av.error.FFmpegError as error:
+        # Decoders call it damage when they get no memory for a picture: see whether another would still fit.
+        context = packet.stream.codec_context
+        try:
+            mmap.mmap(-1, _PICTURE_BYTES_PER_PIXEL * max(1, context.width * context.height), mmap.MAP_PRIVATE).close()
+        except OSError as no_memory:
+            raise MemoryError from no_memory
+        logger.debug("A packet does not decode: %s", error)
+        return []
 
 
 def clockwise_rotation_deg(frame: VideoFrame) -> int:

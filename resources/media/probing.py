@@ -15,7 +15,14 @@ from av.video.stream import VideoStream
 
 from resources.errors import RejectedRecordingError
 from resources.media.encoding import displayed_size
-from resources.media.opening import best_stream, bound_decoder, clockwise_rotation_deg, opened, sample_aspect_ratio
+from resources.media.opening import (
+    best_stream,
+    bound_decoder,
+    clockwise_rotation_deg,
+    decoded,
+    opened,
+    sample_aspect_ratio,
+)
 from resources.settings import VideoSettings
 
 # The first that a file has: Apple's date has the zone of the place, the others are UTC by their specification.
@@ -133,12 +140,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, alive: Callable
     try:
         for packet in container.demux(stream):
             alive()
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                continue
-            if frames:
-                assert isinstance(frames[0], VideoFrame)
+            if frames := decoded(packet):
                 return frames[0]
     except av.error.FFmpegError:
         pass  # the container breaks off before any picture: what is told below says so
