@@ -103,7 +103,11 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
     decoded_s = video.lead_s + video.duration_s
     is_short = (row["frame_count_from_header"] or 0) > ledger.packet_count or video.is_broken_off
     if is_short and not video.cut_off_count and claimed_s > decoded_s * (1 + _DURATION_TOLERANCE):
-        missing_s.append({"start_s": video.duration_s, "end_s": claimed_s - video.lead_s})
+        # What was read of the missing end is a part of it.
+        if missing_s and missing_s[-1]["end_s"] > video.duration_s:
+            missing_s[-1]["end_s"] = claimed_s - video.lead_s
+        else:
+            missing_s.append({"start_s": video.duration_s, "end_s": claimed_s - video.lead_s})
     return {
         "time_source": video.time_source,
         "rate_fps_num_from_content": video.source_rate_fps.numerator,

@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from resources.media.opening import decoded
-from resources.media.timeline import Timeline
+from resources.media.timeline import PacketClock, Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Decoding:
     def packets(self) -> Iterator[tuple["av.Packet[Any]", list[VideoFrame]]]:
         """Packets in file order with the frames that each of them set free; the last packet flushes."""
         packets = self._container.demux(self._stream)
-        time_base = float(self._stream.time_base or 1)
+        clock = PacketClock(self._stream)
         while True:
             try:
                 packet = next(packets)
@@ -93,7 +93,7 @@ class Decoding:
                 packet.opaque = self.packet_count
                 self.packet_count += 1
                 self._fates.append(_DISCARDED if packet.is_discard else 0)
-                self._packet_times_s.append(math.nan if packet.pts is None else packet.pts * time_base)
+                self._packet_times_s.append(clock.time_s(packet))
             yield packet, decoded(packet)  # none of a damaged one, which the ledger finds by itself
 
     def _flushed(self) -> list[VideoFrame]:

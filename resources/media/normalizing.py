@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]
 """Called with frames done and frames expected (0 if unknown)."""
 
 _REFERABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2",)  # what browsers play
+_HALF_SLOT = 0.4999  # a frame half-way between two places takes the earlier: of every two, the first is kept
 _OTHER_MATRICES = (Colorspace.FCC, Colorspace.ITU601, Colorspace.SMPTE240M, Colorspace.BT2020, 6, 10)
 
 
@@ -197,7 +198,7 @@ class _Slots:
         next_slot = len(self.rows)
         if next_slot == 0:
             self._anchor_time_s = time_s
-        slot = self._anchor_slot + math.floor((time_s - self._anchor_time_s) * rate + 0.5)
+        slot = self._anchor_slot + math.floor((time_s - self._anchor_time_s) * rate + _HALF_SLOT)
         if next_slot and slot < next_slot:
             self.decimated_count += 1
             return 0, False

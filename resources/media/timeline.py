@@ -1,13 +1,17 @@
 """What the packets of a recording say of time, without decoding: its rate, and whether they may be taken over."""
 
 import logging
+import math
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from resources.media.opening import best_stream, opened
 
@@ -19,6 +23,7 @@ _STANDARD_RATES = (
 )  # fmt: skip
 _FALLBACK_RATE = Fraction(25)
 _MAX_VARIABLE_RATE_FPS = 60.0  # bursts of a variable-rate recording do not set the rate of the whole
+_REORDERING_S = 2.0  # B-frames come earlier than their packets' order says, but not by more than this
 _REMUX_TOLERANCE_S = 0.0011  # timestamps rounded to milliseconds still count as a constant rate
 
 
@@ -50,6 +55,32 @@ class Timeline:
         return bool(self.dts)
 
 
+class PacketClock:
+    """Times of packets on the file's clock, going on where it jumps back, as it does where files were joined."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._time_base = float(stream.time_base or 1)
+        self._added_s = 0.0
+        self._latest_s = -math.inf
+        self._latest_dts: int | None = None
+
+    def time_s(self, packet: "av.Packet[Any]") -> float:
+        """When the packet is presented; NaN where it does not say."""
+        if packet.pts is None:
+            return math.nan
+        time_s = packet.pts * self._time_base + self._added_s
+        if packet.dts is not None and self._latest_dts is not None:
+            jumps_back = packet.dts < self._latest_dts  # decoding times ascend by their nature
+        else:
+            jumps_back = time_s < self._latest_s - _REORDERING_S
+        self._latest_dts = packet.dts
+        if jumps_back and time_s < self._latest_s:
+            self._added_s += self._latest_s - time_s
+            time_s = self._latest_s
+        self._latest_s = max(self._latest_s, time_s)
+        return time_s
+
+
 def read_timeline(path: Path, alive: Callable[[], None] = lambda: None) -> Timeline:
     """Read all packets of a recording.
 
@@ -60,12 +91,11 @@ def read_timeline(path: Path, alive: Callable[[], None] = lambda: None) -> Timel
     Raises:
         RejectedRecordingError: It is not a video.
     """
-    times: list[float] = []
-    ticks: list[int] = []
+    times_s, ticks = array("d"), array("q")
     packet_count, unusable, starts_with_key, is_broken_off = 0, 0, True, False
     with opened(path) as container:
         stream = best_stream(container)
-        time_base = stream.time_base or Fraction(1)
+        clock = PacketClock(stream)
         try:
             for packet in container.demux(stream):
                 alive()
@@ -77,7 +107,7 @@ def read_timeline(path: Path, alive: Callable[[], None] = lambda: None) -> Timel
                 if packet.is_discard or packet.is_corrupt:
                     unusable += 1
                 if packet.pts is not None and not packet.is_discard:
-                    times.append(float(packet.pts * time_base))
+                    times_s.append(clock.time_s(packet))
                     ticks.append(packet.pts)
         except av.error.FFmpegError as error:
             logger.info("Demuxing %s ended early: %s", path.name, error)
@@ -87,18 +117,18 @@ def read_timeline(path: Path, alive: Callable[[], None] = lambda: None) -> Timel
         codec_name = stream.codec_context.codec.canonical_name
         # AVI stores no timestamps: what the demuxer gives there is the order of decoding, not of presentation.
         is_timed = container.format.name != "avi"
-    has_timestamps = is_timed and len(times) >= max(1.0, 0.9 * (packet_count - unusable))
+    has_timestamps = is_timed and len(times_s) >= max(1.0, 0.9 * (packet_count - unusable))
     if not has_timestamps:
         rate = header[0] if header else _FALLBACK_RATE
         return Timeline(packet_count, rate, has_timestamps=False, is_broken_off=is_broken_off)
-    times.sort()
-    rate, deviation_s = constant_rate(np.array(times), header)
+    ascending_s = np.sort(np.array(times_s))
+    rate, deviation_s = constant_rate(ascending_s, header)
     may_remux = (
         codec_name == "h264"
         and starts_with_key
         and unusable == 0
         and not is_broken_off
-        and len(times) == packet_count
+        and len(times_s) == packet_count
         and header_count in (0, packet_count)
         and deviation_s <= _REMUX_TOLERANCE_S
     )
@@ -107,7 +137,7 @@ def read_timeline(path: Path, alive: Callable[[], None] = lambda: None) -> Timel
         rate,
         has_timestamps=True,
         is_variable_rate=deviation_s >= 0.5 / float(rate),
-        first_pts_s=times[0],
+        first_pts_s=float(ascending_s[0]),
         dts=_decoding_times(ticks) if may_remux else (),
         is_broken_off=is_broken_off,
     )
