@@ -41,6 +41,10 @@ WINDOW all_of_it AS (PARTITION BY camera), in_order AS (PARTITION BY camera ORDE
 """
 _CAMERA_TIMELINE_COMMENTS = {
     "": "The recordings of each camera on one time line. Key: recording_id.",
+    "camera": "First folder under the watched folder; NULL for files beside the folders",
+    "recording_id": "The recording",
+    "started_at_utc": "Wall-clock time of its first frame [UTC]",
+    "ended_at_utc": "Wall-clock time of its end [UTC]",
     "timeline_start_s": "Where the recording begins on it; add time_s of a frame [s]",
     "gap_s": "From the end of the recording before; negative where they overlap [s]",
     "previous_recording_id": "The recording before it; NULL for the camera's first",
