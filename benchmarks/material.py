@@ -13,12 +13,12 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.report import CORPUS
 from resources.schema import RECORDINGS
 from resources.settings import PROJECT_ROOT, Settings
 from resources.storage import Store
 from resources.watched_folder import SourceIndex, identify, list_recordings
 
-CORPUS = Path(os.environ.get("CV_ASSETS_CORPUS", PROJECT_ROOT.parent / "shared" / "corpus"))
 BUNDLED_WEIGHTS = PROJECT_ROOT / "demo" / "model" / "street.pt"
 
 

@@ -32,7 +32,7 @@ from resources.device_lease import device_lease
 from resources.errors import RecordingError
 from resources.footage import pictures, sample
 from resources.inference import Detector, Models, available_devices, device_name
-from resources.media import Progress
+from resources.media.normalizing import Progress
 from resources.postprocessing import Found
 from resources.region import Region
 from resources.run_coordinator import GPU_POOL

@@ -4,10 +4,10 @@ from collections.abc import Generator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 
-from resources.media import read_frames
+from resources.media.opening import opened
+from resources.media.reading import read_frames
 
 
 def pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction) -> Generator[np.ndarray, None, None]:
@@ -29,7 +29,7 @@ def pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction) -> Generator
         return
     remaining = iter(wanted)
     next_wanted = next(remaining, None)
-    with av.open(str(path)) as container:
+    with opened(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         assert stream.time_base is not None

@@ -8,7 +8,7 @@ import pytest
 
 from resources.errors import PipelineError
 from resources.inference import Models
-from resources.media import read_frames
+from resources.media.reading import read_frames
 from resources.postprocessing import Found, Letterbox, found_in
 from resources.settings import DetectionSettings
 from resources.weights import load_weights
