@@ -40,7 +40,7 @@ Sample = Callable[[], Sequence[np.ndarray]]
 _PREFETCHED = 8
 _MEASURE_S = 0.6
 _WARM_UP = 4
-_ENOUGH_BOXES = 50  # fewer say too little about an engine to keep its measure
+_ENOUGH_BOXES = 30  # fewer say too little about an engine to keep its measure
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def normalized(folder: Path, seconds: int) -> tuple[Store, str]:
     """A store with one drawn recording, normalized."""
     settings = Settings(watched_folder=folder / "recordings", data_folder=folder / "data", detections=SETTINGS)
     settings.watched_folder.mkdir(parents=True)
-    write_video(demo_scene(5, seconds, {"car": 2, "person": 2}), settings.watched_folder / "street.mp4")
+    write_video(demo_scene(5, seconds, {"car": 4, "person": 5}), settings.watched_folder / "street.mp4")
     store = Store(settings.data_folder)
     found = identify(settings.watched_folder, list_recordings(settings.watched_folder, settings.intake), {})
     SourceIndex(store).save(found.values())
