@@ -243,12 +243,12 @@ class TorchEngine:
     def _start(self, pictures: list[np.ndarray], stream: Any) -> "_Batch":
         import torch
 
-        if stream is None:
-            with torch.inference_mode():
-                return _Batch(pictures, self._run(torch.from_numpy(np.stack(pictures)).to(self._device)), None)
-        pinned = torch.empty((len(pictures), *self._input_shape), dtype=torch.uint8, pin_memory=True)
-        np.stack(pictures, out=pinned.numpy())
         try:
+            if stream is None:
+                with torch.inference_mode():
+                    return _Batch(pictures, self._run(torch.from_numpy(np.stack(pictures)).to(self._device)), None)
+            pinned = torch.empty((len(pictures), *self._input_shape), dtype=torch.uint8, pin_memory=True)
+            np.stack(pictures, out=pinned.numpy())
             with torch.inference_mode(), torch.cuda.stream(stream):
                 outputs = self._run(pinned.to(self._device, non_blocking=True))
                 # Into pinned memory, or the copy would wait for everything before it.
@@ -277,12 +277,14 @@ class TorchEngine:
 
         if len(pictures) == 1:
             raise MemoryError(f"{self._device} has no memory left for a single picture: free some, or use another.")
-        torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()
-        self._batch = max(1, len(pictures) // 2)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()
+        half = len(pictures) // 2
+        self._batch = min(self._batch, half)
         logger.warning("%s is out of memory: going on with batches of %d", self._device, self._batch)
-        for begin in range(0, len(pictures), self._batch):
-            yield from self._finished(self._start(pictures[begin : begin + self._batch], self._stream()))
+        for begin in range(0, len(pictures), half):
+            yield from self._finished(self._start(pictures[begin : begin + half], self._stream()))
 
     def _run(self, pictures: Any) -> list[Any]:
         """The network's outputs for uint8 pictures on the device, in float32 there."""

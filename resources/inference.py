@@ -9,8 +9,9 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ Sample = Callable[[], Sequence[np.ndarray]]
 """Gives pictures of the footage at hand, uint8 BGR of shape (height_px, width_px, 3)."""
 
 _PREFETCHED = 8
+_FITTING_THREADS = min(4, (os.cpu_count() or 1) // 4)  # few cores have enough to do with the network
 _MEASURE_S = 0.6
 _WARM_UP = 4
 _ENOUGH_BOXES = 30  # fewer say too little about an engine to keep its measure
@@ -102,16 +104,16 @@ class Detector:
         plan: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         unchanged = Unchanged(fresh_every) if self._settings.skip_static else None
 
-        def fitted() -> Iterator[np.ndarray]:
+        def to_be_seen() -> Iterator[np.ndarray]:
             for picture in pictures:
                 if unchanged and unchanged.since_last(picture):
                     plan.put(_REUSED)
                     continue
                 plan.put((picture.shape[1], picture.shape[0]))
-                yield self._fit.apply(picture)
+                yield picture
 
         last = _NOTHING
-        with _Prefetch(fitted(), _PREFETCHED) as source:
+        with _Prefetch(_each(self._fit.apply, to_be_seen(), _FITTING_THREADS), _PREFETCHED) as source:
             for outputs in self._engine.infer(source):
                 while (size := plan.get()) == _REUSED:
                     yield last
@@ -247,7 +249,12 @@ class _Choice:
 
     @property
     def _folder(self) -> Path:
-        return network_folder(self.model, self.fit, self.cache_folder)
+        if not self._uses_torch:
+            return network_folder(self.model, self.fit, self.cache_folder)
+        import torch
+
+        size = f"{self.fit.input_width_px}x{self.fit.input_height_px}"
+        return self.cache_folder / self.model.content_hash / f"torch-{torch.__version__}-{size}"
 
     @property
     def _measures_file(self) -> Path:
@@ -393,6 +400,23 @@ def _has_device(device: str) -> bool:
     if device == "mps":
         return bool(torch.backends.mps.is_available())
     return bool(torch.cuda.is_available()) and int(device.partition(":")[2]) < torch.cuda.device_count()
+
+
+def _each(
+    work: Callable[[np.ndarray], np.ndarray], items: Iterator[np.ndarray], thread_count: int
+) -> Iterator[np.ndarray]:
+    """The work's answers in the order of the items, a few threads ahead; without threads, one after the other."""
+    if thread_count == 0:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(thread_count, thread_name_prefix="fit") as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * thread_count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 class _Prefetch:

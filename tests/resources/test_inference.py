@@ -83,3 +83,58 @@ def test_the_first_free_device_is_taken() -> None:
         assert (one, other) == (f"{name}a", f"{name}b")
     for file in lease_folder().glob(f"{name.replace(':', '-')}*"):
         file.unlink()
+
+
+def test_what_does_not_fit_into_memory_is_done_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from resources.engines import TorchEngine
+    from resources.postprocessing import Letterbox
+    from resources.weights import load_weights
+
+    model = load_weights(SETTINGS, Models().cache_folder)
+    fit = Letterbox.of(320, 180, 320)
+    engine = TorchEngine(model, fit, "cpu", "f32")
+    pictures = [np.full((192, 320, 3), number, np.uint8) for number in range(11)]
+    alone = [outputs[0].copy() for outputs in engine.infer(pictures)]
+    sizes: list[int] = []
+    run = engine._run
+
+    def little_memory(batch: torch.Tensor) -> list[torch.Tensor]:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(batch)
+
+    monkeypatch.setattr(engine, "_run", little_memory)
+    engine._batch = 8
+    together = [outputs[0].copy() for outputs in engine.infer(pictures)]
+    assert len(together) == 11
+    assert sizes[0] == 8
+    assert max(sizes[-3:]) <= 2
+    assert all(np.allclose(one, other, atol=1e-3) for one, other in zip(alone, together, strict=True))
+
+
+def test_pictures_that_look_the_same_reuse_what_was_found() -> None:
+    from demo.scenes import demo_scene, draw_frame
+
+    scene = demo_scene(3, 8, {"car": 2, "bicycle": 1})
+    shown = [draw_frame(scene, moment)[0] for moment in (2, 2, 2, 5, 5, 2)]
+    settings = SETTINGS.model_copy(update={"skip_static": True})
+    found = list(Models().detector(settings, 640, 360, "cpu").detect(iter(shown)))
+    assert [one.is_reused for one in found] == [False, True, True, False, True, False]
+    assert len(found[0]) > 0
+    assert np.array_equal(found[0].xyxy, found[2].xyxy)
+    assert np.allclose(found[0].xyxy, found[5].xyxy)
+
+
+@pytest.mark.parametrize("thread_count", [0, 3])
+def test_work_in_threads_keeps_the_order(thread_count: int) -> None:
+    from resources.inference import _each
+
+    def slow_first(item: np.ndarray) -> np.ndarray:
+        time.sleep(0.02 if item[0] % 5 == 0 else 0)
+        return item * 2
+
+    items = (np.array([number]) for number in range(30))
+    assert [int(done[0]) for done in _each(slow_first, items, thread_count)] == list(range(0, 60, 2))
