@@ -92,7 +92,8 @@ def run_folder(
     chosen = choose(settings=settings, watched_folder=folder, data_folder=data, weights=weights)
     if not list_recordings(chosen.watched_folder, chosen.intake):
         raise PipelineError(f"There are no recordings in {chosen.watched_folder}: nothing to do.")
-    check_weights(chosen.detections)
+    for model in chosen.every_model:
+        check_weights(model)
     prepare_data_folder(chosen.data_folder)
     with data_folder_lock(chosen.data_folder), _stoppable():
         from cv_assets.headless import is_failure, process_folder

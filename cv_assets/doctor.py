@@ -121,22 +121,22 @@ def _folders(settings: Settings) -> Iterator[Finding]:
 
 
 def _weights(settings: Settings) -> Iterator[Finding]:
-    try:
-        check_weights(settings.detections)
-    except PipelineError as error:
-        yield Finding("weights", False, str(error))
-        return
-    path = find_weights(settings.detections)
-    if path is None:
-        target = PROJECT_ROOT / "weights" / settings.detections.weights
+    for model in settings.every_model:
+        try:
+            check_weights(model)
+        except PipelineError as error:
+            yield Finding("weights", False, str(error))
+            continue
+        path = find_weights(model)
+        if path is not None:
+            yield Finding("weights", True, f"{path} ({_megabytes(path)})")
+            continue
         yield Finding(
             "weights",
             False,
-            f"{settings.detections.weights} is not here yet: Ultralytics fetches it at the first run where there is a "
-            f"network; otherwise put it at {target}.",
+            f"{model.weights} is not here yet: Ultralytics fetches it at the first run where there is a network; "
+            f"otherwise put it at {PROJECT_ROOT / 'weights' / model.weights}.",
         )
-        return
-    yield Finding("weights", True, f"{path} ({_megabytes(path)})")
 
 
 def _megabytes(path: Path) -> str:

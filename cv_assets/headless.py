@@ -97,7 +97,7 @@ def process_folder(settings: Settings, show: Callable[[Progress], None]) -> tupl
         if _is_complete(instance, store, settings, Progress()):
             publish(store)
             return _outcomes(instance, store, settings), False
-        for model in (settings.detections, *settings.models):
+        for model in settings.every_model:
             Models().check(model)
         with _daemon(settings.data_folder) as daemon:
             try:

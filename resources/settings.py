@@ -301,6 +301,11 @@ class Settings(_Section):
         default={}, description="By camera, the first folder under the watched folder: what is particular to it."
     )
 
+    @property
+    def every_model(self) -> tuple[DetectionSettings, ...]:
+        """The detector of the walk and all further models."""
+        return (self.detections, *self.models)
+
     def camera(self, name: str | None) -> CameraSettings:
         """The settings of a camera; defaults for one that is not named, and for recordings beside the folders."""
         return self.cameras.get(name or "", CameraSettings())
@@ -372,7 +377,7 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
             f"The data folder {data_folder} lies inside the watched folder {watched_folder}, so that results would be "
             "taken for recordings: choose another data_folder (or --data)."
         )
-    for model in (settings.detections, *settings.models):
+    for model in settings.every_model:
         weights = Path(model.weights).expanduser().resolve()
         if weights.exists() and weights.is_relative_to(watched_folder.resolve()):
             raise PipelineError(

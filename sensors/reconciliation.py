@@ -40,7 +40,8 @@ def reconciliation_sensor(
     planned = plan_runs(outstanding, settings.batches)
     on_hold = ""
     try:
-        check_weights(settings.detections)
+        for model in settings.every_model:
+            check_weights(model)
     except PipelineError as error:
         # Runs that cannot work are not started; ingest needs no weights.
         on_hold = f" Analysis is on hold: {error}"

@@ -24,6 +24,17 @@ def test_every_key_is_optional(tmp_path: Path) -> None:
     [
         pytest.param("wached_folder: x", "unknown setting wached_folder; did you mean watched_folder", id="top"),
         pytest.param("tracks: {lst_s: 1}", "unknown setting tracks.lst_s; did you mean tracks.lost_s", id="nested"),
+        pytest.param(
+            "models: [{name: a, weights: b.pt, min_confidense: 1}]",
+            "unknown setting models.0.min_confidense; did you mean models.0.min_confidence",
+            id="in a list",
+        ),
+        pytest.param("models: [{name: A b, weights: b.pt}]", r"models.0.name: .*pattern", id="model name"),
+        pytest.param(
+            "models: [{name: a, weights: b.pt}, {name: a, weights: c.pt}]", "two models are called a", id="model twice"
+        ),
+        pytest.param("detections: {task: track}", r"detections.task: .*'detect', 'segment'", id="task"),
+        pytest.param("detections: {regions: {gate: [[[0, 2], [1, 1], [0, 1]]]}}", "each from 0 to 1", id="region"),
         pytest.param("tracks: {qqq: 1}", "unknown setting tracks.qqq; known: high_confidence", id="nothing near"),
         pytest.param("video: {crf: 99}", r"video.crf: .*less than or equal to 51", id="range"),
         pytest.param("video: {crf: x}", r"video.crf: .*integer", id="type"),
@@ -72,3 +83,10 @@ def test_equal_settings_have_equal_versions() -> None:
     assert settings_version("a", one.video) == settings_version("a", Settings().video)
     assert settings_version("a", one.video) != settings_version("a", other.video)
     assert settings_version("a", one.video) != settings_version("b", one.video)
+
+
+def test_weights_in_the_watched_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings" / "mine.pt").write_bytes(b"x")
+    with pytest.raises(PipelineError, match="lie in the watched folder, where anybody may drop files"):
+        load_settings(write(tmp_path, "detections: {weights: recordings/mine.pt}"), {})
