@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,21 +16,12 @@ import click
 
 from benchmarks import media, model
 from benchmarks.agreement import agreement
-from benchmarks.material import Material, material
+from benchmarks.material import Material, material, process
 from benchmarks.report import Case, alone, compared, keep, machine, show
 from resources.results import open_results
 from resources.settings import PROJECT_ROOT
 
 RESULTS = PROJECT_ROOT / "benchmarks" / "results.json"
-
-
-def process(folder: Path, data: Path, weights: Path) -> float:
-    """Run the command on a folder; returns its seconds."""
-    started = time.monotonic()
-    ours = Path(sys.executable).with_name("cv-assets")
-    command = [ours, "process", folder, "--data", data, "--weights", weights]
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.monotonic() - started
 
 
 def whole_command(found: Material, scratch: Path) -> Iterator[Case]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -56,6 +57,15 @@ def exported(weights: Path, scratch: Path, height_px: int, width_px: int) -> Pat
     command = [sys.executable, "-c", code % ((height_px, width_px),), str(copy)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
     return Path(shown.stdout.splitlines()[-1])
+
+
+def process(folder: Path, data: Path, weights: Path) -> float:
+    """Run the command on a folder; returns its seconds."""
+    started = time.monotonic()
+    ours = Path(sys.executable).with_name("cv-assets")
+    command = [ours, "process", folder, "--data", data, "--weights", weights]
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.monotonic() - started
 
 
 def normalized(recording: Path, folder: Path) -> tuple[Store, dict[str, Any]]:
@@ -117,6 +127,21 @@ def two_hours(scratch: Path) -> Path:
     _write(minute, (draw_frame(scene, moment / 15)[0] for moment in range(60 * 15)), Fraction(15))
     _repeat(minute, path, 120)
     return path
+
+
+def short_clips(recording: Path, folder: Path, count: int, duration_s: float) -> None:
+    """Clips of one length from all over a recording, each encoded on its own."""
+    import av
+
+    folder.mkdir(parents=True)
+    with av.open(str(recording)) as container:
+        stream = container.streams.video[0]
+        rate = Fraction(stream.average_rate or 25)
+        pictures = [frame.to_ndarray(format="bgr24") for frame in container.decode(stream)]
+    length = round(duration_s * rate)
+    for number in range(count):
+        first = number * max(0, len(pictures) - length) // max(1, count - 1)
+        _write(folder / f"clip_{number:02d}.mp4", pictures[first : first + length], rate)
 
 
 def _write(path: Path, pictures: Any, rate: Fraction) -> None:

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import click
 
-from benchmarks.material import Material, environment, exported, material, normalized
-from benchmarks.report import Case, alone, compared, keep, machine, show
+from benchmarks.material import Material, environment, exported, material, normalized, process, short_clips
+from benchmarks.report import Case, alone, compared, compared_at_most, keep, machine, show
 from resources.schema import DETECTIONS, MODEL_RUNS
 from resources.settings import PROJECT_ROOT
 from resources.storage import Store
 
 ROUNDS = 2
+CLIP_COUNT = 60
 
 # Loads, warms up by running once, then runs again; prints the frames/s of the second time.
 _OURS = """
@@ -72,6 +73,21 @@ started, count = time.monotonic(), 0
 for _ in frames:
     count += 1
 print(json.dumps({"fps": count / (time.monotonic() - started)}))
+"""
+
+
+_PEER_CLIPS = """
+import json, pathlib, sys, time
+from ultralytics import YOLO
+model, asked = YOLO(sys.argv[1], task="detect"), json.loads(sys.argv[3])
+clips = sorted(pathlib.Path(sys.argv[2]).glob("*.mp4"))
+def track(clip):
+    for _ in model.track(str(clip), stream=True, verbose=False, save=False, persist=False, device="cpu", **asked): pass
+track(clips[0])
+started = time.monotonic()
+for clip in clips:
+    track(clip)
+print(json.dumps({"seconds_per_clip": (time.monotonic() - started) / len(clips)}))
 """
 
 
@@ -191,6 +207,24 @@ def kills(scratch: Path) -> Iterator[Case]:
     yield alone("kill -9 ten times: rows as undisturbed", float(tables[0].equals(tables[1])), "equal", at_least=1)
 
 
+def clips(found: Material, scratch: Path) -> Iterator[Case]:
+    """Many short clips, from the folder to the published tables, beside one warm process of `ultralytics track`."""
+    folder = scratch / "clips"
+    short_clips(found.recording, folder, CLIP_COUNT, 3.0)
+    process(folder, scratch / "clips-warm", found.weights)
+    ours_s = process(folder, scratch / "clips-data", found.weights) / CLIP_COUNT
+    engine = Store(scratch / "clips-data").read(MODEL_RUNS).to_pylist()[0]["engine_name"]
+    width_px, height_px = (int(side) for side in engine.rsplit("-", 1)[1].split("x"))
+    openvino = exported(found.weights, scratch, height_px, width_px)
+    for name, weights, size in (
+        (".pt", found.weights, max(width_px, height_px)),
+        ("OpenVINO", openvino, [height_px, width_px]),
+    ):
+        peer_s = _told(_PEER_CLIPS, weights, folder, json.dumps({"imgsz": size}))["seconds_per_clip"]
+        case = f"{CLIP_COUNT} clips of 3 s, per clip, vs one warm ultralytics track {name}"
+        yield compared_at_most(case, ours_s, peer_s, "s", 1.3)
+
+
 def memory(scratch: Path) -> Iterator[Case]:
     """Peak memory of the stage on two hours of 720p, and how much of it came after the first minute."""
     import psutil
@@ -220,21 +254,28 @@ def cases(found: Material, scratch: Path) -> Iterator[Case]:
     yield from speeds(found, scratch)
     yield from static_scenes(found, scratch)
     yield from kills(scratch)
+    yield from clips(found, scratch)
+    yield from memory(scratch)
 
 
 def main() -> int:
     """Measure the cases named on the command line, or all; prints a table."""
     click.echo(f"Measuring on {machine()}; this takes some minutes.")
-    chosen = sys.argv[1:] or ["speeds", "static", "kills", "memory"]
+    chosen = sys.argv[1:] or ["speeds", "static", "kills", "clips", "memory"]
     with tempfile.TemporaryDirectory() as folder:
         found, scratch = material(Path(folder)), Path(folder)
         makers = {
             "speeds": lambda: speeds(found, scratch),
             "static": lambda: static_scenes(found, scratch),
             "kills": lambda: kills(scratch),
+            "clips": lambda: clips(found, scratch),
             "memory": lambda: memory(scratch),
         }
-        measured = [case for name in chosen for case in makers[name]()]
+        measured = []
+        for name in chosen:
+            for case in makers[name]():
+                click.echo(f"{case.case}: {case.ours:.3f} ({case.ratio:.2f}, {case.goal})")
+                measured.append(case)
     show(measured)
     keep(measured, PROJECT_ROOT / "benchmarks" / "results-model.json")
     return 0

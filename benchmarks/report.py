@@ -58,6 +58,12 @@ def compared(case: str, ours: float, peer: float, unit: str, at_least: float) ->
     return Case(case, ours, peer, ratio, unit, f">= {at_least} x", ratio >= at_least)
 
 
+def compared_at_most(case: str, ours: float, peer: float, unit: str, most: float) -> Case:
+    """A case whose ratio should be at most a value, such as one of times."""
+    ratio = ours / peer
+    return Case(case, ours, peer, ratio, unit, f"<= {most} x", ratio <= most)
+
+
 def alone(case: str, ours: float, unit: str, *, at_least: float | None = None, at_most: float | None = None) -> Case:
     """A case without a peer, bounded from one side."""
     if at_least is not None:
