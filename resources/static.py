@@ -3,7 +3,7 @@
 import numpy as np
 
 _CELLS_WIDE = 80
-_CHANGED_BY = 6.0  # levels of 255 that a cell's mean brightness must move
+_CHANGED_BY = 12.0  # levels of 255 by which the mean brightness of a cell must differ
 
 
 class Unchanged:
