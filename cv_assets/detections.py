@@ -319,7 +319,7 @@ def detect_recording(
         )
     elapsed_s = time.monotonic() - started
     last = rows()
-    whole = {name: pa.concat_tables([*parts.rows(name), last[name]]) for name in last}
+    whole = {name: [*parts.rows(name), last[name]] for name in last}
     for table in tables:
         store.replace(table, [recording_id], whole[table.name])
     run = {
@@ -330,17 +330,21 @@ def detect_recording(
         "device_name": device_name(device),
         "frame_count": work.frame_count,
         "analysed_frame_count": work.frames.num_rows,
-        "reused_frame_count": sum(whole[_REUSED][_REUSED].to_pylist()),
+        "reused_frame_count": sum(part[_REUSED][0].as_py() for part in whole[_REUSED]),
         "elapsed_s": elapsed_s,
     }
     run_rows = pa.Table.from_pylist([run], MODEL_RUNS.arrow_schema)
     store.replace(MODEL_RUNS, [recording_id], run_rows, only={"asset_name": tables[0].name})
     _keep_measures(work.detector, device, store)
-    parts.remove()
     shown = {name: run[name] for name in _SHOWN} | {"resumed_at_frame": resumed_at}
-    per_class = whole[tables[-1].name if work.detector.task == "classify" else tables[0].name]["class_name"]
-    shown["per_class"] = dict(Counter(per_class.to_pylist()).most_common())
-    return {table.name: count_metadata(whole[table.name].num_rows, **shown) for table in tables}
+    classed = tables[-1].name if work.detector.task == "classify" else tables[0].name
+    per_class: Counter[str] = Counter()
+    for part in whole[classed]:
+        per_class.update({pair["values"]: pair["counts"] for pair in part["class_name"].value_counts().to_pylist()})
+    shown["per_class"] = dict(per_class.most_common())
+    counts = {name: sum(part.num_rows for part in made) for name, made in whole.items()}
+    parts.remove()
+    return {table.name: count_metadata(counts[table.name], **shown) for table in tables}
 
 
 def _rows_of(table: Table) -> Callable[[str, Sequence[Found], pa.Table, Detector], pa.Table]:

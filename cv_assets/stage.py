@@ -228,14 +228,14 @@ class Stage:
                 metadata={"dagster/row_count": store.row_count(table)},
             )
             slim = table.without_pictures
-            stored = store.read(slim, list(done))
+            stored = store.scan(slim, list(done))
             broken = broken_rules(slim, stored)
             yield AssetCheckResult(
                 asset_key=table.name,
                 check_name=CHECK_NAME,
                 passed=not broken,
                 severity=AssetCheckSeverity.ERROR,
-                metadata={"checked_row_count": stored.num_rows, "broken": broken},
+                metadata={"checked_row_count": stored.count_rows(), "broken": broken},
             )
         for recording_id in versions.uncommon():
             # A batch has one data version in Dagster; recordings made from older inputs get their own event.

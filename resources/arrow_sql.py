@@ -4,14 +4,17 @@ from collections.abc import Mapping
 
 import duckdb
 import pyarrow as pa
+from pyarrow.dataset import Dataset
 
 
-def select(query: str, tables: Mapping[str, pa.Table], parameters: Mapping[str, object] | None = None) -> pa.Table:
+def select(
+    query: str, tables: Mapping[str, pa.Table | Dataset], parameters: Mapping[str, object] | None = None
+) -> pa.Table:
     """The answer to one query over Arrow tables.
 
     Args:
         query: SQL as DuckDB speaks it.
-        tables: The tables by the names that the query gives them.
+        tables: The tables by the names that the query gives them; of a dataset only what it needs is read.
         parameters: Values of the query's `$name` parameters.
     """
     with duckdb.connect() as connection:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+from pyarrow.dataset import Dataset
 
 from resources.arrow_sql import select
 
@@ -588,23 +589,23 @@ def _named(table: Table, model_name: str) -> Table:
     return replace(table, name=f"{model_name}_{table.name}", grain=f"{table.grain[:-1]}, of the model {model_name}.")
 
 
-def broken_rules(table: Table, rows: pa.Table) -> list[str]:
+def broken_rules(table: Table, rows: pa.Table | Dataset) -> list[str]:
     """What of the declaration the rows break, a sentence each; an empty list when they keep it.
 
     Args:
         table: The declaration.
         rows: Rows with the declared columns, in any order.
     """
-    if missing := [c.name for c in table.columns if c.name not in rows.column_names]:
+    if missing := [c.name for c in table.columns if c.name not in rows.schema.names]:
         return [f"{table.name} lacks the columns {', '.join(missing)}."]
     rules = list(_rules(table))
     key = ", ".join(table.key)
     counts = ", ".join(f"count(*) FILTER (WHERE {condition}) AS rule_{i}" for i, (_, condition) in enumerate(rules))
-    broken = select(f"SELECT {counts} FROM checked", {"checked": rows}).to_pylist()[0].values()
+    total, *broken = select(f"SELECT count(*), {counts} FROM checked", {"checked": rows}).to_pylist()[0].values()
     grouped = f"SELECT 1 FROM checked GROUP BY {key} HAVING count(*) > 1"
     repeated = select(f"SELECT count(*) AS n FROM ({grouped})", {"checked": rows})["n"][0].as_py()
     found = [
-        f"{table.name}: {count} of {rows.num_rows} rows break the rule: {rule}."
+        f"{table.name}: {count} of {total} rows break the rule: {rule}."
         for (rule, _), count in zip(rules, broken, strict=True)
         if count
     ]

@@ -18,6 +18,7 @@ from typing import TypeVar
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow.dataset import Dataset, dataset, field
 
 from resources.errors import PipelineError
 from resources.schema import TABLES, Table, broken_rules, table_named
@@ -43,7 +44,11 @@ class Store:
         self.media_folder = data_folder / "media"
 
     def replace(
-        self, table: Table, recording_ids: Sequence[str], rows: pa.Table, only: Mapping[str, str] | None = None
+        self,
+        table: Table,
+        recording_ids: Sequence[str],
+        rows: pa.Table | Sequence[pa.Table],
+        only: Mapping[str, str] | None = None,
     ) -> int:
         """Replace all rows of the given recordings by `rows`, in one commit.
 
@@ -51,7 +56,8 @@ class Store:
             table: The declaration of the table.
             recording_ids: Every recording whose rows are replaced; one without new rows ends up with none. Of a table
                 that is not per recording, all rows are replaced.
-            rows: The new rows, with the declared columns.
+            rows: The new rows, with the declared columns; many may come in parts that have no key in common, which are
+                checked and written one after the other.
             only: Values by column name; rows that have others are neither replaced nor written.
 
         Returns:
@@ -61,11 +67,13 @@ class Store:
             ValueError: The rows break the declaration, or belong to a recording not named.
             PipelineError: The data folder is full, read-only or out of reach.
         """
-        rows = rows.select(table.arrow_schema.names).cast(table.arrow_schema)
-        if table.per_recording and (strangers := set(rows["recording_id"].unique().to_pylist()) - set(recording_ids)):
-            raise ValueError(f"{table.name}: rows of recordings that were not named: {sorted(strangers)}.")
-        if broken := broken_rules(table, rows):
-            raise ValueError(" ".join(broken))
+        schema = table.arrow_schema
+        parts = [part.select(schema.names).cast(schema) for part in ([rows] if isinstance(rows, pa.Table) else rows)]
+        for part in parts:
+            if table.per_recording and (strangers := set(part["recording_id"].unique().to_pylist()) - {*recording_ids}):
+                raise ValueError(f"{table.name}: rows of recordings that were not named: {sorted(strangers)}.")
+            if broken := broken_rules(table, part):
+                raise ValueError(" ".join(broken))
         conditions = [f"{name} = {_quoted(value)}" for name, value in (only or {}).items()]
         if table.per_recording:
             listed = ", ".join(_quoted(recording_id) for recording_id in recording_ids)
@@ -73,12 +81,14 @@ class Store:
         predicate = " AND ".join(conditions) or None
 
         def commit() -> None:
+            batches = (batch for part in parts for batch in part.to_batches())
+            reader = pa.RecordBatchReader.from_batches(schema, batches)
             write_deltalake(
-                self._existing(table), rows, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY
+                self._existing(table), reader, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY
             )
 
         self._retrying(table, commit)
-        return int(rows.num_rows)
+        return sum(part.num_rows for part in parts)
 
     def update(self, table: Table, recording_id: str, values: Mapping[str, object]) -> None:
         """Change single columns of a recording's only row, in one commit.
@@ -129,6 +139,12 @@ class Store:
                 if attempt == 2:
                     raise
         raise AssertionError("unreachable")
+
+    def scan(self, table: Table, recording_ids: Sequence[str]) -> Dataset:
+        """Rows of some recordings, in no particular order, read from disk only as they are asked for."""
+        delta = self._open(table)
+        rows = delta.to_pyarrow_dataset() if delta is not None else dataset(table.arrow_schema.empty_table())
+        return rows.filter(field("recording_id").isin(list(recording_ids)))
 
     def row_count(self, table: Table) -> int:
         """How many rows the table holds, from its log alone."""
