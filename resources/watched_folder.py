@@ -102,9 +102,7 @@ def file_of(folder: Path, source_path: str) -> Path:
     """
     file = folder / source_path
     if not file.resolve().is_relative_to(folder.resolve()):
-        raise RecordingError(
-            f"{source_path} is a link that leads out of the watched folder: put the file itself there."
-        )
+        raise RecordingError(f"{source_path} leads out of the watched folder: put the file itself there.")
     return file
 
 
