@@ -243,15 +243,21 @@ TRACKS = Table(
         DURATION_S,
         Column("first_frame_index", INT, "First frame the object is seen in", minimum=0),
         Column("last_frame_index", INT, "Last frame the object is seen in", minimum=0),
-        Column("box_count", INT, "Frames the object is seen in", minimum=1),
+        Column("box_count", INT, "Frames the object is seen in, interpolated boxes not counted", minimum=1),
         Column("mean_confidence", FLOAT, "Mean confidence of its boxes", "0 to 1", minimum=0, maximum=1),
         Column("path_px", FLOAT, "Length of the way of its box's centre", "px", minimum=0),
+        Column("mean_speed_px_s", FLOAT, "path_px divided by the time between first and last box", "px/s", minimum=0),
+        *(
+            Column(f"{end}_{axis}_px", FLOAT, f"Centre of its {end} box, from the {side}", "px")
+            for end in ("first", "last")
+            for axis, side in (("x", "left"), ("y", "top"))
+        ),
     ),
 )
 
 TRACK_BOXES = Table(
     "track_boxes",
-    "One row per object per frame it is seen in.",
+    "One row per object per frame from its first to its last, less gaps too long to fill.",
     ("recording_id", "track_id", "frame_index"),
     (
         RECORDING_ID,
@@ -259,10 +265,17 @@ TRACK_BOXES = Table(
         FRAME_INDEX,
         TIME_S,
         CAPTURED_AT_UTC,
-        Column("detection_index", INT, "The detection of that frame that was matched", minimum=0),
+        Column(
+            "detection_index",
+            INT,
+            "The detection of that frame that was matched; NULL where interpolated",
+            nullable=True,
+            minimum=0,
+        ),
+        Column("is_interpolated", FLAG, "Whether the box fills a gap between two detections of the object"),
         CLASS_ID,
         CLASS_NAME,
-        CONFIDENCE,
+        _nullable(CONFIDENCE, "The model's confidence; NULL where interpolated"),
         *BOX,
     ),
 )

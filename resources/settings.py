@@ -121,8 +121,11 @@ class DetectionSettings(_Section):
 
 
 class TrackSettings(_Section):
-    """ByteTrack's thresholds; times in seconds, so that they hold at any frame rate."""
+    """How objects are followed; times in seconds, so that they hold at any frame rate."""
 
+    method: Literal["motion", "bytetrack"] = Field(
+        "motion", description="motion: our own, which knows the frames' times; bytetrack: that of Ultralytics."
+    )
     high_confidence: float = Field(0.25, ge=0, le=1, description="Boxes from here up are matched first.")
     low_confidence: float = Field(0.1, ge=0, le=1, description="Boxes under this are ignored.")
     new_track_confidence: float = Field(0.25, ge=0, le=1, description="Only boxes from here up start a track.")
@@ -130,6 +133,15 @@ class TrackSettings(_Section):
     lost_s: float = Field(1.2, ge=0, description="A track unseen for longer ends; a later box starts another.")
     min_duration_s: float = Field(
         0.2, ge=0, description="Tracks seen for less than this in all are taken for noise and dropped."
+    )
+    min_best_confidence: float = Field(
+        0.5, ge=0, le=1, description="Tracks whose surest box is under this are taken for noise and dropped."
+    )
+    interpolate_s: float = Field(
+        1.2, ge=0, description="Gaps in a track up to this long are filled with boxes marked is_interpolated."
+    )
+    stitch_s: float = Field(
+        0.0, ge=0, description="A track that begins where another ended within this time goes on with it; 0: never."
     )
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from dagster import (
     AssetKey,
@@ -23,10 +22,11 @@ from cv_assets.walk import WALK
 from demo.scenes import demo_scene, write_video
 from resources.inference import Models
 from resources.schema import DETECTIONS, RECORDINGS, SUMMARIES, TRACK_BOXES
-from resources.settings import CropSettings, DetectionSettings, Settings
+from resources.settings import CropSettings, DetectionSettings, Settings, TrackSettings
 from resources.storage import Store
 from resources.watched_folder import SourceIndex, identify, list_recordings
 from tests.conftest import BUNDLED_WEIGHTS
+from tests.cv_assets.test_tracks import boxes_of, frames_of
 
 NAMES = ("a", "bad", "c")
 
@@ -114,56 +114,8 @@ def test_a_stage_without_its_inputs_says_what_to_do(pipeline: Pipeline) -> None:
     assert rows[pipeline.ids["bad"]]["status"] == "rejected"  # the reason that matters is kept
 
 
-def boxes_of(frames: Sequence[int], **changed: Any) -> pa.Table:
-    """Rows of detections with a track: a 10 x 20 box that moves 3 px to the right and 4 px down each frame."""
-    rows = [
-        {
-            "recording_id": "r",
-            "frame_index": frame,
-            "detection_index": 0,
-            "time_s": frame / 10,
-            "captured_at_utc": None,
-            "class_id": 2,
-            "class_name": "car",
-            "confidence": 0.8,
-            "x_min_px": 3.0 * frame,
-            "y_min_px": 4.0 * frame,
-            "x_max_px": 3.0 * frame + 10,
-            "y_max_px": 4.0 * frame + 20,
-            "track_id": 7,
-            **changed,
-        }
-        for frame in frames
-    ]
-    schema = pa.schema([*DETECTIONS.arrow_schema, pa.field("track_id", pa.int32())])
-    names = [name for name in schema.names if name in rows[0]]
-    return pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in names]))
-
-
-def test_tracks_sum_up_their_boxes() -> None:
-    tracks, boxes = track_rows(boxes_of(range(5, 16)), rate_fps=10, min_duration_s=0.2)
-    track = tracks.to_pylist()[0]
-    assert (track["track_id"], track["class_name"], track["box_count"]) == (1, "car", 11)
-    assert (track["start_s"], track["end_s"]) == pytest.approx((0.5, 1.6))
-    assert track["path_px"] == pytest.approx(50)  # ten steps of 3, 4, 5
-    assert boxes.num_rows == 11
-
-
-def test_a_track_has_the_class_of_most_confidence_everywhere() -> None:
-    mixed = pa.concat_tables([boxes_of(range(6)), boxes_of(range(6, 10), class_id=5, class_name="bus", confidence=0.3)])
-    tracks, boxes = track_rows(mixed, rate_fps=10, min_duration_s=0.2)
-    assert tracks["class_name"].to_pylist() == ["car"]
-    assert set(boxes["class_name"].to_pylist()) == {"car"}
-
-
-def test_momentary_tracks_and_untracked_boxes_are_dropped() -> None:
-    short = pa.concat_tables([boxes_of([3, 90]), boxes_of(range(9), track_id=0)])
-    tracks, boxes = track_rows(short, rate_fps=10, min_duration_s=0.5)
-    assert (tracks.num_rows, boxes.num_rows) == (0, 0)
-
-
 def test_crops_are_spread_over_the_track_and_ranked() -> None:
-    boxes = track_rows(boxes_of(range(30)), rate_fps=10, min_duration_s=0)[1]
+    boxes = track_rows(boxes_of(range(30)), frames_of(30), 10, TrackSettings(min_duration_s=0))[1]
     assert boxes.schema.names == TRACK_BOXES.arrow_schema.names
     chosen = choose_crops(boxes, 640, 360, CropSettings(per_track=3, min_side_px=5))
     assert chosen["frame_index"].to_pylist() == [1, 10, 20]  # the best of each third; frame 0 is cut by the edge

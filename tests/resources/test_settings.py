@@ -24,7 +24,7 @@ def test_every_key_is_optional(tmp_path: Path) -> None:
     [
         pytest.param("wached_folder: x", "unknown setting wached_folder; did you mean watched_folder", id="top"),
         pytest.param("tracks: {lst_s: 1}", "unknown setting tracks.lst_s; did you mean tracks.lost_s", id="nested"),
-        pytest.param("tracks: {qqq: 1}", "unknown setting tracks.qqq; known: high_confidence", id="nothing near"),
+        pytest.param("tracks: {qqq: 1}", "unknown setting tracks.qqq; known: method", id="nothing near"),
         pytest.param("video: {crf: 99}", r"video.crf: .*less than or equal to 51", id="range"),
         pytest.param("video: {crf: x}", r"video.crf: .*integer", id="type"),
         pytest.param("video:", "video is empty", id="empty section"),
