@@ -8,9 +8,20 @@ from cv_assets.normalized_video import normalized_video
 from cv_assets.recordings import recordings
 from cv_assets.stage import ANALYSIS, INGEST
 from cv_assets.summaries import summaries
+from cv_assets.track_links import track_links
 from cv_assets.tracks import tracks
+from cv_assets.zone_events import zone_events
 
-WALK: tuple[AssetsDefinition, ...] = (recordings, normalized_video, detections, tracks, crops, summaries)
+WALK: tuple[AssetsDefinition, ...] = (
+    recordings,
+    normalized_video,
+    detections,
+    tracks,
+    track_links,
+    crops,
+    zone_events,
+    summaries,
+)
 
 ingest_job = define_asset_job(
     INGEST,

@@ -94,6 +94,57 @@ def draw_crowd(seed: int, settings: CrowdSettings | None = None) -> Crowd:
     return Crowd(chosen, truth, _seen(rng, truth, frame_count, chosen))
 
 
+def draw_crossings(seed: int, settings: CrowdSettings | None = None) -> tuple[Crowd, int, int]:
+    """Draw people who do all that people do at a line from top to bottom through the middle of the picture.
+
+    They cross it, turn round before it, cross and come back, and stand on it before going on or back.
+
+    Returns:
+        The crowd, how many times the line is crossed from left to right, and how many times from right to left.
+    """
+    chosen = settings or CrowdSettings(walker_count=4, duration_s=16.0)
+    rng = np.random.default_rng((4, seed))
+    frame_count = round(chosen.duration_s * chosen.rate_fps)
+    frames = np.arange(frame_count)
+    rightwards = leftwards = 0
+    walks = []
+    for walker in range(1, chosen.walker_count + 1):
+        # Each has a distance of their own from the camera, so that people who pass hide each other for a while.
+        share = (walker - rng.uniform(0.2, 0.8)) / chosen.walker_count
+        base_y, tall = (0.4 + 0.55 * share) * chosen.height_px, (0.15 + 0.25 * share) * chosen.height_px
+        side = rng.choice((-1, 1))
+        ways = {
+            "cross": [1.0],
+            "turn before": [-0.35, -1.0],
+            "there and back": [0.5, -1.0],
+            "on": [0, 1.0],
+            "off": [0, -1.0],
+        }
+        way = str(rng.choice(list(ways), p=[0.4, 0.15, 0.15, 0.15, 0.15]))
+        ends_across = way in ("cross", "on")
+        goes, comes = int(ends_across or way == "there and back"), int(way == "there and back")
+        rightwards += goes if side < 0 else comes
+        leftwards += comes if side < 0 else goes
+        far = rng.uniform(1.5, 2.5)
+        places = [-far, *(place * (far if abs(place) == 1 else 1) for place in ways[way])]
+        speed, start_s = rng.uniform(0.5, 1.0), rng.uniform(0, 0.2 * chosen.duration_s)
+        times = [0.0, start_s]
+        path = [places[0], places[0]]
+        for place in places[1:]:
+            times.append(times[-1] + abs(place - path[-1]) / speed)
+            path.append(place)
+            if place == 0:
+                times.append(times[-1] + rng.uniform(1, 3))
+                path.append(place)
+        x = chosen.width_px / 2 - side * tall * np.interp(frames / chosen.rate_fps, times, path)
+        wide = tall * rng.uniform(0.33, 0.42)
+        number, ground = np.full(frame_count, walker), np.full(frame_count, base_y)
+        walks.append(np.column_stack([frames, number, x - wide / 2, ground - tall, x + wide / 2, ground]))
+    truth = np.concatenate(walks)
+    truth = truth[np.lexsort((truth[:, 1], truth[:, 0]))]
+    return Crowd(chosen, truth, _seen(rng, truth, frame_count, chosen)), rightwards, leftwards
+
+
 def _walk(rng: np.random.Generator, walker: int, frame_count: int, settings: CrowdSettings) -> np.ndarray:
     """One person's boxes, inside the picture or not."""
     dt = 1 / settings.rate_fps

@@ -48,6 +48,11 @@ class Table:
         return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns])
 
     @property
+    def empty(self) -> pa.Table:
+        """No rows."""
+        return self.arrow_schema.empty_table()
+
+    @property
     def without_pictures(self) -> "Table":
         """The table less its binary columns, which are large and have no rules."""
         return replace(self, columns=tuple(c for c in self.columns if not pa.types.is_binary(c.type)))
@@ -280,6 +285,122 @@ TRACK_BOXES = Table(
     ),
 )
 
+TRACK_LINKS = Table(
+    "track_links",
+    "One row per track that goes on from the recording before of the same camera.",
+    ("recording_id", "track_id"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        Column("previous_recording_id", TEXT, "The recording before"),
+        Column("previous_track_id", INT, "The object's number there", minimum=1),
+        Column("gap_s", FLOAT, "Time between the last box there and the first here", "s", minimum=0),
+    ),
+)
+
+ZONE_NAME = Column("zone_name", TEXT, "The zone, as the settings call it")
+LINE_NAME = Column("line_name", TEXT, "The line, as the settings call it")
+DIRECTION = Column(
+    "direction", TEXT, "in: from the line's left hand to its right, seen along it; out: back", allowed=("in", "out")
+)
+_ON_GROUND = "on the ground, where the camera's ground is known; NULL elsewhere"
+
+ZONE_EVENTS = Table(
+    "zone_events",
+    "One row per entry into a zone, exit from it, or crossing of a line.",
+    ("recording_id", "track_id", "event_index"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        Column("event_index", INT, "Number of the event of its track, from 0, in order of time", minimum=0),
+        Column(
+            "event",
+            TEXT,
+            "enter or exit: of a zone; in: crosses a line from its left hand to its right, seen along it; out: back",
+            allowed=("enter", "exit", "in", "out"),
+        ),
+        _nullable(ZONE_NAME, "The zone, as the settings call it; NULL for lines"),
+        _nullable(LINE_NAME, "The line, as the settings call it; NULL for zones"),
+        FRAME_INDEX,
+        TIME_S,
+        CAPTURED_AT_UTC,
+        CLASS_ID,
+        CLASS_NAME,
+        Column("x_px", FLOAT, "Where, from the left", "px"),
+        Column("y_px", FLOAT, "Where, from the top", "px"),
+        Column("x_m", FLOAT, f"Where {_ON_GROUND}", "m", nullable=True),
+        Column("y_m", FLOAT, f"Where {_ON_GROUND}", "m", nullable=True),
+        Column("speed_px_s", FLOAT, "Speed over the second around it", "px/s", minimum=0),
+        Column("speed_m_s", FLOAT, f"Speed over the second around it, {_ON_GROUND}", "m/s", nullable=True, minimum=0),
+        Column("dwell_s", FLOAT, "For exits: time since the entry", "s", nullable=True, minimum=0),
+        Column(
+            "is_at_track_end",
+            FLAG,
+            "Whether the object was inside when first seen (enter) or last seen (exit), so that its true moment is not "
+            "known",
+        ),
+    ),
+)
+
+ZONE_SECONDS = Table(
+    "zone_seconds",
+    "One row per zone and second of a recording: how many are inside, and how many of them stand.",
+    ("recording_id", "zone_name", "second_index"),
+    (
+        RECORDING_ID,
+        ZONE_NAME,
+        Column("second_index", INT, "Second of media time, from 0", minimum=0),
+        Column("mean_occupancy", FLOAT, "Mean number of objects inside", minimum=0),
+        Column("max_occupancy", INT, "Most objects inside at once", minimum=0),
+        Column("mean_queue", FLOAT, "Mean number of objects that stand inside", minimum=0),
+        Column("max_queue", INT, "Most objects that stand inside at once", minimum=0),
+    ),
+)
+
+LINE_TRIPS = Table(
+    "line_trips",
+    "One row per way of an object from one line to the next other one.",
+    ("recording_id", "track_id", "trip_index"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        Column("trip_index", INT, "Number of the trip of its track, from 0", minimum=0),
+        CLASS_ID,
+        CLASS_NAME,
+        Column("from_line", TEXT, "The line crossed first"),
+        replace(DIRECTION, name="from_direction"),
+        Column("to_line", TEXT, "The line crossed next"),
+        replace(DIRECTION, name="to_direction"),
+        Column("start_s", FLOAT, "time_s of the first crossing", "s", minimum=0),
+        _nullable(CAPTURED_AT_UTC, "Wall-clock time of the first crossing; NULL when the camera's clock is unknown"),
+        Column("travel_s", FLOAT, "Time from the first to the second", "s", minimum=0),
+        Column("distance_px", FLOAT, "Between the places of the two crossings, straight", "px", minimum=0),
+        Column("speed_px_s", FLOAT, "distance_px divided by travel_s", "px/s", nullable=True, minimum=0),
+        Column("distance_m", FLOAT, f"Between the two places, straight, {_ON_GROUND}", "m", nullable=True, minimum=0),
+        Column("speed_m_s", FLOAT, "distance_m divided by travel_s", "m/s", nullable=True, minimum=0),
+    ),
+)
+
+GROUND_TRACKS = Table(
+    "ground_tracks",
+    "One row per object of a camera whose ground is known: its way in metres.",
+    ("recording_id", "track_id"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        CLASS_ID,
+        CLASS_NAME,
+        Column("path_m", FLOAT, "Length of its way", "m", minimum=0),
+        Column("mean_speed_m_s", FLOAT, "Mean speed", "m/s", minimum=0),
+        Column("max_speed_m_s", FLOAT, "Highest speed over a second", "m/s", minimum=0),
+        *(
+            Column(f"{end}_{axis}_m", FLOAT, f"Where it is {end} seen, on the {axis} axis of the ground", "m")
+            for end in ("first", "last")
+            for axis in "xy"
+        ),
+    ),
+)
+
 CROPS = Table(
     "crops",
     "One row per kept picture of a track, best first.",
@@ -344,7 +465,12 @@ TABLES: dict[str, Table] = {
         DETECTIONS,
         TRACKS,
         TRACK_BOXES,
+        TRACK_LINKS,
         CROPS,
+        ZONE_EVENTS,
+        ZONE_SECONDS,
+        LINE_TRIPS,
+        GROUND_TRACKS,
         SUMMARIES,
         CLASS_MINUTES,
     )

@@ -104,7 +104,7 @@ class Tracker:
         is_unsure = ~is_sure & (confidence >= settings.low_confidence)
         row_of_box = np.full(len(xyxy), -1)
         if len(tracks):
-            overlap = iou_matrix(tracks.xyxy, xyxy)
+            overlap = _height_modulated(tracks.xyxy[:, None, :], xyxy[None, :, :])
             price = _OTHER_CLASS_COST * (tracks.class_id[:, None] != class_id[None, :])
             anybody = np.ones(len(tracks), bool)
             _match(row_of_box, 1 - overlap * confidence + price, anybody, is_sure, settings.match_threshold)
@@ -113,7 +113,8 @@ class Tracker:
             if (is_sure & (row_of_box < 0)).any():
                 scale = np.sqrt(tracks.size.prod(axis=1))
                 reach_px = _REACH * scale * np.sqrt(tracks.variance[:, 0])
-                within_reach = _buffered_iou(tracks.xyxy, xyxy, reach_px)
+                outwards = reach_px[:, None, None] * np.array([-1.0, -1.0, 1.0, 1.0])
+                within_reach = _height_modulated(tracks.xyxy[:, None, :] + outwards, xyxy[None, :, :] + outwards)
                 _match(row_of_box, 1 - within_reach + price, anybody, is_sure, _WEAK_MATCH_COST)
             self._correct(row_of_box, xyxy, confidence, class_id)
         return self._numbers(row_of_box, xyxy, confidence, class_id)
@@ -197,10 +198,15 @@ def iou_matrix(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return _overlap(one[:, None, :], other[None, :, :])
 
 
-def _buffered_iou(one: np.ndarray, other: np.ndarray, margin_px: np.ndarray) -> np.ndarray:
-    """As `iou_matrix`, with both boxes of a pair grown on every side by the margin (n,) of the first."""
-    outwards = margin_px[:, None, None] * np.array([-1.0, -1.0, 1.0, 1.0])
-    return _overlap(one[:, None, :] + outwards, other[None, :, :] + outwards)
+def _height_modulated(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Intersection over union times that of the vertical extents alone.
+
+    Objects at other distances from the camera have other heights and ground lines, so this tells them apart (Yang et
+    al., "Hybrid-SORT: Weak Cues Matter for Online Multi-Object Tracking", AAAI 2024).
+    """
+    shared = np.minimum(one[..., 3], other[..., 3]) - np.maximum(one[..., 1], other[..., 1])
+    whole = np.maximum(one[..., 3], other[..., 3]) - np.minimum(one[..., 1], other[..., 1])
+    return np.asarray(_overlap(one, other) * shared.clip(0) / np.maximum(whole, 1e-9))
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -221,15 +227,21 @@ class TrackEnds:
     size: np.ndarray  # (n,) the square root of its area, px
     class_id: np.ndarray  # (n,)
 
+    def chosen(self, which: np.ndarray) -> "TrackEnds":
+        """Those of some of the tracks."""
+        return TrackEnds(*(getattr(self, field.name)[which] for field in fields(self)))
 
-_LINK_REACH, _LINK_REACH_PER_S, _LINK_RESIZE = 0.5, 0.75, 1.5
+
+_LINK_REACH, _LINK_REACH_PER_S, _LINK_RESIZE = 0.5, 0.6, 1.5
+_STEADY_S = 0.5  # an object out of sight is thought to keep its speed for this long
 
 
 def link_tracks(ended: TrackEnds, started: TrackEnds, max_gap_s: float) -> list[tuple[int, int]]:
     """Say which tracks go on where others end.
 
-    From either side the object is followed half-way into the gap at its speed; the two places must be close, in sizes
-    of the object, the sizes alike and the classes equal. The best fits are taken first, each end and start once.
+    From either side the object is followed into the gap at its speed, half-way but not for long; the two places must
+    be close, in sizes of the object, the sizes alike and the classes equal. The best fits are taken first, each end and
+    start once.
 
     Args:
         ended: Last ends of tracks.
@@ -246,7 +258,7 @@ def link_tracks(ended: TrackEnds, started: TrackEnds, max_gap_s: float) -> list[
     one = np.repeat(np.arange(len(counts)), counts)
     other = order[np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())]
     gap_s = started.time_s[other] - ended.time_s[one]
-    half_s = gap_s[:, None] / 2
+    half_s = np.minimum(gap_s[:, None] / 2, _STEADY_S)
     apart = ended.centre[one] + ended.velocity[one] * half_s - started.centre[other] + started.velocity[other] * half_s
     size = (ended.size[one] + started.size[other]) / 2
     misfit = np.hypot(*apart.T) / (size * (_LINK_REACH + _LINK_REACH_PER_S * gap_s))

@@ -94,12 +94,12 @@ def test_short_gaps_are_filled_and_long_ones_stay_open() -> None:
 
 
 def test_fragments_are_stitched_where_the_settings_say_so() -> None:
-    fragments = pa.concat_tables([boxes_of(range(10)), boxes_of(range(25, 35), track_id=9)])
-    apart = track_rows(fragments, frames_of(35), 10, TrackSettings())[0]
+    fragments = pa.concat_tables([boxes_of(range(10)), boxes_of(range(20, 30), track_id=9)])
+    apart = track_rows(fragments, frames_of(35), 10, TrackSettings(stitch_s=0))[0]
     assert apart["box_count"].to_pylist() == [10, 10]
     joined = track_rows(fragments, frames_of(35), 10, TrackSettings(stitch_s=2))[0]
     assert joined["box_count"].to_pylist() == [20]
-    elsewhere = pa.concat_tables([boxes_of(range(10)), boxes_of(range(25, 35), track_id=9, x_min_px=5.0)])
+    elsewhere = pa.concat_tables([boxes_of(range(10)), boxes_of(range(20, 30), track_id=9, x_max_px=5.0)])
     assert track_rows(elsewhere, frames_of(35), 10, TrackSettings(stitch_s=2))[0].num_rows == 2
 
 
