@@ -11,6 +11,7 @@ from cv_assets.summaries import summaries
 from cv_assets.track_links import track_links
 from cv_assets.tracks import tracks
 from cv_assets.zone_events import zone_events
+from cv_assets.zone_summaries import zone_summaries
 
 WALK: tuple[AssetsDefinition, ...] = (
     recordings,
@@ -21,6 +22,7 @@ WALK: tuple[AssetsDefinition, ...] = (
     crops,
     zone_events,
     summaries,
+    zone_summaries,
 )
 
 ingest_job = define_asset_job(

@@ -440,6 +440,12 @@ SUMMARIES = Table(
     is_small=True,
 )
 
+MINUTE_INDEX = Column("minute_index", INT, "Minute of media time, from 0", minimum=0)
+MINUTE_START_UTC = Column(
+    "minute_start_utc", UTC, "Wall-clock time at which the minute begins; NULL when unknown", "UTC", nullable=True
+)
+HOUR_UTC = Column("hour_utc", UTC, "Wall-clock time at which the hour begins", "UTC")
+
 CLASS_MINUTES = Table(
     "class_minutes",
     "One row per recording, class and minute in which the class was seen.",
@@ -447,11 +453,102 @@ CLASS_MINUTES = Table(
     (
         RECORDING_ID,
         CLASS_NAME,
-        Column("minute_index", INT, "Minute of media time, from 0", minimum=0),
+        MINUTE_INDEX,
+        MINUTE_START_UTC,
         Column("track_count", INT, "Objects seen in that minute", minimum=0),
         Column("new_track_count", INT, "Objects first seen in that minute", minimum=0),
         Column("max_at_once", INT, "Most objects of the class in one frame", minimum=0),
         Column("mean_at_once", FLOAT, "Mean number of objects of the class per frame of that minute", minimum=0),
+    ),
+    is_small=True,
+)
+
+HEATMAP_CELLS = Table(
+    "heatmap_cells",
+    "One row per recording, class and cell of a grid over the picture in which the class stood or walked.",
+    ("recording_id", "class_name", "row_index", "column_index"),
+    (
+        RECORDING_ID,
+        CLASS_NAME,
+        Column("row_index", INT, "Row of the grid, from 0 at the top; cells are squares of 1/32 width", minimum=0),
+        Column("column_index", INT, "Column of the grid, from 0 at the left, to 31", minimum=0, maximum=31),
+        Column("track_count", INT, "Objects whose box's bottom centre was in the cell", minimum=1),
+        Column("object_s", FLOAT, "Time that objects spent there, summed over them", "s", minimum=0),
+    ),
+)
+
+_HOUR_COLUMNS = (
+    Column("max_at_once", INT, "Most objects of the class in one frame", minimum=0),
+    Column("object_s", FLOAT, "Time that objects were in view, summed over them", "s", minimum=0),
+)
+
+RECORDING_HOURS = Table(
+    "recording_hours",
+    "One row per recording, class and hour of the wall clock in which the class was seen.",
+    ("recording_id", "hour_utc", "class_name"),
+    (
+        RECORDING_ID,
+        CAMERA,
+        HOUR_UTC,
+        CLASS_NAME,
+        Column("new_track_count", INT, "Objects first seen in that hour", minimum=0),
+        *_HOUR_COLUMNS,
+    ),
+    is_small=True,
+)
+
+ZONE_MINUTES = Table(
+    "zone_minutes",
+    "One row per recording, zone and minute.",
+    ("recording_id", "zone_name", "minute_index"),
+    (
+        RECORDING_ID,
+        ZONE_NAME,
+        MINUTE_INDEX,
+        MINUTE_START_UTC,
+        Column("mean_occupancy", FLOAT, "Mean number of objects inside", minimum=0),
+        Column("max_occupancy", INT, "Most objects inside at once", minimum=0),
+        Column("mean_queue", FLOAT, "Mean number of objects that stand inside", minimum=0),
+        Column("max_queue", INT, "Most objects that stand inside at once", minimum=0),
+        Column("enter_count", INT, "Entries, objects that were inside when first seen included", minimum=0),
+        Column("exit_count", INT, "Exits, objects that were inside when last seen included", minimum=0),
+        *(
+            Column(
+                f"dwell_p{part}_s", FLOAT, f"{part}th percentile of dwell_s of the exits", "s", nullable=True, minimum=0
+            )
+            for part in (50, 90)
+        ),
+    ),
+    is_small=True,
+)
+
+LINE_MINUTES = Table(
+    "line_minutes",
+    "One row per recording, line, direction, class and minute with a crossing.",
+    ("recording_id", "line_name", "direction", "class_name", "minute_index"),
+    (
+        RECORDING_ID,
+        LINE_NAME,
+        DIRECTION,
+        CLASS_NAME,
+        MINUTE_INDEX,
+        MINUTE_START_UTC,
+        Column("crossing_count", INT, "Crossings", minimum=1),
+    ),
+    is_small=True,
+)
+
+ORIGIN_DESTINATIONS = Table(
+    "origin_destinations",
+    "One row per recording, class and pair of lines: objects that crossed the one first and the other last.",
+    ("recording_id", "class_name", "origin_line", "destination_line"),
+    (
+        RECORDING_ID,
+        CLASS_NAME,
+        Column("origin_line", TEXT, "The first line that the objects crossed"),
+        Column("destination_line", TEXT, "The last line that they crossed; the same for those that crossed only one"),
+        Column("track_count", INT, "Objects", minimum=1),
+        Column("median_travel_s", FLOAT, "Median time from the first crossing to the last", "s", minimum=0),
     ),
     is_small=True,
 )
@@ -473,6 +570,47 @@ TABLES: dict[str, Table] = {
         GROUND_TRACKS,
         SUMMARIES,
         CLASS_MINUTES,
+        HEATMAP_CELLS,
+        RECORDING_HOURS,
+        ZONE_MINUTES,
+        LINE_MINUTES,
+        ORIGIN_DESTINATIONS,
+    )
+}
+
+CAMERA_HOURS = Table(
+    "camera_hours",
+    "One row per camera, class and hour of the wall clock, over all of the camera's recordings.",
+    ("camera", "hour_utc", "class_name"),
+    (
+        CAMERA,
+        HOUR_UTC,
+        CLASS_NAME,
+        Column("track_count", INT, "Objects first seen in that hour; one that goes on in the next file counts once"),
+        *_HOUR_COLUMNS,
+    ),
+    per_recording=False,
+    is_small=True,
+)
+
+# Tables made from others whenever results are published: they span recordings, so no recording owns their rows.
+DERIVED_SQL: dict[str, tuple[Table, str]] = {
+    CAMERA_HOURS.name: (
+        CAMERA_HOURS,
+        """
+        WITH continued AS (
+            SELECT recording_id, class_name,
+                to_timestamp(floor(epoch(started_at_utc + to_seconds(start_s)) / 3600) * 3600) AS hour_utc,
+                count(*) AS continued_count
+            FROM track_links JOIN tracks USING (recording_id, track_id) JOIN recordings USING (recording_id)
+            GROUP BY recording_id, class_name, hour_utc
+        )
+        SELECT camera, hour_utc, class_name,
+            (sum(new_track_count) - coalesce(sum(continued_count), 0))::INTEGER AS track_count,
+            max(max_at_once) AS max_at_once, sum(object_s) AS object_s
+        FROM recording_hours LEFT JOIN continued USING (recording_id, hour_utc, class_name)
+        GROUP BY camera, hour_utc, class_name ORDER BY camera, hour_utc, class_name
+        """,
     )
 }
 
