@@ -19,6 +19,7 @@ import click
 
 from benchmarks.agreement import agreement
 from benchmarks.report import Case, alone, compared, keep, machine, show
+from benchmarks.tracking import tracking
 from resources.results import open_results
 from resources.settings import PROJECT_ROOT
 
@@ -153,7 +154,12 @@ def main() -> int:
     cases: list[Case] = []
     with tempfile.TemporaryDirectory() as folder:
         found = material(Path(folder))
-        for measured in (code_location(), end_to_end(found, Path(folder)), agreements(found, Path(folder))):
+        for measured in (
+            code_location(),
+            tracking(),
+            end_to_end(found, Path(folder)),
+            agreements(found, Path(folder)),
+        ):
             cases += measured
     show(cases)
     keep(cases, RESULTS)
