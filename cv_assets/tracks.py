@@ -48,7 +48,7 @@ votes AS (
 spans AS (
     SELECT track_id, row_number() OVER (ORDER BY min(frame_index), track_id)::INTEGER AS new_id
     FROM tracked GROUP BY track_id
-    HAVING count(*) / $rate >= $min_duration_s AND max(confidence) >= $min_best_confidence
+    HAVING count(*) > 1 AND count(*) / $rate >= $min_duration_s AND max(confidence) >= $min_best_confidence
 )
 SELECT tracked.* EXCLUDE (class_id, class_name, track_id), new_id AS track_id, votes.class_id, votes.class_name,
     false AS is_interpolated
@@ -80,7 +80,7 @@ def follow(detections: pa.Table, rate_fps: float, settings: TrackSettings) -> np
 
     Args:
         detections: Rows of `detections` of one recording, sorted by frame_index and detection_index.
-        rate_fps: Frames per second, for methods that count frames.
+        rate_fps: Frames per second.
         settings: Method and thresholds.
 
     Returns:
@@ -91,7 +91,7 @@ def follow(detections: pa.Table, rate_fps: float, settings: TrackSettings) -> np
     frame_index, time_s = detections["frame_index"].to_numpy(), detections["time_s"].to_numpy()
     if settings.method == "bytetrack":
         return _follow_with_bytetrack(frame_index, xyxy, confidence, class_id, rate_fps, settings)
-    tracker = Tracker(settings)
+    tracker = Tracker(settings, 1 / rate_fps)
     track_id = np.zeros(len(xyxy), np.int32)
     edges = [*np.flatnonzero(np.diff(frame_index, prepend=-1)).tolist(), len(xyxy)]
     for begin, end in itertools.pairwise(edges):

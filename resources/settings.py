@@ -134,7 +134,7 @@ class TrackSettings(_Section):
     match_threshold: float = Field(0.8, gt=0, le=1, description="Largest matching cost (1 - IoU x confidence).")
     lost_s: float = Field(1.2, ge=0, description="A track unseen for longer ends; a later box starts another.")
     min_duration_s: float = Field(
-        0.2, ge=0, description="Tracks seen for less than this in all are taken for noise and dropped."
+        0.2, ge=0, description="Tracks seen for less than this in all, or once, are taken for noise and dropped."
     )
     min_best_confidence: float = Field(
         0.5, ge=0, le=1, description="Tracks whose surest box is under this are taken for noise and dropped."

@@ -27,7 +27,7 @@ _REACH = 2.0  # how many standard deviations an object may be away from where it
 _RECENT_S = 0.5  # an unsure box continues only tracks seen this recently
 _SECOND_BOX_IOU = 0.55  # a new box overlapping a followed object more than this is that object again
 _OTHER_CLASS_COST = 0.1
-_NEWCOMER_S = 0.3  # a track may be unseen for as long as it was seen before, and for this long in any case
+_NEWCOMER_S, _NEWCOMER_FRAMES = 0.3, 2.5  # a track may be unseen for as long as it was seen before, or as these say
 
 
 @dataclass
@@ -77,10 +77,15 @@ class Tracker:
     """Gives every box of a video the number of the object it shows.
 
     Its whole state is in this object: stored and loaded again it goes on as if it had not been interrupted.
+
+    Args:
+        settings: Thresholds.
+        frame_s: Time from one frame to the next, as a rule.
     """
 
-    def __init__(self, settings: TrackSettings) -> None:
+    def __init__(self, settings: TrackSettings, frame_s: float) -> None:
         self._settings = settings
+        self._newcomer_s = max(_NEWCOMER_S, _NEWCOMER_FRAMES * frame_s)
         self._time_s = 0.0
         self._next_id = 1
         self._tracks = _Tracks.new(1, np.empty((0, 4)), np.empty(0, np.int64), 0.0)
@@ -123,7 +128,7 @@ class Tracker:
         """Move the tracks to a time and drop those that were unseen for too long."""
         elapsed_s, self._time_s = time_s - self._time_s, time_s
         old = self._tracks
-        allowed_s = np.minimum(self._settings.lost_s, np.maximum(_NEWCOMER_S, old.seen_s - old.first_s))
+        allowed_s = np.minimum(self._settings.lost_s, np.maximum(self._newcomer_s, old.seen_s - old.first_s))
         tracks = old.kept(time_s - old.seen_s <= allowed_s + 1e-9)
         position, both, speed = tracks.variance.T
         # A velocity that wanders at random, integrated over the time that has passed.

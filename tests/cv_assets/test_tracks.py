@@ -143,7 +143,7 @@ def test_a_resumed_recording_has_the_tracks_of_the_whole(seed: int) -> None:
     crowd = draw_crowd(seed, CrowdSettings(duration_s=8))
     found = crowd.detections()
     whole = follow(found, crowd.settings.rate_fps, TrackSettings())
-    tracker, resumed = Tracker(TrackSettings()), []
+    tracker, resumed = Tracker(TrackSettings(), 1 / crowd.settings.rate_fps), []
     for frame in np.unique(crowd.seen[:, 0]):
         rows = crowd.seen[crowd.seen[:, 0] == frame]
         time_s = frame / crowd.settings.rate_fps
@@ -156,7 +156,7 @@ def test_a_resumed_recording_has_the_tracks_of_the_whole(seed: int) -> None:
 
 def test_frames_without_boxes_need_not_be_shown_to_the_tracker() -> None:
     box, sure, car = np.array([[10.0, 10, 50, 90]]), np.array([0.9]), np.array([0])
-    one, other = Tracker(TrackSettings()), Tracker(TrackSettings())
+    one, other = Tracker(TrackSettings(), 0.1), Tracker(TrackSettings(), 0.1)
     nothing = (np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))
     for frame in range(40):
         is_seen = frame not in range(12, 20)
