@@ -17,14 +17,14 @@ from pathlib import Path
 
 import click
 
+from benchmarks import media
 from benchmarks.agreement import agreement
-from benchmarks.report import Case, alone, compared, keep, machine, show
+from benchmarks.report import CORPUS, Case, alone, compared, keep, machine, show
 from benchmarks.tracking import tracking
 from resources.results import open_results
 from resources.settings import PROJECT_ROOT
 
 RESULTS = PROJECT_ROOT / "benchmarks" / "results.json"
-CORPUS = Path(os.environ.get("CV_ASSETS_CORPUS", PROJECT_ROOT.parent / "shared" / "corpus"))
 BUNDLED_WEIGHTS = PROJECT_ROOT / "demo" / "model" / "street.pt"
 
 _TRACK = """
@@ -154,8 +154,10 @@ def main() -> int:
     cases: list[Case] = []
     with tempfile.TemporaryDirectory() as folder:
         found = material(Path(folder))
+        normalizing = media.cases(found.recording, Path(folder))
         for measured in (
             code_location(),
+            normalizing,
             tracking(),
             end_to_end(found, Path(folder)),
             agreements(found, Path(folder)),

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import click
 
+from resources.settings import PROJECT_ROOT
+
+CORPUS = Path(os.environ.get("CV_ASSETS_CORPUS", PROJECT_ROOT.parent / "shared" / "corpus"))
+"""Real recordings, ground truth and weights; what needs them is left out where the folder is not there."""
+
 
 def machine() -> str:
     """Processor, cores and memory, without the machine's name."""
@@ -20,6 +25,15 @@ def machine() -> str:
         pass
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return f"{model}, {os.cpu_count()} cores, {memory_gb:.0f} GB"
+
+
+def peak_memory_mb(pid: int) -> float:
+    """Largest resident memory that a process had so far; 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@
 CV_ASSETS_CORPUS names; without one, only drawn crowds are scored. All trackers see the same detections.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,17 +15,16 @@ import click
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.report import Case, alone, compared, machine, show
+from benchmarks.report import CORPUS, Case, alone, compared, machine, show
 from benchmarks.track_metrics import Scores, score
 from cv_assets.tracks import corners, follow, track_rows
 from cv_assets.zone_events import find_zone_events
 from demo.crowd import Crowd, CrowdSettings, draw_crowd
 from resources.inference import Models
 from resources.schema import FRAMES, RECORDINGS, TRACK_BOXES
-from resources.settings import PROJECT_ROOT, CameraSettings, DetectionSettings, Settings, TrackSettings
+from resources.settings import CameraSettings, DetectionSettings, Settings, TrackSettings
 from resources.storage import Store
 
-CORPUS = Path(os.environ.get("CV_ASSETS_CORPUS", PROJECT_ROOT.parent / "shared" / "corpus"))
 PEERS = ("bytetrack", "botsort")
 _DRAWN = {
     "25 frames/s": CrowdSettings(walker_count=10),
@@ -203,16 +201,13 @@ def an_hour(store: Store, box_count: int = 500_000, frame_count: int = 90_000) -
     }
     store.replace(TRACK_BOXES, ["hour"], pa.table(boxes))
     index = np.arange(frame_count)
+    known = {"recording_id": pa.repeat("hour", frame_count), "frame_index": index, "time_s": index / 25}
+    zeros = pa.array(np.zeros(frame_count))
     frames: dict[str, Any] = {
-        "recording_id": pa.repeat("hour", frame_count),
-        "frame_index": index,
-        "source_frame_index": index,
-        "time_s": index / 25,
-        "captured_at_utc": pa.nulls(frame_count, pa.timestamp("us", tz="UTC")),
-        "is_repeated": np.zeros(frame_count, bool),
-        "gap_s": np.zeros(frame_count),
+        column.name: pa.nulls(frame_count, column.type) if column.nullable else known.get(column.name, zeros)
+        for column in FRAMES.columns
     }
-    store.replace(FRAMES, ["hour"], pa.table({name: frames[name] for name in FRAMES.arrow_schema.names}))
+    store.replace(FRAMES, ["hour"], pa.table(frames))
     row = dict.fromkeys(RECORDINGS.arrow_schema.names) | {
         **{"recording_id": "hour", "camera": "gate", "source_path": "hour", "fingerprint": "hour", "status": "ok"},
         **{"size_bytes": 1, "mtime_utc": started, "started_at_utc": started, "rate_fps": 25.0},

@@ -20,7 +20,8 @@ from cv_assets.stage import (
 )
 from resources.arrow_sql import select
 from resources.errors import RecordingError
-from resources.media import Progress, read_frames
+from resources.media.normalizing import Progress
+from resources.media.reading import read_frames
 from resources.schema import CROPS, RECORDINGS, TRACK_BOXES, TRACKS
 from resources.settings import CropSettings, Settings, current_settings, settings_version
 from resources.storage import Store

@@ -22,7 +22,8 @@ from cv_assets.stage import (
 from resources.device_lease import device_lease
 from resources.errors import RecordingError
 from resources.inference import Boxes, Detector, Models, available_devices, detection_version
-from resources.media import Progress, read_frames
+from resources.media.normalizing import Progress
+from resources.media.reading import read_frames
 from resources.run_coordinator import GPU_POOL
 from resources.schema import DETECTIONS, FRAMES, RECORDINGS
 from resources.settings import Settings, current_settings, settings_version

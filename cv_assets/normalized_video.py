@@ -4,13 +4,22 @@ Every later stage reads this video and never the source. Its frames know which s
 """
 
 import uuid
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from dagster import AssetExecutionContext, AssetSpec, ResourceParam, multi_asset
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetSpec,
+    ResourceParam,
+    multi_asset,
+)
 
 from cv_assets.stage import (
     INGEST,
@@ -24,63 +33,162 @@ from cv_assets.stage import (
     table_checks,
 )
 from resources.errors import RecordingError, RejectedRecordingError
-from resources.media import NormalizedVideo, Progress, normalize, started_at
+from resources.media.isolation import normalize_isolated
+from resources.media.normalizing import NormalizedVideo, Progress
+from resources.media.reading import stored_frame_count
 from resources.schema import FRAMES, RECORDINGS
 from resources.settings import Settings, current_settings, settings_version
 from resources.storage import Store
-from resources.watched_folder import SourceIndex
+from resources.wall_clock import started_at
+from resources.watched_folder import SourceIndex, file_of
 
 NORMALIZED_VIDEO = "normalized_video"
 STAGE = Stage(NORMALIZED_VIDEO, (FRAMES,), files=(NORMALIZED_VIDEO,))
-_CODE_VERSION = settings_version("normalized_video 1", current_settings().video)
+LEDGER_CHECK = "frame_ledger"
+_CODE_VERSION = settings_version(
+    "normalized_video 2",
+    current_settings().video.made,
+    *(current_settings().video_of(name).made for name, c in sorted(current_settings().cameras.items()) if c.video),
+)
+_DURATION_TOLERANCE = 0.02  # headers round; what is missing beyond this share of the duration is missing
 
 
-def frame_rows(recording_id: str, video: NormalizedVideo, started_at_utc: Any) -> pa.Table:
+def frame_rows(recording_id: str, video: NormalizedVideo, started_at_utc: Any, started_at_source: Any) -> pa.Table:
     """The rows of `frames` for a normalized video.
 
     Args:
         recording_id: The recording.
         video: What normalization made.
         started_at_utc: Wall-clock time of the first frame, or None.
+        started_at_source: Where that is known from, or None.
     """
-    count = len(video.frames)
-    time_s = np.array(video.frames.time_s)
+    count, frames, measures = len(video.frames), video.frames, video.measures
+    time_s = np.array(frames.time_s)
     if started_at_utc is None:
         captured = pa.nulls(count, FRAMES.arrow_schema.field("captured_at_utc").type)
     else:
-        captured = pa.array([started_at_utc + timedelta(seconds=float(t)) for t in time_s])
+        started = np.datetime64(started_at_utc.astimezone(UTC).replace(tzinfo=None), "us")
+        captured = pa.array(started + np.round(time_s * 1e6).astype("timedelta64[us]")).cast(
+            FRAMES.arrow_schema.field("captured_at_utc").type
+        )
     return pa.table(
         {
             "recording_id": pa.repeat(recording_id, count),
             "frame_index": np.arange(count, dtype=np.int32),
-            "source_frame_index": np.array(video.frames.source_frame_index, np.int32),
+            "source_frame_index": np.array(frames.source_frame_index, np.int32),
             "time_s": time_s,
             "captured_at_utc": captured,
-            "is_repeated": video.frames.is_repeated,
-            "gap_s": np.array(video.frames.gap_s, float),
+            "captured_at_source": pa.array([started_at_source] * count, pa.string()),
+            "is_duplicated": np.array(frames.is_duplicated, bool),
+            "gap_s": np.array(frames.gap_s, float),
+            "brightness": np.array(measures.brightness, float),
+            "sharpness": np.maximum(np.array(measures.sharpness, float), 0),
+            "motion": np.array(measures.motion, float),
+            "scene_score": np.array(measures.scene_score, float),
+            "black_share": np.array(measures.black_share, float),
         }
     )
 
 
-def content_columns(video: NormalizedVideo) -> dict[str, Any]:
-    """The columns of `recordings` that only reading every frame can fill."""
+def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `recordings` that only reading every frame can fill.
+
+    Args:
+        video: What normalization found.
+        row: The recording's row as far as its header tells.
+    """
+    ledger = video.ledger
+    missing_s = [{"start_s": start_s, "end_s": end_s} for start_s, end_s in ledger.missing_s]
+    claimed_s = row["duration_s_from_header"] or 0.0
+    decoded_s = video.lead_s + video.duration_s
+    is_short = (row["frame_count_from_header"] or 0) > ledger.packet_count or video.is_broken_off
+    if is_short and not video.cut_off_count and claimed_s > decoded_s * (1 + _DURATION_TOLERANCE):
+        # What was read of the missing end is a part of it.
+        if missing_s and missing_s[-1]["end_s"] > video.duration_s:
+            missing_s[-1]["end_s"] = claimed_s - video.lead_s
+        else:
+            missing_s.append({"start_s": video.duration_s, "end_s": claimed_s - video.lead_s})
     return {
         "time_source": video.time_source,
-        "packet_count": video.packet_count,
-        "discarded_count": video.discarded_count,
-        "frame_count_from_content": video.decoded_count,
-        "corrupt_count": video.corrupt_count,
+        "rate_fps_num_from_content": video.source_rate_fps.numerator,
+        "rate_fps_den_from_content": video.source_rate_fps.denominator,
+        "rate_fps_from_content": float(video.source_rate_fps),
+        "is_variable_rate": video.is_variable_rate,
+        "start_time_s_from_content": video.start_time_s,
+        "packet_count": ledger.packet_count,
+        "container_packet_count": video.container_packet_count,
+        "discarded_count": ledger.discarded_count,
+        "corrupt_count": ledger.corrupt_count,
+        "hidden_count": ledger.hidden_count,
+        "extra_count": ledger.extra_count,
+        "damaged_count": ledger.damaged_count,
+        "missing_s": missing_s,
+        "frame_count_from_content": ledger.decoded_count,
         "duration_s_from_content": video.duration_s,
+        "decimated_count": video.decimated_count,
+        "cut_off_count": video.cut_off_count,
+        "duplicated_count": video.duplicated_count,
         "rate_fps_num": video.rate_fps.numerator,
         "rate_fps_den": video.rate_fps.denominator,
         "rate_fps": float(video.rate_fps),
         "width_px": video.width_px,
         "height_px": video.height_px,
         "frame_count": len(video.frames),
-        "repeated_count": video.repeated_count,
-        "decimated_count": video.decimated_count,
-        "is_remuxed": video.is_remuxed,
+        "made_by": video.made_by,
     }
+
+
+def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list[str]:
+    """What of a recording's account does not add up, a sentence each; an empty list when all is explained.
+
+    Args:
+        row: Its row of `recordings`.
+        frames: Its rows of `frames`, with source_frame_index and is_duplicated.
+        video: Its normalized video.
+    """
+    emitted = frames.num_rows - sum(frames["is_duplicated"].to_pylist())
+    explained = row["frame_count_from_content"] + sum(
+        row[name] for name in ("corrupt_count", "discarded_count", "hidden_count")
+    )
+    sums = {
+        "packets and extra frames = decoded + corrupt + discarded + hidden": (
+            row["packet_count"] + row["extra_count"],
+            explained,
+        ),
+        "decoded frames = emitted + decimated + cut off": (
+            row["frame_count_from_content"],
+            emitted + row["decimated_count"] + row["cut_off_count"],
+        ),
+        "emitted frames each show another frame of the source": (
+            emitted,
+            len(set(frames["source_frame_index"].to_pylist())),
+        ),
+        "rows of frames = frames in the file": (frames.num_rows, stored_frame_count(video)),
+    }
+    if row["cut_off_count"] == 0:  # a time range ends the reading early
+        sums["packets decoded = packets in the container"] = (row["packet_count"], row["container_packet_count"])
+    return [
+        f"{row['recording_id']}: {rule}, but {left} is not {right}."
+        for rule, (left, right) in sums.items()
+        if left != right
+    ]
+
+
+def ledger_check(store: Store, recording_ids: Sequence[str]) -> AssetCheckResult:
+    """Whether every packet and frame of the recordings is accounted for."""
+    rows = store.read(RECORDINGS, recording_ids).to_pylist()
+    columns = ["recording_id", "source_frame_index", "is_duplicated"]
+    faults = []
+    for row in rows:
+        frames = store.read(FRAMES, [row["recording_id"]], columns)
+        faults += ledger_faults(row, frames, store.data_folder / row["video_path"])
+    return AssetCheckResult(
+        asset_key=NORMALIZED_VIDEO,
+        check_name=LEDGER_CHECK,
+        passed=not faults,
+        severity=AssetCheckSeverity.ERROR,
+        metadata={"checked_recording_count": len(rows), "unexplained": faults},
+    )
 
 
 def normalize_recording(recording_id: str, store: Store, settings: Settings, progress: Progress) -> dict[str, Metadata]:
@@ -96,33 +204,52 @@ def normalize_recording(recording_id: str, store: Store, settings: Settings, pro
     row = found[0]
     if row["status"] == "rejected":
         raise RejectedRecordingError(row["error"])
-    source = SourceIndex(store).source_of(recording_id, settings.watched_folder)
-    source_path = source.source_path if source else row["source_path"]
+    known = SourceIndex(store).source_of(recording_id, settings.watched_folder)
+    source = file_of(settings.watched_folder, known.source_path if known else row["source_path"])
     target = store.media_folder / recording_id / "normalized.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{uuid.uuid4().hex}.partial.mp4")
     try:
-        video = normalize(settings.watched_folder / source_path, partial, settings.video, progress)
-        partial.replace(target)
+        video = normalize_isolated(source, partial, settings.video_of(row["camera"]), progress)
+        if video.made_by == "reference":
+            target.unlink(missing_ok=True)
+        else:
+            partial.replace(target)
     except RejectedRecordingError as error:
         store.update(RECORDINGS, recording_id, {"status": "rejected", "error": str(error), "failed_stage": None})
         raise
     finally:
         partial.unlink(missing_ok=True)
-    if row["started_at_source"] == "mtime":
-        # The header's duration may lie; the content's does not.
-        started, _ = started_at("", None, row["mtime_utc"], video.duration_s, settings.intake)
-        row["started_at_utc"] = started
-    row |= content_columns(video) | {"video_path": str(target.relative_to(store.data_folder))}
+    video_path = str(source) if video.made_by == "reference" else str(target.relative_to(store.data_folder))
+    row |= content_columns(video, row) | {"video_path": video_path}
+    row |= _started(row, video, settings)
     status, error_sentence = media_status(row)
     row |= {"status": status, "error": error_sentence, "failed_stage": None}
-    store.replace(FRAMES, [recording_id], frame_rows(recording_id, video, row["started_at_utc"]))
+    store.replace(
+        FRAMES, [recording_id], frame_rows(recording_id, video, row["started_at_utc"], row["started_at_source"])
+    )
     store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
-    shown = ("status", "time_source", "is_remuxed", "rate_fps", "width_px", "height_px", "video_path")
+    shown = (
+        *("status", "time_source", "made_by", "rate_fps", "width_px", "height_px", "video_path"),
+        *("corrupt_count", "discarded_count", "decimated_count", "duplicated_count"),
+    )
     return {
         FRAMES.name: count_metadata(len(video.frames)),
         NORMALIZED_VIDEO: {**{name: row[name] for name in shown}, "frame_count": len(video.frames)},
     }
+
+
+def _started(row: Mapping[str, Any], video: NormalizedVideo, settings: Settings) -> dict[str, Any]:
+    """When the first frame was taken, now that it is known how long the recording is and what its start lacks."""
+    started, known_from = started_at(
+        row["source_path"],
+        row["created_at_utc"],
+        row["mtime_utc"],
+        video.lead_s + video.duration_s,
+        settings.intake,
+        settings.camera(row["camera"]),
+    )
+    return {"started_at_utc": started + timedelta(seconds=video.lead_s), "started_at_source": known_from}
 
 
 @multi_asset(
@@ -140,7 +267,14 @@ def normalize_recording(recording_id: str, store: Store, settings: Settings, pro
         ),
         table_asset(FRAMES, group=INGEST, code_version=_CODE_VERSION, deps=[RECORDINGS.name], kinds=("ffmpeg",)),
     ],
-    check_specs=table_checks(FRAMES),
+    check_specs=[
+        *table_checks(FRAMES),
+        AssetCheckSpec(
+            LEDGER_CHECK,
+            asset=NORMALIZED_VIDEO,
+            description="Every packet read and every frame decoded is accounted for; nothing is unexplained.",
+        ),
+    ],
     partitions_def=recordings_partitions,
     backfill_policy=backfill_policy(),
 )
@@ -149,3 +283,4 @@ def normalized_video(
 ) -> Iterator[Any]:
     """Normalize each recording and account for its frames."""
     yield from STAGE.each_recording(context, store, lambda r, told: normalize_recording(r, store, settings, told))
+    yield ledger_check(store, context.partition_keys)

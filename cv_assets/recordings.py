@@ -24,11 +24,12 @@ from cv_assets.stage import (
     table_checks,
 )
 from resources.errors import RecordingError, RejectedRecordingError
-from resources.media import probe, started_at
+from resources.media.isolation import probe_isolated
 from resources.schema import RECORDINGS
 from resources.settings import Settings, current_settings, settings_version
 from resources.storage import Store
-from resources.watched_folder import SourceFile, SourceIndex
+from resources.wall_clock import started_at
+from resources.watched_folder import SourceFile, SourceIndex, file_of
 
 STAGE = Stage("recordings", (RECORDINGS,))
 
@@ -54,18 +55,22 @@ def probe_recording(source: SourceFile, folder: Path, settings: Settings) -> dic
         source: The file.
         folder: The watched folder.
         settings: Limits of the probe and the patterns of file names.
+
+    Raises:
+        RecordingError: The file is gone, or leads out of the folder.
     """
     row = file_columns(source)
     try:
-        found = probe(folder / source.source_path, settings.video)
+        found = probe_isolated(file_of(folder, source.source_path), settings.video_of(source.camera))
     except RejectedRecordingError as error:
         return row | {"status": "rejected", "error": str(error)}
     started, known_from = started_at(
-        Path(source.source_path).name,
+        source.source_path,
         found.created_at_utc,
         row["mtime_utc"],
         found.duration_s_from_header or 0.0,
         settings.intake,
+        settings.camera(source.camera),
     )
     headers = {name: value for name, value in vars(found).items() if name in row}
     return row | headers | {"started_at_utc": started, "started_at_source": known_from}
@@ -114,10 +119,11 @@ def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dic
             RECORDINGS,
             group=INGEST,
             code_version=settings_version(
-                "recordings 1",
+                "recordings 2",
                 *current_settings().intake.captured_at_patterns,
                 current_settings().intake.time_zone,
                 str(current_settings().video.max_pixels),
+                *(f"{name} {c.time_zone} {c.clock_offset_s}" for name, c in sorted(current_settings().cameras.items())),
             ),
             kinds=("ffmpeg",),
         )

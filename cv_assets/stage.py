@@ -41,7 +41,7 @@ from dagster._core.definitions.data_version import (
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from resources.errors import PipelineError, RecordingError
-from resources.media import Progress
+from resources.media.normalizing import Progress
 from resources.results import publish
 from resources.schema import RECORDINGS, Table, broken_rules
 from resources.settings import current_settings
@@ -51,6 +51,7 @@ recordings_partitions = DynamicPartitionsDefinition(name="recordings")
 
 INGEST, ANALYSIS = "ingest", "analysis"
 PROGRESS_EVERY_S = 2.0
+_NAMED_STRETCHES = 3
 CHECK_NAME = "keys_and_ranges"
 ATTEMPT_TAG = "cv_assets/attempt"
 STOPPED_TAG = "cv_assets/stopped"
@@ -247,26 +248,29 @@ def media_status(row: Mapping[str, Any]) -> tuple[str, str | None]:
     Args:
         row: A row of `recordings`, its ledger columns filled or None.
     """
-    decoded = row["frame_count_from_content"]
-    if decoded is None:
+    if row["frame_count_from_content"] is None:
         return "ok", None
-    packets, discarded = row["packet_count"] or 0, row["discarded_count"] or 0
-    claimed = row["frame_count_from_header"] or 0
-    # Packets of these codecs may hold no picture of their own, and two packets may hold the two fields of one.
-    is_one_each = row["codec_name"] not in ("vp8", "vp9", "av1") and decoded * 2 > packets - discarded + 1
-    expected = max(claimed, packets if is_one_each or row["corrupt_count"] or decoded < 0.45 * packets else 0)
-    missing = expected - discarded - decoded
-    if not row["corrupt_count"] and missing <= 0:
+    missing = [(stretch["start_s"], stretch["end_s"]) for stretch in row["missing_s"] or ()]
+    told = []
+    if row["corrupt_count"] or missing:
+        lost = f"{row['corrupt_count']} packets do not decode" if row["corrupt_count"] else "the file ends early"
+        told.append(f"{lost}: missing is {_stretches(missing)}" if missing else lost)
+    if row["damaged_count"]:
+        told.append(f"{row['damaged_count']} frames are damaged")
+    if not told:
         return "ok", None
-    if missing > 0:
-        return "partial", (
-            f"Only {decoded} of {expected - discarded} frames ({row['duration_s_from_content']:.2f} s) decode: "
-            "the rest is damaged or missing."
-        )
-    return (
-        "partial",
-        f"{row['corrupt_count']} packets or frames are damaged; all {decoded} frames that decode are used.",
-    )
+    decoded = f"{row['frame_count_from_content']} frames ({row['duration_s_from_content']:.2f} s) that decode"
+    return "partial", f"{'; '.join(told)}. The {decoded} are used."
+
+
+def _stretches(missing_s: Sequence[tuple[float, float]]) -> str:
+    """The first of some stretches in words; those before the first frame count back from it."""
+    named = [
+        f"{end_s - start_s:.2f} s before the first frame" if end_s <= 0 else f"{start_s:.2f} to {end_s:.2f} s"
+        for start_s, end_s in missing_s[:_NAMED_STRETCHES]
+    ]
+    more = len(missing_s) - len(named)
+    return ", ".join(named) + (f" and {more} more stretches" if more > 0 else "")
 
 
 def count_metadata(row_count: int, **values: Any) -> Metadata:

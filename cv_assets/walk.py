@@ -6,6 +6,7 @@ from cv_assets.crops import crops
 from cv_assets.detections import detections
 from cv_assets.normalized_video import normalized_video
 from cv_assets.recordings import recordings
+from cv_assets.scenes import scenes
 from cv_assets.stage import ANALYSIS, INGEST
 from cv_assets.summaries import summaries
 from cv_assets.track_links import track_links
@@ -16,6 +17,7 @@ from cv_assets.zone_summaries import zone_summaries
 WALK: tuple[AssetsDefinition, ...] = (
     recordings,
     normalized_video,
+    scenes,
     detections,
     tracks,
     track_links,

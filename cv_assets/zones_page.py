@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from resources.errors import PipelineError
-from resources.media import read_frames
+from resources.media.reading import read_frames
 from resources.schema import RECORDINGS
 from resources.settings import CameraSettings, Settings
 from resources.storage import Store

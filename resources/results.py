@@ -22,6 +22,33 @@ RESULTS_NAME = "results.duckdb"
 _STORAGE_VERSION = "v1.4.0"  # so that DuckDB clients from 1.4 on can open it
 _KEEP_OLD_S = 3600.0
 _CATALOG = "published_tables"
+_CAMERA_TIMELINE = """
+CREATE VIEW camera_timeline AS
+SELECT
+    camera,
+    recording_id,
+    started_at_utc,
+    ended_at_utc,
+    date_diff('microseconds', min(started_at_utc) OVER all_of_it, started_at_utc) / 1e6 AS timeline_start_s,
+    lag(recording_id) OVER in_order AS previous_recording_id,
+    date_diff('microseconds', lag(ended_at_utc) OVER in_order, started_at_utc) / 1e6 AS gap_s
+FROM (
+    SELECT *, started_at_utc + to_microseconds((duration_s_from_content * 1e6)::BIGINT) AS ended_at_utc
+    FROM recordings
+    WHERE started_at_utc IS NOT NULL AND duration_s_from_content IS NOT NULL
+)
+WINDOW all_of_it AS (PARTITION BY camera), in_order AS (PARTITION BY camera ORDER BY started_at_utc, recording_id)
+"""
+_CAMERA_TIMELINE_COMMENTS = {
+    "": "The recordings of each camera on one time line. Key: recording_id.",
+    "camera": "First folder under the watched folder; NULL for files beside the folders",
+    "recording_id": "The recording",
+    "started_at_utc": "Wall-clock time of its first frame [UTC]",
+    "ended_at_utc": "Wall-clock time of its end [UTC]",
+    "timeline_start_s": "Where the recording begins on it; add time_s of a frame [s]",
+    "gap_s": "From the end of the recording before; negative where they overlap [s]",
+    "previous_recording_id": "The recording before it; NULL for the camera's first",
+}
 
 
 def results_path(data_folder: Path) -> Path:
@@ -83,6 +110,10 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
         connection.execute("USE results")
         counts = {table.name: _publish_table(connection, table, store) for table in TABLES.values()}
         counts |= {table.name: _derive(connection, table, query) for table, query in DERIVED_SQL.values()}
+        connection.execute(_CAMERA_TIMELINE)
+        for column, comment in _CAMERA_TIMELINE_COMMENTS.items():
+            of = f"COLUMN camera_timeline.{column}" if column else "VIEW camera_timeline"
+            connection.execute(f"COMMENT ON {of} IS '{_escaped(comment)}'")
         connection.execute(
             f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
             "published_at_utc TIMESTAMPTZ)"

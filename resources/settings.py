@@ -12,12 +12,13 @@ import itertools
 import json
 import os
 import re
+import zoneinfo
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from resources.errors import PipelineError
 
@@ -31,12 +32,47 @@ _VALUE_VARIABLES = {
 }
 
 _LONGEST_QUOTE = 100
-_DATE = r"(?P<year>20\d\d)-(?P<month>\d\d)-(?P<day>\d\d)"
-_CLOCK = r"(?P<hour>\d\d)-(?P<minute>\d\d)-(?P<second>\d\d)"
+
+# How cameras, recorders and phones name their files, in the order in which the patterns are tried.
+_YEAR, _MONTH, _DAY = r"(?<!\d)(?P<year>20\d\d)", r"(?P<month>\d\d)", r"(?P<day>\d\d)"
+_HOUR, _MINUTE, _SECOND = r"(?P<hour>\d\d)", r"(?P<minute>\d\d)", r"(?P<second>\d\d)"
+_DATE = _YEAR + "[-_.]?" + _MONTH + "[-_.]?" + _DAY
+_DAY_FOLDER = _YEAR + "[-_./]?" + _MONTH + "[-_./]?" + _DAY + "/"
+_CAPTURED_AT_PATTERNS = (
+    # Pixel phones name in UTC: PXL_20260131_120000123.mp4
+    "(?P<utc>PXL)_" + _DATE.removeprefix(r"(?<!\d)") + "_" + _HOUR + _MINUTE + _SECOND + r"(?P<fraction>\d{3})?",
+    # ISO 8601 with its zone: 2026-01-31T12:00:00.5+01:00, 20260131T120000Z
+    _DATE + "[T_ ]" + _HOUR + "[-_:.]?" + _MINUTE + "[-_:.]?" + _SECOND
+    + r"(?:[.,](?P<fraction>\d{1,6}))?(?P<zone>Z|\+\d\d:?\d\d|-\d\d:\d\d)(?!\d)",
+    # 2026-01-31 at 3.04.05 PM
+    _DATE + r"(?: |_)(?:at(?: |_))?(?P<hour>\d\d?)[-_:.]" + _MINUTE + "[-_:.]" + _SECOND + r"\s?(?P<half>[AP]M)",
+    # 2026-01-31_12-00-00, 20260131120000, 20260131_120000123, 2026-01-31 at 12.00.00, NVR_ch1_20260131120000_2026…
+    _DATE + "(?:[-_T. ]| at |_at_)?" + _HOUR + "[-_:.]?" + _MINUTE + "[-_:.]?" + _SECOND
+    + r"(?P<fraction>\d{3})?(?!\d)",
+    # 2026-01-31 12.30
+    _DATE + "(?:[-_T. ]| at |_at_)" + _HOUR + "[-:.h]" + _MINUTE + r"(?!\d)",
+    # The day is a folder, the time a file, as recorders export: 2026-01-31/12.00.00-12.30.00[M].dav, 20260131/12/30.mp4
+    _DAY_FOLDER + r"[^/]*?(?<!\d)" + _HOUR + "[-_:.]?" + _MINUTE + "[-_:.]?" + _SECOND + r"(?!\d)",
+    _DAY_FOLDER + _HOUR + "/" + _MINUTE + r"(?!\d)",
+    # Seconds or milliseconds since 1970: camera_1769860800.mp4
+    r"(?<!\d)(?P<epoch>1\d{9}(?:\d{3})?)(?!\d)",
+)  # fmt: skip
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _known_zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Berlin") from error
+    return value
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
 
 
 class IntakeSettings(_Section):
@@ -51,13 +87,12 @@ class IntakeSettings(_Section):
         description="File name endings that are taken for recordings.",
     )  # fmt: skip
     captured_at_patterns: tuple[str, ...] = Field(
-        (
-            _DATE + r"[_T ]" + _CLOCK.replace("-", "[-:.]"),
-            _DATE.replace("-", "") + r"[_T-]?" + _CLOCK.replace("-", ""),
-        ),
-        description="Regular expressions that find the start time in a file name, tried in order.",
+        _CAPTURED_AT_PATTERNS,
+        description="Regular expressions that find the start time in a file's path, tried in order. Named groups: "
+        "year, month, day, hour, minute, and if there are any second, fraction, half (AM or PM), zone (Z or +hh:mm), "
+        "utc (any match means UTC); or epoch (seconds or milliseconds since 1970).",
     )
-    time_zone: str = Field("UTC", description="Time zone of the clock times in file names (IANA name).")
+    time_zone: TimeZone = Field("UTC", description="Time zone of the clock times in file names (IANA name).")
 
     @field_validator("extensions")
     @classmethod
@@ -72,20 +107,9 @@ class IntakeSettings(_Section):
                 groups = set(re.compile(pattern).groupindex)
             except re.error as error:
                 raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
-            missing = {"year", "month", "day", "hour", "minute", "second"} - groups
-            if missing:
+            missing = {"year", "month", "day", "hour", "minute"} - groups
+            if missing and "epoch" not in groups:
                 raise ValueError(f"{pattern!r} lacks the named groups {sorted(missing)}")
-        return value
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        import zoneinfo
-
-        try:
-            zoneinfo.ZoneInfo(value)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Berlin") from error
         return value
 
 
@@ -94,9 +118,63 @@ class VideoSettings(_Section):
 
     max_height_px: int | None = Field(1080, ge=64, description="Taller pictures are scaled down; null keeps all.")
     max_rate_fps: float | None = Field(None, gt=0, description="Faster recordings are decimated; null keeps all.")
+    every_nth: int = Field(1, ge=1, description="Keep only every n-th frame of the source.")
     max_gap_fill_s: float = Field(1.0, ge=0, description="Longer holes in the source are not filled with repeats.")
+    start_s: float = Field(0.0, ge=0, description="What the recording shows before this time is left out.")
+    end_s: float | None = Field(None, gt=0, description="What it shows from this time on is left out; null keeps all.")
+    region: tuple[Share, Share, Share, Share] | None = Field(
+        None,
+        description="Region of interest: left, top, right, bottom as shares of the upright picture; null keeps all.",
+    )
+    is_colour: bool = Field(True, description="false makes pictures grey.")
     crf: int = Field(23, ge=0, le=51, description="H.264 quality where we encode: lower is better and larger.")
+    encoder: Literal["software", "hardware"] = Field(
+        "software", description="hardware: the GPU's encoder where one works; software gives the same on any machine."
+    )
+    hardware_decoding: Literal["auto", "off"] = Field(
+        "auto", description="auto: decode on an NVIDIA GPU where there is one, on the CPU what it cannot."
+    )
+    when_conforming: Literal["remux", "reference", "encode"] = Field(
+        "remux",
+        description="A recording that already is what we write is copied without re-encoding (remux), read where it is "
+        "(reference: MP4 and MOV; it must stay there), or encoded all the same.",
+    )
     max_pixels: int = Field(64_000_000, gt=0, description="A picture claiming more pixels than this is refused.")
+    max_memory_mb: int = Field(6000, ge=500, description="A recording whose decoding needs more memory is refused.")
+    stall_s: float = Field(60.0, gt=0, description="Decoding that makes no progress for so long is given up.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "VideoSettings":
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise ValueError(f"end_s ({self.end_s:g}) must be later than start_s ({self.start_s:g})")
+        if self.region and not (self.region[0] < self.region[2] and self.region[1] < self.region[3]):
+            raise ValueError(
+                f"region {list(self.region)} must be left, top, right, bottom, with left < right, top < bottom"
+            )
+        return self
+
+    @property
+    def made(self) -> "VideoSettings":
+        """These settings less those that only say how or within what bounds the work is done, not what comes out."""
+        default = VideoSettings()
+        return self.model_copy(
+            update={name: getattr(default, name) for name in ("hardware_decoding", "max_memory_mb", "stall_s")}
+        )
+
+
+class SceneSettings(_Section):
+    """Where cuts are, and what counts as black, frozen or blurred."""
+
+    cut_score: float = Field(
+        0.1, gt=0, le=1, description="A frame whose scene_score reaches this begins a scene (as ffmpeg's scdet)."
+    )
+    min_scene_s: float = Field(0.5, ge=0, description="Cuts closer together than this, such as flashes, count once.")
+    min_stretch_s: float = Field(2.0, ge=0, description="Shorter black, frozen or blurred stretches are not told.")
+    black_share: float = Field(0.98, gt=0, le=1, description="A frame is black when this share of it is.")
+    frozen_below: float = Field(
+        0.1, ge=0, description="A frame is frozen when its motion is not above this (0 to 255)."
+    )
+    blurred_below: float = Field(15.0, ge=0, description="A frame is blurred when its sharpness is below this.")
 
 
 class DetectionSettings(_Section):
@@ -215,8 +293,11 @@ class GroundSettings(_Section):
 
 
 class CameraSettings(_Section):
-    """What is known of one camera: the areas and lines that people drew over its picture."""
+    """What is particular to one camera: its clock, and the areas and lines that people drew over its picture."""
 
+    time_zone: TimeZone | None = Field(None, description="Time zone of its clock; null: as intake.time_zone.")
+    clock_offset_s: float = Field(0.0, description="Added to the times its clock wrote; negative if it is fast.")
+    video: VideoSettings | None = Field(None, description="Settings of video that differ for this camera.")
     units: Literal["relative", "px"] = Field(
         "relative", description="relative: 0 to 1 of width and height; px: pixels of the normalized video."
     )
@@ -306,17 +387,27 @@ class Settings(_Section):
     data_folder: Path = Field(Path("data"), description="Tables, normalized video and Dagster's own storage.")
     intake: IntakeSettings = IntakeSettings()
     video: VideoSettings = VideoSettings()
+    scenes: SceneSettings = SceneSettings()
     detections: DetectionSettings = DetectionSettings()
     tracks: TrackSettings = TrackSettings()
     crops: CropSettings = CropSettings()
-    cameras: dict[str, CameraSettings] = Field(
-        {}, description='By camera, the first folder under the watched folder; "" is for recordings beside the folders.'
-    )
     batches: BatchSettings = BatchSettings()
+    cameras: dict[str, CameraSettings] = Field(
+        default={},
+        description='By camera, the first folder under the watched folder ("": recordings beside the folders): what is '
+        "particular to it.",
+    )
 
     def camera(self, name: str | None) -> CameraSettings:
-        """What is known of a camera; None means the recordings that lie beside the folders."""
+        """The settings of a camera; defaults for one that is not named, and for recordings beside the folders."""
         return self.cameras.get(name or "", CameraSettings())
+
+    def video_of(self, camera: str | None) -> VideoSettings:
+        """How recordings of a camera are normalized: `video`, save what the camera sets itself."""
+        own = self.camera(camera).video
+        return (
+            self.video if own is None else VideoSettings(**{**dict(self.video), **own.model_dump(exclude_unset=True)})
+        )
 
 
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -1,6 +1,7 @@
 """Fixtures: drawn recordings with known truth, a bundled model, and real recordings where there are any."""
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -68,6 +69,16 @@ def number_in(picture: np.ndarray) -> int:
     return number
 
 
+def turn_track(path: Path, clockwise_deg: int) -> None:
+    """Make the track header of an MP4 file say that players turn the picture (ISO/IEC 14496-12, 8.3.2)."""
+    one = 1 << 16
+    a, b, c, d = {90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[clockwise_deg]
+    identity, turned = (struct.pack(">9i", *m, 0, 0, 1 << 30) for m in ((one, 0, 0, 0, one, 0), (a, b, 0, c, d, 0)))
+    content = path.read_bytes()
+    at = content.index(identity, content.index(b"tkhd"))
+    path.write_bytes(content[:at] + turned + content[at + len(turned) :])
+
+
 @pytest.fixture
 def make_video(tmp_path: Path) -> MakeVideo:
     """Writes videos whose every picture carries its own number."""
@@ -82,6 +93,7 @@ def make_video(tmp_path: Path) -> MakeVideo:
         pixel_format: str = "yuv420p",
         options: dict[str, str] | None = None,
         aspect: Fraction = Fraction(1),
+        clockwise_deg: int = 0,
     ) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,16 +104,23 @@ def make_video(tmp_path: Path) -> MakeVideo:
             stream.width, stream.height, stream.pix_fmt = *size, pixel_format
             # Formats without timestamps take their rate from the time base.
             ticks = Fraction(1) / rate if path.suffix in (".avi", ".h264") else Fraction(1, 90_000)
+            if codec == "mpeg4" and path.suffix != ".avi":
+                ticks = Fraction(1, 15_000)  # its clock has 16 bits
             stream.codec_context.time_base = ticks
             if aspect != 1:
                 stream.codec_context.sample_aspect_ratio = aspect
             if codec == "libx264":
                 stream.options = {"crf": "15", "preset": "ultrafast", **(options or {})}
             for number, moment in enumerate(moments):
-                frame = av.VideoFrame.from_ndarray(numbered_picture(number, *size), format="rgb24")
+                picture = numbered_picture(number, *(size if clockwise_deg % 180 == 0 else size[::-1]))
+                # Stored turned to the left, so that the player's turn to the right makes it upright.
+                picture = np.ascontiguousarray(np.rot90(picture, clockwise_deg // 90))
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts, frame.time_base = int(moment / ticks), ticks
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
+        if clockwise_deg:
+            turn_track(path, clockwise_deg)
         return path
 
     return make

@@ -11,8 +11,8 @@ from resources.settings import PROJECT_ROOT
 
 WINGS = ("resources", "cv_assets", "sensors")
 ASSETS_IN_ORDER = (
-    "recordings", "normalized_video", "detections", "tracks", "track_links", "crops", "zone_events", "summaries",
-    "zone_summaries",
+    "recordings", "normalized_video", "scenes", "detections", "tracks", "track_links", "crops", "zone_events",
+    "summaries", "zone_summaries",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def test_imports_run_from_sensors_to_assets_to_resources_and_never_back(wing: st
     later = WINGS[WINGS.index(wing) + 1 :]
     offenders = [
         f"{file.name} imports {name}"
-        for file in (PROJECT_ROOT / wing).glob("*.py")
+        for file in (PROJECT_ROOT / wing).rglob("*.py")
         if file.name != "definitions.py"
         for name in imports_of(file)
         if name.split(".")[0] in (*later, "tests", "benchmarks", "demo")
@@ -45,7 +45,7 @@ def test_only_definitions_sees_every_wing() -> None:
     seeing = [
         file.relative_to(PROJECT_ROOT).as_posix()
         for wing in WINGS
-        for file in (PROJECT_ROOT / wing).glob("*.py")
+        for file in (PROJECT_ROOT / wing).rglob("*.py")
         if {name.split(".")[0] for name in imports_of(file)} >= {"sensors", "resources"} and wing == "cv_assets"
     ]
     assert seeing == ["cv_assets/definitions.py"]

@@ -175,28 +175,30 @@ def test_crops_are_padded_and_clipped(box: tuple[int, int, int, int], shape: tup
 
 
 @pytest.mark.parametrize(
-    ("changed", "status"),
+    ("changed", "told"),
     [
-        ({}, "ok"),
-        ({"frame_count_from_content": None}, "ok"),
-        ({"corrupt_count": 2}, "partial"),
-        ({"frame_count_from_header": 500}, "partial"),
-        ({"packet_count": 140}, "partial"),
-        ({"packet_count": 110, "discarded_count": 10}, "ok"),
-        ({"packet_count": 200, "codec_name": "h264"}, "ok"),  # two fields to a frame
-        ({"packet_count": 110, "codec_name": "vp9"}, "ok"),  # packets without a picture of their own
+        ({}, None),
+        ({"frame_count_from_content": None}, None),
+        ({"corrupt_count": 2}, "2 packets do not decode."),
+        (
+            {"corrupt_count": 9, "missing_s": [{"start_s": -0.6, "end_s": 0.0}, {"start_s": 2.0, "end_s": 2.5}]},
+            "9 packets do not decode: missing is 0.60 s before the first frame, 2.00 to 2.50 s.",
+        ),
+        (
+            {"missing_s": [{"start_s": k, "end_s": k + 0.5} for k in range(5)]},
+            "the file ends early: missing is 0.00 to 0.50 s, 1.00 to 1.50 s, 2.00 to 2.50 s and 2 more stretches.",
+        ),
+        ({"damaged_count": 3}, "3 frames are damaged."),
     ],
 )
-def test_the_status_follows_the_account_of_frames(changed: dict[str, Any], status: str) -> None:
+def test_the_status_follows_the_account_of_frames(changed: dict[str, Any], told: str | None) -> None:
     row: dict[str, Any] = {
         "frame_count_from_content": 100,
-        "frame_count_from_header": 100,
-        "packet_count": 100,
-        "discarded_count": 0,
         "corrupt_count": 0,
-        "codec_name": "h264",
+        "damaged_count": 0,
+        "missing_s": [],
         "duration_s_from_content": 4.0,
     }
-    found, error = media_status(row | changed)
-    assert found == status
-    assert (error is None) == (status == "ok")
+    status, error = media_status(row | changed)
+    assert status == ("ok" if told is None else "partial")
+    assert error == (None if told is None else f"{told} The 100 frames (4.00 s) that decode are used.")

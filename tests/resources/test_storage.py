@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -120,6 +121,25 @@ def test_results_show_every_table_with_comments(store: Store) -> None:
             " AND database_name != 'temp'"
         ).fetchall()
         assert uncommented == []
+
+
+def test_a_camera_has_one_time_line(store: Store) -> None:
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    places = {"b": ("gate", 60, 30.0), "a": ("gate", 0, 60.0), "c": ("gate", 80, 5.0), "d": ("yard", 7, 1.0)}
+    rows = [
+        dict.fromkeys(RECORDINGS.arrow_schema.names)
+        | {"recording_id": name, "status": "ok", "camera": camera, "source_path": name, "fingerprint": name}
+        | {"size_bytes": 1, "mtime_utc": noon, "started_at_utc": noon + timedelta(seconds=start_s)}
+        | {"duration_s_from_content": duration_s}
+        for name, (camera, start_s, duration_s) in places.items()
+    ]
+    store.replace(RECORDINGS, list(places), pa.Table.from_pylist(rows, schema=RECORDINGS.arrow_schema))
+    publish(store)
+    with open_results(store.data_folder) as results:
+        found = results.execute(
+            "SELECT recording_id, timeline_start_s, previous_recording_id, gap_s FROM camera_timeline ORDER BY ALL"
+        ).fetchall()
+    assert found == [("a", 0, None, None), ("b", 60, "a", 0), ("c", 80, "b", -10), ("d", 0, None, None)]
 
 
 def test_publishing_again_without_news_does_nothing(store: Store) -> None:
