@@ -1,9 +1,14 @@
 """The scores of the benchmarks, against cases computed by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks.track_metrics import score
+from benchmarks.tracking import PEERS, our_tracks, peer_tracks, true_sequence
+from resources.settings import CameraSettings
+from resources.zones import anchors, crossings
 
 BOX = (0.0, 0.0, 10.0, 20.0)
 
@@ -46,3 +51,21 @@ def test_a_loose_box_counts_up_to_its_overlap() -> None:
     truth, loose = rows((1, range(4))), rows((1, range(4)))
     loose[:, 4] += 10 / 3  # a third wider: IoU 0.75, which meets 15 of the 19 thresholds
     assert score(truth, loose).hota == pytest.approx(15 / 19)
+
+
+def test_a_real_sequence_is_followed_better_than_by_the_peers_and_counted_within_one(corpus: Path) -> None:
+    real = true_sequence()
+    assert real is not None
+    crowd, pictures = real
+    tracks = our_tracks(crowd)[0]
+    ours = score(crowd.truth, tracks)
+    for peer in PEERS:
+        theirs = score(crowd.truth, peer_tracks(peer, crowd, pictures)[0])
+        assert ours.hota >= theirs.hota
+        assert ours.idf1 >= theirs.idf1
+    tracks = tracks[np.lexsort((tracks[:, 0], tracks[:, 1]))]
+    up_the_middle = np.array([[320.0, 480.0], [320.0, 0.0]])
+    margin = CameraSettings().hysteresis * (tracks[:, 5] - tracks[:, 3])
+    sign = crossings(tracks[:, 1], anchors(tracks[:, 2:], "bottom_centre"), margin, up_the_middle).sign
+    assert abs((sign > 0).sum() - 4) <= 1  # to the right
+    assert abs((sign < 0).sum() - 1) <= 1
