@@ -20,6 +20,7 @@ import click
 from benchmarks import media
 from benchmarks.agreement import agreement
 from benchmarks.report import CORPUS, Case, alone, compared, keep, machine, show
+from benchmarks.tracking import tracking
 from resources.results import open_results
 from resources.settings import PROJECT_ROOT
 
@@ -157,6 +158,7 @@ def main() -> int:
         for measured in (
             code_location(),
             normalizing,
+            tracking(),
             end_to_end(found, Path(folder)),
             agreements(found, Path(folder)),
         ):

@@ -169,6 +169,24 @@ def sql(query: str | None, data: Path | None, settings: Path | None, output: str
 
 
 @commands.command()
+@click.argument("camera")
+@_data_option
+@_settings_option
+@click.option("--output", type=_PATH, help="The page [default: zones-CAMERA.html here].")
+def zones(camera: str, data: Path | None, settings: Path | None, output: Path | None) -> None:
+    """Write a page on which to draw CAMERA's zones and lines; it gives the YAML for the settings."""
+    from cv_assets.zones_page import zones_page
+
+    page = zones_page(camera, choose(settings=settings, data_folder=data))
+    file = output or Path(f"zones-{camera or 'recordings'}.html")
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise PipelineError(f"The page {file} cannot be written: {error.strerror or error}.") from error
+    click.echo(f"Open {file.absolute()} in a browser.")
+
+
+@commands.command()
 @_data_option
 @_settings_option
 @click.option("--weights", help="Detector weights to look at.")
