@@ -18,6 +18,7 @@ from benchmarks import media, model
 from benchmarks.agreement import agreement
 from benchmarks.material import Material, material, process
 from benchmarks.report import Case, alone, compared, keep, machine, show
+from benchmarks.tracking import tracking
 from resources.results import open_results
 from resources.settings import PROJECT_ROOT
 
@@ -81,6 +82,7 @@ def main() -> int:
         for measured in (
             code_location(),
             normalizing,
+            tracking(),
             model.cases(found, Path(folder)),
             whole_command(found, Path(folder)),
             agreements(found, Path(folder)),

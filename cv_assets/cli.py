@@ -63,8 +63,13 @@ def end_process(status: int) -> None:
 @_data_option
 @click.option("--weights", help="Detector weights: a .pt file, or a name Ultralytics publishes.")
 @_settings_option
-def process(folder: Path, data: Path | None, weights: str | None, settings: Path | None) -> None:
+@click.option("--stale", is_flag=True, help="Also make anew what changed settings or weights made stale.")
+def process(folder: Path, data: Path | None, weights: str | None, settings: Path | None, stale: bool) -> None:
     """Bring every recording in FOLDER to completion, then exit: 0 if all came through, 1 if any failed."""
+    from cv_assets.outstanding import STALE_VARIABLE
+
+    if stale:
+        os.environ[STALE_VARIABLE] = "1"
     if not run_folder(folder=folder, data=data, weights=weights, settings=settings):
         sys.exit(1)
 
@@ -165,6 +170,24 @@ def sql(query: str | None, data: Path | None, settings: Path | None, output: str
 
 
 @commands.command()
+@click.argument("camera")
+@_data_option
+@_settings_option
+@click.option("--output", type=_PATH, help="The page [default: zones-CAMERA.html here].")
+def zones(camera: str, data: Path | None, settings: Path | None, output: Path | None) -> None:
+    """Write a page on which to draw CAMERA's zones and lines; it gives the YAML for the settings."""
+    from cv_assets.zones_page import zones_page
+
+    page = zones_page(camera, choose(settings=settings, data_folder=data))
+    file = output or Path(f"zones-{camera or 'recordings'}.html")
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise PipelineError(f"The page {file} cannot be written: {error.strerror or error}.") from error
+    click.echo(f"Open {file.absolute()} in a browser.")
+
+
+@commands.command()
 @_data_option
 @_settings_option
 @click.option("--weights", help="Detector weights to look at.")
@@ -178,6 +201,29 @@ def doctor(data: Path | None, settings: Path | None, weights: str | None) -> Non
         mark = click.style("ok  ", fg="green") if finding.is_ok else click.style("mend", fg="red")
         click.echo(f"{mark}  {finding.subject:<{width}}  {finding.told}")
     sys.exit(0 if all(finding.is_ok for finding in findings) else 1)
+
+
+@commands.command()
+@_data_option
+@_settings_option
+def stale(data: Path | None, settings: Path | None) -> None:
+    """List what would come out otherwise if it were made now, and why."""
+    chosen = choose(settings=settings, data_folder=data)
+    if not (chosen.data_folder / "dagster").is_dir():
+        raise PipelineError(f"There is no pipeline in {chosen.data_folder} yet: process some recordings first.")
+    prepare_data_folder(chosen.data_folder)
+    from dagster import DagsterInstance
+
+    from cv_assets.stage import recordings_partitions
+    from cv_assets.staleness import stale_assets
+
+    with DagsterInstance.get() as instance:
+        recording_ids = instance.get_dynamic_partitions(recordings_partitions.name or "")
+        found = stale_assets(instance, recording_ids)
+    for one in found:
+        click.echo(f"{one.recording_id}  {one.asset_name}: {one.reason}")
+    count = len({one.recording_id for one in found})
+    click.echo(f"{len(found)} assets of {count} of {len(recording_ids)} recordings are stale.")
 
 
 @commands.command(name="settings")

@@ -33,7 +33,7 @@ WITH sized AS (
     SELECT *, x_max_px - x_min_px AS w, y_max_px - y_min_px AS h,
         x_min_px <= 1 OR y_min_px <= 1 OR x_max_px >= $width - 1 OR y_max_px >= $height - 1 AS is_cut,
         ntile($per_track) OVER (PARTITION BY track_id ORDER BY frame_index) AS part
-    FROM boxes
+    FROM boxes WHERE NOT is_interpolated
 ),
 scored AS (
     SELECT *, sqrt(w * h) * confidence * (CASE WHEN is_cut THEN 0.5 ELSE 1 END) AS score
@@ -136,7 +136,7 @@ def crop_recording(recording_id: str, store: Store, settings: Settings, progress
         table_asset(
             CROPS,
             group=ANALYSIS,
-            code_version=settings_version("crops 1", current_settings().crops),
+            code_version=settings_version("crops 2", current_settings().crops),
             deps=["normalized_video", TRACKS.name, TRACK_BOXES.name],
             kinds=("opencv",),
         )

@@ -40,7 +40,7 @@ from resources.schema import FRAMES, RECORDINGS
 from resources.settings import Settings, current_settings, settings_version
 from resources.storage import Store
 from resources.wall_clock import started_at
-from resources.watched_folder import SourceIndex
+from resources.watched_folder import SourceIndex, file_of
 
 NORMALIZED_VIDEO = "normalized_video"
 STAGE = Stage(NORMALIZED_VIDEO, (FRAMES,), files=(NORMALIZED_VIDEO,))
@@ -205,7 +205,7 @@ def normalize_recording(recording_id: str, store: Store, settings: Settings, pro
     if row["status"] == "rejected":
         raise RejectedRecordingError(row["error"])
     known = SourceIndex(store).source_of(recording_id, settings.watched_folder)
-    source = settings.watched_folder / (known.source_path if known else row["source_path"])
+    source = file_of(settings.watched_folder, known.source_path if known else row["source_path"])
     target = store.media_folder / recording_id / "normalized.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{uuid.uuid4().hex}.partial.mp4")

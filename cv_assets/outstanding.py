@@ -3,6 +3,7 @@
 The plan is made from what is there, not from events, so nothing is lost by a crash between two steps.
 """
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ from dagster._core.storage.tags import (
 )
 
 from cv_assets.stage import ANALYSIS, ATTEMPT_TAG, INGEST, STOPPED_TAG, recordings_partitions
+from cv_assets.staleness import stale_assets
 from cv_assets.walk import assets_of, with_downstream
 from resources.schema import RECORDINGS
 from resources.settings import BatchSettings
 from resources.storage import Store
 
 STOPPED_RETRY_AFTER_S = 120.0
+STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"  # set for a pipeline that is to make anew what settings made stale
 _WAITING_RUNS_PER_JOB = {INGEST: 2, ANALYSIS: 1}
 
 
@@ -31,7 +34,7 @@ class RecordingState:
 
     Attributes:
         recording_id: The recording.
-        missing: Assets that are not materialized.
+        missing: Assets that are not materialized, or stale where these are wanted, too.
         failed: Those of them whose last attempt failed.
         attempts: How often they have been tried.
         retry_at: Time before which nothing is tried again, in seconds since 1970.
@@ -88,7 +91,7 @@ class Outstanding:
 
 
 def observe(instance: DagsterInstance, store: Store, added: Sequence[str] = ()) -> Outstanding:
-    """Look at every recording.
+    """Look at every recording; where the environment asks for it, what is stale counts as missing.
 
     Args:
         instance: Dagster's instance.
@@ -106,18 +109,20 @@ def observe(instance: DagsterInstance, store: Store, added: Sequence[str] = ()) 
     columns = ["recording_id", "status", "duration_s_from_content", "duration_s_from_header"]
     rows = {row["recording_id"]: row for row in store.read(RECORDINGS, columns=columns).to_pylist()}
     attempts = _attempts(instance, statuses)
+    stale: dict[str, set[str]] = {}
+    for one in stale_assets(instance, recording_ids) if os.environ.get(STALE_VARIABLE) else ():
+        stale.setdefault(one.recording_id, set()).add(one.asset_name)
     states = []
     for recording_id in recording_ids:
         row = rows.get(recording_id, {})
         found = {name: statuses[name].get(recording_id) for name in names}
+        made = {name for name, status in found.items() if status == AssetPartitionStatus.MATERIALIZED}
         failed = frozenset(name for name, status in found.items() if status == AssetPartitionStatus.FAILED)
         tried, retry_at = attempts.get(recording_id, (0, 0.0)) if failed else (0, 0.0)
         states.append(
             RecordingState(
                 recording_id,
-                missing=frozenset(
-                    name for name, status in found.items() if status != AssetPartitionStatus.MATERIALIZED
-                ),
+                missing=frozenset(found) - made | stale.get(recording_id, set()),
                 failed=failed,
                 attempts=tried,
                 retry_at=retry_at,

@@ -29,7 +29,7 @@ from resources.schema import RECORDINGS
 from resources.settings import Settings, current_settings, settings_version
 from resources.storage import Store
 from resources.wall_clock import started_at
-from resources.watched_folder import SourceFile, SourceIndex
+from resources.watched_folder import SourceFile, SourceIndex, file_of
 
 STAGE = Stage("recordings", (RECORDINGS,))
 
@@ -55,10 +55,13 @@ def probe_recording(source: SourceFile, folder: Path, settings: Settings) -> dic
         source: The file.
         folder: The watched folder.
         settings: Limits of the probe and the patterns of file names.
+
+    Raises:
+        RecordingError: The file is gone, or leads out of the folder.
     """
     row = file_columns(source)
     try:
-        found = probe_isolated(folder / source.source_path, settings.video_of(source.camera))
+        found = probe_isolated(file_of(folder, source.source_path), settings.video_of(source.camera))
     except RejectedRecordingError as error:
         return row | {"status": "rejected", "error": str(error)}
     started, known_from = started_at(

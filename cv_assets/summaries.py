@@ -1,4 +1,7 @@
-"""summaries: one row per recording; class_minutes: one per recording, class and minute in which it was seen."""
+"""summaries: one row per recording; class_minutes: one per recording, class and minute in which it was seen.
+
+With them heatmap_cells (where the class was) and recording_hours (when, by the clock on the wall).
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,11 +22,20 @@ from cv_assets.stage import (
 )
 from resources.arrow_sql import select
 from resources.errors import RecordingError
-from resources.schema import CLASS_MINUTES, DETECTIONS, FRAMES, MODEL_RUNS, RECORDINGS, SUMMARIES, TRACK_BOXES, TRACKS
+from resources.schema import (
+    CLASS_MINUTES,
+    DETECTIONS,
+    FRAMES,
+    HEATMAP_CELLS,
+    MODEL_RUNS,
+    RECORDING_HOURS,
+    RECORDINGS,
+    SUMMARIES,
+    TRACK_BOXES,
+    TRACKS,
+)
 from resources.settings import settings_version
 from resources.storage import Store
-
-STAGE = Stage("summaries", (SUMMARIES, CLASS_MINUTES))
 
 _SUMMARY_SQL = """
 WITH at_once AS (SELECT frame_index, count(*) AS objects FROM track_boxes GROUP BY frame_index)
@@ -60,21 +72,66 @@ started AS (
 )
 SELECT (SELECT recording_id FROM recordings) AS recording_id, class_name, minute_index,
     track_count::INTEGER AS track_count, coalesce(new_track_count, 0)::INTEGER AS new_track_count,
-    max_at_once::INTEGER AS max_at_once, boxes / frames AS mean_at_once
+    max_at_once::INTEGER AS max_at_once, boxes / frames AS mean_at_once,
+    (SELECT started_at_utc FROM recordings) + to_seconds(60 * minute_index) AS minute_start_utc
 FROM seen JOIN busy USING (class_name, minute_index) JOIN minute_frames USING (minute_index)
     LEFT JOIN started USING (class_name, minute_index)
 ORDER BY class_name, minute_index
 """
 
 
-def summarize(inputs: dict[str, pa.Table]) -> tuple[pa.Table, pa.Table]:
-    """Rows of `summaries` and `class_minutes` of one recording.
+_HEATMAP_SQL = """
+WITH picture AS (SELECT recording_id, rate_fps, width_px, width_px / 32 AS cell_px, height_px FROM recordings),
+places AS (
+    SELECT class_name, track_id,
+        floor(least(greatest(y_max_px, 0), height_px - 1) / cell_px) AS row_index,
+        floor(least(greatest((x_min_px + x_max_px) / 2, 0), width_px - 1) / cell_px) AS column_index
+    FROM track_boxes, picture
+)
+SELECT (SELECT recording_id FROM picture) AS recording_id, class_name, row_index::INTEGER AS row_index,
+    column_index::INTEGER AS column_index, count(DISTINCT track_id)::INTEGER AS track_count,
+    count(*) / (SELECT rate_fps FROM picture) AS object_s
+FROM places GROUP BY class_name, row_index, column_index ORDER BY class_name, row_index, column_index
+"""
+
+_HOURS_SQL = """
+WITH boxes AS (
+    SELECT class_name, track_id, frame_index, to_timestamp(floor(epoch(captured_at_utc) / 3600) * 3600) AS hour_utc
+    FROM track_boxes WHERE captured_at_utc IS NOT NULL
+),
+at_once AS (
+    SELECT class_name, hour_utc, frame_index, count(*) AS objects FROM boxes GROUP BY class_name, hour_utc, frame_index
+),
+busy AS (
+    SELECT class_name, hour_utc, max(objects) AS max_at_once, sum(objects) AS boxes
+    FROM at_once GROUP BY class_name, hour_utc
+),
+first_seen AS (SELECT class_name, track_id, min(hour_utc) AS hour_utc FROM boxes GROUP BY class_name, track_id),
+started AS (
+    SELECT class_name, hour_utc, count(*) AS new_track_count FROM first_seen GROUP BY class_name, hour_utc
+)
+SELECT recording_id, camera, hour_utc, class_name, coalesce(new_track_count, 0)::INTEGER AS new_track_count,
+    max_at_once::INTEGER AS max_at_once, boxes / rate_fps AS object_s
+FROM busy LEFT JOIN started USING (class_name, hour_utc), recordings ORDER BY hour_utc, class_name
+"""
+
+_QUERIES = {
+    SUMMARIES: _SUMMARY_SQL,
+    CLASS_MINUTES: _CLASS_MINUTE_SQL,
+    HEATMAP_CELLS: _HEATMAP_SQL,
+    RECORDING_HOURS: _HOURS_SQL,
+}
+STAGE = Stage("summaries", tuple(_QUERIES))
+
+
+def summarize(inputs: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """The stage's rows of one recording, by table name.
 
     Args:
         inputs: The recording's rows of recordings, frames, detections, tracks and track_boxes, and the detector's row
             of model_runs, by table name.
     """
-    return select(_SUMMARY_SQL, inputs), select(_CLASS_MINUTE_SQL, inputs)
+    return {table.name: select(query, inputs) for table, query in _QUERIES.items()}
 
 
 def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
@@ -84,27 +141,30 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
         RecordingError: The recording has no normalized video yet.
     """
     columns = {
-        RECORDINGS: ["recording_id", "camera", "duration_s_from_content", "frame_count"],
+        RECORDINGS: [
+            "recording_id", "camera", "started_at_utc", "duration_s_from_content", "frame_count", "rate_fps",
+            "width_px", "height_px",
+        ],
         FRAMES: ["frame_index", "time_s"],
         DETECTIONS: ["frame_index"],
         MODEL_RUNS: ["asset_name", "model_id", "engine_name", "analysed_frame_count", "reused_frame_count"],
         TRACKS: ["track_id", "class_name", "start_s"],
-        TRACK_BOXES: ["track_id", "class_name", "frame_index", "time_s"],
-    }
+        TRACK_BOXES: [
+            "track_id", "class_name", "frame_index", "time_s", "captured_at_utc", "x_min_px", "x_max_px", "y_max_px",
+        ],
+    }  # fmt: skip
     inputs = {table.name: store.read(table, [recording_id], names) for table, names in columns.items()}
     runs = inputs[MODEL_RUNS.name]
     inputs[MODEL_RUNS.name] = runs.filter(pc.equal(runs["asset_name"], DETECTIONS.name))
     if inputs["recordings"]["frame_count"].to_pylist() in ([], [None]):
         raise RecordingError("It has no normalized video: materialize normalized_video first.")
-    summary, class_minutes = summarize(inputs)
-    store.replace(SUMMARIES, [recording_id], summary)
-    store.replace(CLASS_MINUTES, [recording_id], class_minutes)
-    shown = summary.to_pylist()[0]
+    found = summarize(inputs)
+    for table in STAGE.tables:
+        store.replace(table, [recording_id], found[table.name])
+    shown = found[SUMMARIES.name].to_pylist()[0]
     numbers = {name: shown[name] for name in ("duration_s", "frame_count", "detection_count", "track_count")}
-    return {
-        SUMMARIES.name: count_metadata(1, **numbers),
-        CLASS_MINUTES.name: count_metadata(class_minutes.num_rows),
-    }
+    counts = {name: count_metadata(rows.num_rows) for name, rows in found.items()}
+    return counts | {SUMMARIES.name: count_metadata(1, **numbers)}
 
 
 @multi_asset(
@@ -116,9 +176,9 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
             deps=[DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name],
             kinds=("duckdb",),
         )
-        for table in (SUMMARIES, CLASS_MINUTES)
+        for table in STAGE.tables
     ],
-    check_specs=table_checks(SUMMARIES, CLASS_MINUTES),
+    check_specs=table_checks(*STAGE.tables),
     partitions_def=recordings_partitions,
     backfill_policy=backfill_policy(),
 )

@@ -9,7 +9,10 @@ from cv_assets.recordings import recordings
 from cv_assets.scenes import scenes
 from cv_assets.stage import ANALYSIS, INGEST
 from cv_assets.summaries import summaries
+from cv_assets.track_links import track_links
 from cv_assets.tracks import tracks
+from cv_assets.zone_events import zone_events
+from cv_assets.zone_summaries import zone_summaries
 
 WALK: tuple[AssetsDefinition, ...] = (
     recordings,
@@ -17,8 +20,11 @@ WALK: tuple[AssetsDefinition, ...] = (
     scenes,
     detections,
     tracks,
+    track_links,
     crops,
+    zone_events,
     summaries,
+    zone_summaries,
     *further_models,
 )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from resources.schema import Table
+from resources.schema import DERIVED_SQL, Table
 from resources.storage import Store, disk_errors
 
 RESULTS_NAME = "results.duckdb"
@@ -109,6 +109,7 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
         connection.execute(f"ATTACH '{_escaped(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE results")
         counts = {table.name: _publish_table(connection, table, store) for table in store.tables()}
+        counts |= {table.name: _derive(connection, table, query) for table, query in DERIVED_SQL.values()}
         connection.execute(_CAMERA_TIMELINE)
         for column, comment in _CAMERA_TIMELINE_COMMENTS.items():
             of = f"COLUMN camera_timeline.{column}" if column else "VIEW camera_timeline"
@@ -117,7 +118,7 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
             f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
             "published_at_utc TIMESTAMPTZ)"
         )
-        for table in store.tables():
+        for table in (*store.tables(), *(derived for derived, _ in DERIVED_SQL.values())):
             connection.execute(
                 f"INSERT INTO {_CATALOG} VALUES (?, ?, ?, ?, ?, now())",
                 [
@@ -147,10 +148,21 @@ def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: S
         connection.execute(f"CREATE VIEW {table.name} AS SELECT {names} FROM read_parquet([{listed}])")
         kind = "VIEW"
         count = connection.execute(f"SELECT count(*) FROM {table.name}").fetchall()[0][0]
+    _comment(connection, kind, table)
+    return int(count)
+
+
+def _derive(connection: duckdb.DuckDBPyConnection, table: Table, query: str) -> int:
+    """Make a table from those that are published already."""
+    connection.execute(f"CREATE TABLE {table.name} AS {query}")
+    _comment(connection, "TABLE", table)
+    return int(connection.execute(f"SELECT count(*) FROM {table.name}").fetchall()[0][0])
+
+
+def _comment(connection: duckdb.DuckDBPyConnection, kind: str, table: Table) -> None:
     connection.execute(f"COMMENT ON {kind} {table.name} IS '{_escaped(table.comment)}'")
     for column in table.columns:
         connection.execute(f"COMMENT ON COLUMN {table.name}.{column.name} IS '{_escaped(column.comment)}'")
-    return int(count)
 
 
 @contextmanager

@@ -49,6 +49,11 @@ class Table:
         return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns])
 
     @property
+    def empty(self) -> pa.Table:
+        """No rows."""
+        return self.arrow_schema.empty_table()
+
+    @property
     def without_pictures(self) -> "Table":
         """The table less its pictures and outlines, which are large and have no rules."""
         is_large = (pa.types.is_binary, pa.types.is_list)
@@ -448,15 +453,21 @@ TRACKS = Table(
         DURATION_S,
         Column("first_frame_index", INT, "First frame the object is seen in", minimum=0),
         Column("last_frame_index", INT, "Last frame the object is seen in", minimum=0),
-        Column("box_count", INT, "Frames the object is seen in", minimum=1),
+        Column("box_count", INT, "Frames the object is seen in, interpolated boxes not counted", minimum=1),
         Column("mean_confidence", FLOAT, "Mean confidence of its boxes", "0 to 1", minimum=0, maximum=1),
         Column("path_px", FLOAT, "Length of the way of its box's centre", "px", minimum=0),
+        Column("mean_speed_px_s", FLOAT, "path_px divided by the time between first and last box", "px/s", minimum=0),
+        *(
+            Column(f"{end}_{axis}_px", FLOAT, f"Centre of its {end} box, from the {side}", "px")
+            for end in ("first", "last")
+            for axis, side in (("x", "left"), ("y", "top"))
+        ),
     ),
 )
 
 TRACK_BOXES = Table(
     "track_boxes",
-    "One row per object per frame it is seen in.",
+    "One row per object per frame from its first to its last, less gaps too long to fill.",
     ("recording_id", "track_id", "frame_index"),
     (
         RECORDING_ID,
@@ -464,11 +475,134 @@ TRACK_BOXES = Table(
         FRAME_INDEX,
         TIME_S,
         CAPTURED_AT_UTC,
-        Column("detection_index", INT, "The detection of that frame that was matched", minimum=0),
+        Column(
+            "detection_index",
+            INT,
+            "The detection of that frame that was matched; NULL where interpolated",
+            nullable=True,
+            minimum=0,
+        ),
+        Column("is_interpolated", FLAG, "Whether the box fills a gap between two detections of the object"),
         CLASS_ID,
         CLASS_NAME,
-        CONFIDENCE,
+        _nullable(CONFIDENCE, "The model's confidence; NULL where interpolated"),
         *BOX,
+    ),
+)
+
+TRACK_LINKS = Table(
+    "track_links",
+    "One row per track that goes on from the recording before of the same camera.",
+    ("recording_id", "track_id"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        Column("previous_recording_id", TEXT, "The recording before"),
+        Column("previous_track_id", INT, "The object's number there", minimum=1),
+        Column("gap_s", FLOAT, "Time between the last box there and the first here", "s", minimum=0),
+    ),
+)
+
+ZONE_NAME = Column("zone_name", TEXT, "The zone, as the settings call it")
+LINE_NAME = Column("line_name", TEXT, "The line, as the settings call it")
+DIRECTION = Column(
+    "direction", TEXT, "in: from the line's left hand to its right, seen along it; out: back", allowed=("in", "out")
+)
+_ON_GROUND = "on the ground, where the camera's ground is known; NULL elsewhere"
+
+ZONE_EVENTS = Table(
+    "zone_events",
+    "One row per entry into a zone, exit from it, or crossing of a line.",
+    ("recording_id", "track_id", "event_index"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        Column("event_index", INT, "Number of the event of its track, from 0, in order of time", minimum=0),
+        Column(
+            "event",
+            TEXT,
+            "enter or exit: of a zone; in: crosses a line from its left hand to its right, seen along it; out: back",
+            allowed=("enter", "exit", "in", "out"),
+        ),
+        _nullable(ZONE_NAME, "The zone, as the settings call it; NULL for lines"),
+        _nullable(LINE_NAME, "The line, as the settings call it; NULL for zones"),
+        FRAME_INDEX,
+        TIME_S,
+        CAPTURED_AT_UTC,
+        CLASS_ID,
+        CLASS_NAME,
+        Column("x_px", FLOAT, "Where, from the left", "px"),
+        Column("y_px", FLOAT, "Where, from the top", "px"),
+        Column("x_m", FLOAT, f"Where {_ON_GROUND}", "m", nullable=True),
+        Column("y_m", FLOAT, f"Where {_ON_GROUND}", "m", nullable=True),
+        Column("speed_px_s", FLOAT, "Speed over the second around it", "px/s", minimum=0),
+        Column("speed_m_s", FLOAT, f"Speed over the second around it, {_ON_GROUND}", "m/s", nullable=True, minimum=0),
+        Column("dwell_s", FLOAT, "For exits: time since the entry", "s", nullable=True, minimum=0),
+        Column(
+            "is_at_track_end",
+            FLAG,
+            "Whether the object was inside when first seen (enter) or last seen (exit), so that its true moment is not "
+            "known",
+        ),
+    ),
+)
+
+ZONE_SECONDS = Table(
+    "zone_seconds",
+    "One row per zone and second of a recording: how many are inside, and how many of them stand.",
+    ("recording_id", "zone_name", "second_index"),
+    (
+        RECORDING_ID,
+        ZONE_NAME,
+        Column("second_index", INT, "Second of media time, from 0", minimum=0),
+        Column("mean_occupancy", FLOAT, "Mean number of objects inside", minimum=0),
+        Column("max_occupancy", INT, "Most objects inside at once", minimum=0),
+        Column("mean_queue", FLOAT, "Mean number of objects that stand inside", minimum=0),
+        Column("max_queue", INT, "Most objects that stand inside at once", minimum=0),
+    ),
+)
+
+LINE_TRIPS = Table(
+    "line_trips",
+    "One row per way of an object from one line to the next other one.",
+    ("recording_id", "track_id", "trip_index"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        Column("trip_index", INT, "Number of the trip of its track, from 0", minimum=0),
+        CLASS_ID,
+        CLASS_NAME,
+        Column("from_line", TEXT, "The line crossed first"),
+        replace(DIRECTION, name="from_direction"),
+        Column("to_line", TEXT, "The line crossed next"),
+        replace(DIRECTION, name="to_direction"),
+        Column("start_s", FLOAT, "time_s of the first crossing", "s", minimum=0),
+        _nullable(CAPTURED_AT_UTC, "Wall-clock time of the first crossing; NULL when the camera's clock is unknown"),
+        Column("travel_s", FLOAT, "Time from the first to the second", "s", minimum=0),
+        Column("distance_px", FLOAT, "Between the places of the two crossings, straight", "px", minimum=0),
+        Column("speed_px_s", FLOAT, "distance_px divided by travel_s", "px/s", nullable=True, minimum=0),
+        Column("distance_m", FLOAT, f"Between the two places, straight, {_ON_GROUND}", "m", nullable=True, minimum=0),
+        Column("speed_m_s", FLOAT, "distance_m divided by travel_s", "m/s", nullable=True, minimum=0),
+    ),
+)
+
+GROUND_TRACKS = Table(
+    "ground_tracks",
+    "One row per object of a camera whose ground is known: its way in metres.",
+    ("recording_id", "track_id"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        CLASS_ID,
+        CLASS_NAME,
+        Column("path_m", FLOAT, "Length of its way", "m", minimum=0),
+        Column("mean_speed_m_s", FLOAT, "Mean speed", "m/s", minimum=0),
+        Column("max_speed_m_s", FLOAT, "Highest speed over a second", "m/s", minimum=0),
+        *(
+            Column(f"{end}_{axis}_m", FLOAT, f"Where it is {end} seen, on the {axis} axis of the ground", "m")
+            for end in ("first", "last")
+            for axis in "xy"
+        ),
     ),
 )
 
@@ -513,6 +647,12 @@ SUMMARIES = Table(
     is_small=True,
 )
 
+MINUTE_INDEX = Column("minute_index", INT, "Minute of media time, from 0", minimum=0)
+MINUTE_START_UTC = Column(
+    "minute_start_utc", UTC, "Wall-clock time at which the minute begins; NULL when unknown", "UTC", nullable=True
+)
+HOUR_UTC = Column("hour_utc", UTC, "Wall-clock time at which the hour begins", "UTC")
+
 CLASS_MINUTES = Table(
     "class_minutes",
     "One row per recording, class and minute in which the class was seen.",
@@ -520,11 +660,102 @@ CLASS_MINUTES = Table(
     (
         RECORDING_ID,
         CLASS_NAME,
-        Column("minute_index", INT, "Minute of media time, from 0", minimum=0),
+        MINUTE_INDEX,
+        MINUTE_START_UTC,
         Column("track_count", INT, "Objects seen in that minute", minimum=0),
         Column("new_track_count", INT, "Objects first seen in that minute", minimum=0),
         Column("max_at_once", INT, "Most objects of the class in one frame", minimum=0),
         Column("mean_at_once", FLOAT, "Mean number of objects of the class per frame of that minute", minimum=0),
+    ),
+    is_small=True,
+)
+
+HEATMAP_CELLS = Table(
+    "heatmap_cells",
+    "One row per recording, class and cell of a grid over the picture in which the class stood or walked.",
+    ("recording_id", "class_name", "row_index", "column_index"),
+    (
+        RECORDING_ID,
+        CLASS_NAME,
+        Column("row_index", INT, "Row of the grid, from 0 at the top; cells are squares of 1/32 width", minimum=0),
+        Column("column_index", INT, "Column of the grid, from 0 at the left, to 31", minimum=0, maximum=31),
+        Column("track_count", INT, "Objects whose box's bottom centre was in the cell", minimum=1),
+        Column("object_s", FLOAT, "Time that objects spent there, summed over them", "s", minimum=0),
+    ),
+)
+
+_HOUR_COLUMNS = (
+    Column("max_at_once", INT, "Most objects of the class in one frame", minimum=0),
+    Column("object_s", FLOAT, "Time that objects were in view, summed over them", "s", minimum=0),
+)
+
+RECORDING_HOURS = Table(
+    "recording_hours",
+    "One row per recording, class and hour of the wall clock in which the class was seen.",
+    ("recording_id", "hour_utc", "class_name"),
+    (
+        RECORDING_ID,
+        CAMERA,
+        HOUR_UTC,
+        CLASS_NAME,
+        Column("new_track_count", INT, "Objects first seen in that hour", minimum=0),
+        *_HOUR_COLUMNS,
+    ),
+    is_small=True,
+)
+
+ZONE_MINUTES = Table(
+    "zone_minutes",
+    "One row per recording, zone and minute.",
+    ("recording_id", "zone_name", "minute_index"),
+    (
+        RECORDING_ID,
+        ZONE_NAME,
+        MINUTE_INDEX,
+        MINUTE_START_UTC,
+        Column("mean_occupancy", FLOAT, "Mean number of objects inside", minimum=0),
+        Column("max_occupancy", INT, "Most objects inside at once", minimum=0),
+        Column("mean_queue", FLOAT, "Mean number of objects that stand inside", minimum=0),
+        Column("max_queue", INT, "Most objects that stand inside at once", minimum=0),
+        Column("enter_count", INT, "Entries, objects that were inside when first seen included", minimum=0),
+        Column("exit_count", INT, "Exits, objects that were inside when last seen included", minimum=0),
+        *(
+            Column(
+                f"dwell_p{part}_s", FLOAT, f"{part}th percentile of dwell_s of the exits", "s", nullable=True, minimum=0
+            )
+            for part in (50, 90)
+        ),
+    ),
+    is_small=True,
+)
+
+LINE_MINUTES = Table(
+    "line_minutes",
+    "One row per recording, line, direction, class and minute with a crossing.",
+    ("recording_id", "line_name", "direction", "class_name", "minute_index"),
+    (
+        RECORDING_ID,
+        LINE_NAME,
+        DIRECTION,
+        CLASS_NAME,
+        MINUTE_INDEX,
+        MINUTE_START_UTC,
+        Column("crossing_count", INT, "Crossings", minimum=1),
+    ),
+    is_small=True,
+)
+
+ORIGIN_DESTINATIONS = Table(
+    "origin_destinations",
+    "One row per recording, class and pair of lines: objects that crossed the one first and the other last.",
+    ("recording_id", "class_name", "origin_line", "destination_line"),
+    (
+        RECORDING_ID,
+        CLASS_NAME,
+        Column("origin_line", TEXT, "The first line that the objects crossed"),
+        Column("destination_line", TEXT, "The last line that they crossed; the same for those that crossed only one"),
+        Column("track_count", INT, "Objects", minimum=1),
+        Column("median_travel_s", FLOAT, "Median time from the first crossing to the last", "s", minimum=0),
     ),
     is_small=True,
 )
@@ -546,9 +777,55 @@ TABLES: dict[str, Table] = {
         MODELS,
         TRACKS,
         TRACK_BOXES,
+        TRACK_LINKS,
         CROPS,
+        ZONE_EVENTS,
+        ZONE_SECONDS,
+        LINE_TRIPS,
+        GROUND_TRACKS,
         SUMMARIES,
         CLASS_MINUTES,
+        HEATMAP_CELLS,
+        RECORDING_HOURS,
+        ZONE_MINUTES,
+        LINE_MINUTES,
+        ORIGIN_DESTINATIONS,
+    )
+}
+
+CAMERA_HOURS = Table(
+    "camera_hours",
+    "One row per camera, class and hour of the wall clock, over all of the camera's recordings.",
+    ("camera", "hour_utc", "class_name"),
+    (
+        CAMERA,
+        HOUR_UTC,
+        CLASS_NAME,
+        Column("track_count", INT, "Objects first seen in that hour; one that goes on in the next file counts once"),
+        *_HOUR_COLUMNS,
+    ),
+    per_recording=False,
+    is_small=True,
+)
+
+# Tables made from others whenever results are published: they span recordings, so no recording owns their rows.
+DERIVED_SQL: dict[str, tuple[Table, str]] = {
+    CAMERA_HOURS.name: (
+        CAMERA_HOURS,
+        """
+        WITH continued AS (
+            SELECT recording_id, class_name,
+                to_timestamp(floor(epoch(started_at_utc + to_seconds(start_s)) / 3600) * 3600) AS hour_utc,
+                count(*) AS continued_count
+            FROM track_links JOIN tracks USING (recording_id, track_id) JOIN recordings USING (recording_id)
+            GROUP BY recording_id, class_name, hour_utc
+        )
+        SELECT camera, hour_utc, class_name,
+            (sum(new_track_count) - coalesce(sum(continued_count), 0))::INTEGER AS track_count,
+            max(max_at_once) AS max_at_once, sum(object_s) AS object_s
+        FROM recording_hours LEFT JOIN continued USING (recording_id, hour_utc, class_name)
+        GROUP BY camera, hour_utc, class_name ORDER BY camera, hour_utc, class_name
+        """,
     )
 }
 

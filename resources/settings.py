@@ -8,13 +8,14 @@ CV_ASSETS_SETTINGS (this file), CV_ASSETS_WATCHED_FOLDER, CV_ASSETS_DATA, CV_ASS
 import difflib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -29,6 +30,8 @@ _VALUE_VARIABLES = {
     "CV_ASSETS_DATA": ("data_folder",),
     "CV_ASSETS_WEIGHTS": ("detections", "weights"),
 }
+
+_LONGEST_QUOTE = 100
 
 # How cameras, recorders and phones name their files, in the order in which the patterns are tried.
 _YEAR, _MONTH, _DAY = r"(?<!\d)(?P<year>20\d\d)", r"(?P<month>\d\d)", r"(?P<day>\d\d)"
@@ -244,15 +247,165 @@ class ModelSettings(DetectionSettings):
 
 
 class TrackSettings(_Section):
-    """ByteTrack's thresholds; times in seconds, so that they hold at any frame rate."""
+    """How objects are followed; times in seconds, so that they hold at any frame rate."""
 
+    method: Literal["motion", "bytetrack"] = Field(
+        "motion", description="motion: our own, which knows the frames' times; bytetrack: that of Ultralytics."
+    )
     high_confidence: float = Field(0.25, ge=0, le=1, description="Boxes from here up are matched first.")
     low_confidence: float = Field(0.1, ge=0, le=1, description="Boxes under this are ignored.")
     new_track_confidence: float = Field(0.25, ge=0, le=1, description="Only boxes from here up start a track.")
     match_threshold: float = Field(0.8, gt=0, le=1, description="Largest matching cost (1 - IoU x confidence).")
     lost_s: float = Field(1.2, ge=0, description="A track unseen for longer ends; a later box starts another.")
     min_duration_s: float = Field(
-        0.2, ge=0, description="Tracks seen for less than this in all are taken for noise and dropped."
+        0.2, ge=0, description="Tracks seen for less than this in all, or once, are taken for noise and dropped."
+    )
+    min_best_confidence: float = Field(
+        0.5, ge=0, le=1, description="Tracks whose surest box is under this are taken for noise and dropped."
+    )
+    interpolate_s: float = Field(
+        1.2, ge=0, description="Gaps in a track up to this long are filled with boxes marked is_interpolated."
+    )
+    stitch_s: float = Field(
+        3.0, ge=0, description="A track that begins where another ended within this time goes on with it; 0: never."
+    )
+
+
+Points = tuple[tuple[float, float], ...]
+Edge = tuple[tuple[float, float], tuple[float, float]]
+
+
+class ZoneSettings(_Section):
+    """A named area of the picture, inside a polygon."""
+
+    name: str = Field(min_length=1, description="How tables call it.")
+    points: Points = Field(description="The polygon's corners in order, [x, y] each, from the picture's top left.")
+
+    @field_validator("points")
+    @classmethod
+    def _simple(cls, value: Points) -> Points:
+        if len(value) < 3:
+            raise ValueError(f"a zone needs at least 3 points, not {len(value)}")
+        edges = list(zip(value, value[1:] + value[:1], strict=True))
+        for first, one in enumerate(edges):
+            for second, other in enumerate(edges[first + 1 :], first + 1):
+                is_neighbour = second - first in (1, len(edges) - 1)
+                if not is_neighbour and _do_cross(one, other):
+                    raise ValueError(
+                        f"the zone's outline crosses itself: the edge from point {first + 1} meets the edge from point "
+                        f"{second + 1} (counted from 1); give the corners in order"
+                    )
+        area = sum(a[0] * b[1] - b[0] * a[1] for a, b in edges) / 2
+        if abs(area) < 1e-9:
+            raise ValueError("the zone has no area: its points lie on one line")
+        return value
+
+
+class LineSettings(_Section):
+    """A named line through the picture with a direction: `in` is from its left hand to its right, seen along it."""
+
+    name: str = Field(min_length=1, description="How tables call it.")
+    points: Points = Field(description="Two or more points in order, [x, y] each, from the picture's top left.")
+
+    @field_validator("points")
+    @classmethod
+    def _has_length(cls, value: Points) -> Points:
+        if len(value) < 2:
+            raise ValueError(f"a line needs at least 2 points, not {len(value)}")
+        for number, (one, other) in enumerate(itertools.pairwise(value), start=1):
+            if one == other:
+                raise ValueError(f"points {number} and {number + 1} of the line are the same")
+        return value
+
+
+class GroundSettings(_Section):
+    """Where points of the picture are on the ground, so that positions and speeds are known in metres."""
+
+    points: Points = Field(description="Four or more points of the picture on one flat ground, [x, y] each.")
+    metres: Points = Field(description="The same points on the ground, [x, y] each, on axes of your choice.")
+
+    @model_validator(mode="after")
+    def _solvable(self) -> Self:
+        if len(self.points) != len(self.metres):
+            raise ValueError(
+                f"{len(self.points)} points and {len(self.metres)} positions in metres: give as many of each"
+            )
+        if len(self.points) < 4:
+            raise ValueError(f"the ground needs at least 4 points, not {len(self.points)}")
+        for told, points in (("points", self.points), ("metres", self.metres)):
+            if sum(_is_corner(*three) for three in itertools.combinations(points, 3)) < 4:
+                raise ValueError(f"too many of the {told} lie on one line: choose four corners of an area")
+        return self
+
+
+class CameraSettings(_Section):
+    """What is particular to one camera: its clock, and the areas and lines that people drew over its picture."""
+
+    time_zone: TimeZone | None = Field(None, description="Time zone of its clock; null: as intake.time_zone.")
+    clock_offset_s: float = Field(0.0, description="Added to the times its clock wrote; negative if it is fast.")
+    video: VideoSettings | None = Field(None, description="Settings of video that differ for this camera.")
+    units: Literal["relative", "px"] = Field(
+        "relative", description="relative: 0 to 1 of width and height; px: pixels of the normalized video."
+    )
+    anchor: Literal["bottom_centre", "centre"] = Field(
+        "bottom_centre", description="The point of a box that enters zones and crosses lines."
+    )
+    hysteresis: float = Field(
+        0.1, ge=0, le=1, description="An object must get this far from a border, in heights of its box, to count."
+    )
+    standing_speed: float = Field(
+        0.25, ge=0, description="Slower than this, in heights of its box a second, an object stands in a queue."
+    )
+    zones: tuple[ZoneSettings, ...] = Field((), description="Areas: enter, exit, dwell, occupancy, queue.")
+    lines: tuple[LineSettings, ...] = Field((), description="Lines: crossings in and out, ways, speeds between them.")
+    ground: GroundSettings | None = Field(None, description="Four or more points and their places in metres.")
+    joined_within_s: float = Field(
+        0.0,
+        ge=0,
+        description="A recording starting this soon after the one before goes on with its objects; 0: never.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [zone.name for zone in self.zones] + [line.name for line in self.lines]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two zones or lines are called {', '.join(repeated)}: every name must be its own")
+        for told, points in self._all_points():
+            for x, y in points:
+                if min(x, y) < 0 or (self.units == "relative" and max(x, y) > 1):
+                    hint = "; for pixels say units: px" if self.units == "relative" and max(x, y) > 1 else ""
+                    raise ValueError(f"{told} has the point [{x:g}, {y:g}] outside the picture{hint}")
+        return self
+
+    def _all_points(self) -> Iterator[tuple[str, Points]]:
+        yield from ((f"the zone {zone.name}", zone.points) for zone in self.zones)
+        yield from ((f"the line {line.name}", line.points) for line in self.lines)
+        if self.ground:
+            yield "the ground", self.ground.points
+
+    def outside(self, width_px: int, height_px: int) -> str | None:
+        """A sentence on a point that lies outside a picture of this size; None when all lie inside."""
+        if self.units == "px":
+            for told, points in self._all_points():
+                for x, y in points:
+                    if x > width_px or y > height_px:
+                        return f"{told} has the point [{x:g}, {y:g}] outside the picture of {width_px} x {height_px} px"
+        return None
+
+
+def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def _is_corner(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    """Whether three points span an area that is more than rounding, as a share of their extent."""
+    extent = max(abs(p[i] - q[i]) for p in (a, b, c) for q in (a, b, c) for i in (0, 1))
+    return abs(_turn(a, b, c)) > 1e-6 * extent * extent
+
+
+def _do_cross(one: Edge, other: Edge) -> bool:
+    return (_turn(*one, other[0]) > 0) != (_turn(*one, other[1]) > 0) and (
+        (_turn(*other, one[0]) > 0) != (_turn(*other, one[1]) > 0)
     )
 
 
@@ -263,14 +416,6 @@ class CropSettings(_Section):
     min_side_px: int = Field(16, ge=1, description="Smaller boxes are not cut out.")
     padding: float = Field(0.05, ge=0, le=1, description="Margin around the box, as a share of its size.")
     jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality of the pictures.")
-
-
-class CameraSettings(_Section):
-    """What is particular to one camera."""
-
-    time_zone: TimeZone | None = Field(None, description="Time zone of its clock; null: as intake.time_zone.")
-    clock_offset_s: float = Field(0.0, description="Added to the times its clock wrote; negative if it is fast.")
-    video: VideoSettings | None = Field(None, description="Settings of video that differ for this camera.")
 
 
 class BatchSettings(_Section):
@@ -298,7 +443,9 @@ class Settings(_Section):
     crops: CropSettings = CropSettings()
     batches: BatchSettings = BatchSettings()
     cameras: dict[str, CameraSettings] = Field(
-        default={}, description="By camera, the first folder under the watched folder: what is particular to it."
+        default={},
+        description='By camera, the first folder under the watched folder ("": recordings beside the folders): what is '
+        "particular to it.",
     )
 
     @property
@@ -361,7 +508,9 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ").replace("tuple", "list")
-        raise PipelineError(f"{file}: {where}: {message} (it says {first['input']!r}).") from error
+        said = repr(first["input"])
+        told = f" (it says {said})" if len(said) <= _LONGEST_QUOTE else ""
+        raise PipelineError(f"{file}: {where}: {message}{told}.") from error
     if "\0" in f"{settings.watched_folder}{settings.data_folder}{settings.detections.weights}":
         raise PipelineError(f"{file}: a path holds a zero byte.")
     settings = settings.model_copy(
@@ -419,29 +568,24 @@ def _check_keys(model: type[BaseModel], values: Mapping[Any, Any], file: Path, p
             near = difflib.get_close_matches(str(key), model.model_fields, n=1, cutoff=0.4)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(model.model_fields)}."
             raise PipelineError(f"{file}: unknown setting {prefix}{key}; {hint}")
-        if isinstance(value, Mapping):
-            inner, entries = _inner_model(field.annotation)
-            for entry, keys in value.items() if entries else ((None, value),):
-                where = f"{prefix}{key}." if entry is None else f"{prefix}{key}.{entry}."
-                if inner is not None and isinstance(keys, Mapping):
-                    _check_keys(inner, keys, file, where)
-        elif isinstance(value, list) and (inner := _inner_model(field.annotation)[0]) is not None:
-            for number, keys in enumerate(value):
-                if isinstance(keys, Mapping):
-                    _check_keys(inner, keys, file, f"{prefix}{key}.{number}.")
-        elif value is None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            raise PipelineError(f"{file}: {prefix}{key} is empty; remove it or give it keys.")
+        for section, name, part in _sections(field.annotation, f"{prefix}{key}", value):
+            if part is None:
+                raise PipelineError(f"{file}: {name} is empty; remove it or give it keys.")
+            if isinstance(part, Mapping):
+                _check_keys(section, part, file, f"{name}.")
 
 
-def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The model that a setting's value must have, and whether the value holds several of them by name."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, False
-    for argument in get_args(annotation):
-        inner, _ = _inner_model(argument)
-        if inner is not None:
-            return inner, get_origin(annotation) is dict
-    return None, False
+def _sections(annotation: Any, name: str, value: Any) -> Iterator[tuple[type[BaseModel], str, Any]]:
+    """The sections of a setting: itself, or those in its list or under its keys; type, full name and value of each."""
+    for kind in get_args(annotation) or (annotation,):
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            continue
+        if get_origin(annotation) is dict:
+            yield from ((kind, f"{name}.{key}", v) for key, v in (value.items() if isinstance(value, Mapping) else ()))
+        elif get_origin(annotation) is tuple:
+            yield from ((kind, f"{name}.{n}", v) for n, v in enumerate(value if isinstance(value, list) else ()))
+        elif value is not None or type(None) not in get_args(annotation):
+            yield kind, name, value
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from resources.errors import PipelineError
+from resources.errors import PipelineError, RecordingError
 from resources.schema import SOURCE_FILES
 from resources.settings import IntakeSettings
 from resources.storage import Store
@@ -92,6 +92,18 @@ def list_recordings(folder: Path, settings: IntakeSettings) -> dict[str, FileSta
         relative = os.fsencode(relative).decode("utf-8", "backslashreplace")
         found[relative] = FileState(stat.st_size, stat.st_mtime_ns)
     return found
+
+
+def file_of(folder: Path, source_path: str) -> Path:
+    """The file of a path relative to the watched folder, looked up anew.
+
+    Raises:
+        RecordingError: It leads out of the folder, as a link may that was put there since the file was found.
+    """
+    file = folder / source_path
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise RecordingError(f"{source_path} leads out of the watched folder: put the file itself there.")
+    return file
 
 
 def _walk(folder: Path) -> Iterator["os.DirEntry[str]"]:

@@ -10,7 +10,10 @@ import pytest
 from resources.settings import PROJECT_ROOT
 
 WINGS = ("resources", "cv_assets", "sensors")
-ASSETS_IN_ORDER = ("recordings", "normalized_video", "scenes", "detections", "tracks", "crops", "summaries")
+ASSETS_IN_ORDER = (
+    "recordings", "normalized_video", "scenes", "detections", "tracks", "track_links", "crops", "zone_events",
+    "summaries", "zone_summaries",
+)  # fmt: skip
 
 
 def imports_of(file: Path) -> set[str]:
@@ -72,7 +75,12 @@ def test_every_asset_carries_what_the_catalog_shows() -> None:
     from cv_assets.walk import WALK
 
     specs = [spec for assets in WALK for spec in assets.specs]
-    assert {spec.key.to_user_string() for spec in specs} >= {*ASSETS_IN_ORDER, "frames", "track_boxes"}
+    assert {spec.key.to_user_string() for spec in specs} >= {
+        *ASSETS_IN_ORDER[:-1],
+        "frames",
+        "track_boxes",
+        "zone_minutes",
+    }
     for spec in specs:
         name = spec.key.to_user_string()
         assert spec.group_name in ("ingest", "analysis"), name

@@ -79,9 +79,16 @@ def test_no_more_runs_are_planned_while_enough_wait() -> None:
 @pytest.mark.parametrize(
     ("missing", "expected"),
     [
-        ({"class_minutes"}, ("summaries", "class_minutes")),
+        ({"class_minutes"}, ("summaries", "class_minutes", "heatmap_cells", "recording_hours")),
+        (
+            {"zone_events"},
+            (
+                *("zone_events", "zone_seconds", "line_trips", "ground_tracks"),
+                *("zone_minutes", "line_minutes", "origin_destinations"),
+            ),
+        ),
         ({"crops"}, ("crops",)),
-        ({"tracks"}, ("tracks", "track_boxes", "crops", "summaries", "class_minutes")),
+        ({"tracks"}, tuple(name for name in assets_of(ANALYSIS) if name != "detections")),
         ({"detections"}, assets_of(ANALYSIS)),
     ],
 )

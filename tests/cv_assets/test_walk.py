@@ -1,11 +1,14 @@
 """The assets in one process, on a real Dagster instance: batches, versions, checks and pure parts."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from dagster import (
     AssetKey,
@@ -22,13 +25,20 @@ from cv_assets.tracks import track_rows
 from cv_assets.walk import WALK
 from demo.scenes import demo_scene, write_video
 from resources.inference import Models
-from resources.schema import DETECTIONS, RECORDINGS, SUMMARIES, TRACK_BOXES
-from resources.settings import CropSettings, DetectionSettings, Settings
+from resources.schema import DETECTIONS, LINE_MINUTES, RECORDINGS, SUMMARIES, TRACK_BOXES, ZONE_EVENTS
+from resources.settings import PROJECT_ROOT, CameraSettings, CropSettings, DetectionSettings, Settings, TrackSettings
 from resources.storage import Store
 from resources.watched_folder import SourceIndex, identify, list_recordings
 from tests.conftest import BUNDLED_WEIGHTS
+from tests.cv_assets.test_tracks import boxes_of, frames_of
 
 NAMES = ("a", "bad", "c")
+MIDDLE = CameraSettings.model_validate(
+    {
+        "lines": [{"name": "middle", "points": [[0.5, 1], [0.5, 0]]}],
+        "zones": [{"name": "left half", "points": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}],
+    }
+)
 
 
 class Pipeline:
@@ -40,6 +50,7 @@ class Pipeline:
             watched_folder=folder / "recordings",
             data_folder=folder / "data",
             detections=DetectionSettings(weights=str(BUNDLED_WEIGHTS)),
+            cameras={"": MIDDLE},
         )
         self.settings.watched_folder.mkdir()
         write_video(demo_scene(1, 4, {"car": 1}), self.settings.watched_folder / "a.mp4")
@@ -104,6 +115,10 @@ def test_the_rest_of_the_walk_gives_rows_checks_and_counts(pipeline: Pipeline) -
     summary = pipeline.store.read(SUMMARIES).to_pylist()[0]
     assert (summary["frame_count"], summary["track_count"], summary["max_at_once"]) == (125, 1, 1)
     assert summary["detection_count"] == pipeline.store.row_count(DETECTIONS)
+    events = pipeline.store.read(ZONE_EVENTS).to_pylist()
+    assert {event["recording_id"] for event in events} == {pipeline.ids["c"]}
+    assert sorted(event["event"] for event in events) in (["enter", "exit", "in"], ["enter", "exit", "out"])
+    assert pipeline.store.read(LINE_MINUTES)["crossing_count"].to_pylist() == [1]
     made = ended.asset_materializations_for_node("detections")[0]
     assert made.metadata["dagster/partition_row_count"].value == summary["detection_count"]
 
@@ -114,56 +129,31 @@ def test_a_stage_without_its_inputs_says_what_to_do(pipeline: Pipeline) -> None:
     assert rows[pipeline.ids["bad"]]["status"] == "rejected"  # the reason that matters is kept
 
 
-def boxes_of(frames: Sequence[int], **changed: Any) -> pa.Table:
-    """Rows of detections with a track: a 10 x 20 box that moves 3 px to the right and 4 px down each frame."""
-    rows = [
-        {
-            "recording_id": "r",
-            "frame_index": frame,
-            "detection_index": 0,
-            "time_s": frame / 10,
-            "captured_at_utc": None,
-            "class_id": 2,
-            "class_name": "car",
-            "confidence": 0.8,
-            "x_min_px": 3.0 * frame,
-            "y_min_px": 4.0 * frame,
-            "x_max_px": 3.0 * frame + 10,
-            "y_max_px": 4.0 * frame + 20,
-            "track_id": 7,
-            **changed,
-        }
-        for frame in frames
-    ]
-    schema = pa.schema([*DETECTIONS.arrow_schema, pa.field("track_id", pa.int32())])
-    names = [name for name in schema.names if name in rows[0]]
-    return pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in names]))
+_CODE_VERSIONS = """
+import json
+from cv_assets.walk import WALK
+print(json.dumps({spec.key.to_user_string(): spec.code_version for assets in WALK for spec in assets.specs}))
+"""
 
 
-def test_tracks_sum_up_their_boxes() -> None:
-    tracks, boxes = track_rows(boxes_of(range(5, 16)), rate_fps=10, min_duration_s=0.2)
-    track = tracks.to_pylist()[0]
-    assert (track["track_id"], track["class_name"], track["box_count"]) == (1, "car", 11)
-    assert (track["start_s"], track["end_s"]) == pytest.approx((0.5, 1.6))
-    assert track["path_px"] == pytest.approx(50)  # ten steps of 3, 4, 5
-    assert boxes.num_rows == 11
+def test_a_moved_line_makes_only_what_is_counted_at_it_stale(tmp_path: Path) -> None:
+    def versions(x: float, joined_within_s: float = 0.0) -> dict[str, str]:
+        line = f"lines: [{{name: middle, points: [[{x}, 1], [{x}, 0]]}}]"
+        settings = tmp_path / "pipeline.yaml"
+        settings.write_text(f"cameras: {{gate: {{{line}, joined_within_s: {joined_within_s}}}}}")
+        environment = {**os.environ, "CV_ASSETS_SETTINGS": str(settings)}
+        command = [sys.executable, "-c", _CODE_VERSIONS]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=PROJECT_ROOT)
+        return dict(json.loads(shown.stdout))
 
-
-def test_a_track_has_the_class_of_most_confidence_everywhere() -> None:
-    mixed = pa.concat_tables([boxes_of(range(6)), boxes_of(range(6, 10), class_id=5, class_name="bus", confidence=0.3)])
-    tracks, boxes = track_rows(mixed, rate_fps=10, min_duration_s=0.2)
-    assert tracks["class_name"].to_pylist() == ["car"]
-    assert set(boxes["class_name"].to_pylist()) == {"car"}
-
-
-def test_momentary_tracks_and_untracked_boxes_are_dropped() -> None:
-    short = pa.concat_tables([boxes_of([3, 90]), boxes_of(range(9), track_id=0)])
-    tracks, boxes = track_rows(short, rate_fps=10, min_duration_s=0.5)
-    assert (tracks.num_rows, boxes.num_rows) == (0, 0)
+    before, moved, joined = versions(0.5), versions(0.6), versions(0.5, 2.0)
+    counted = {"zone_events", "zone_seconds", "line_trips", "ground_tracks"}
+    assert {name for name in before if before[name] != moved[name]} == counted
+    assert {name for name in before if before[name] != joined[name]} == {"track_links"}
 
 
 def test_crops_are_spread_over_the_track_and_ranked() -> None:
-    boxes = track_rows(boxes_of(range(30)), rate_fps=10, min_duration_s=0)[1]
+    boxes = track_rows(boxes_of(range(30)), frames_of(30), 10, TrackSettings(min_duration_s=0))[1]
     assert boxes.schema.names == TRACK_BOXES.arrow_schema.names
     chosen = choose_crops(boxes, 640, 360, CropSettings(per_track=3, min_side_px=5))
     assert chosen["frame_index"].to_pylist() == [1, 10, 20]  # the best of each third; frame 0 is cut by the edge

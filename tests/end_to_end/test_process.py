@@ -188,3 +188,25 @@ def test_every_query_of_the_readme_is_answered(folder: Path, tmp_path: Path, mon
     with open_results(folder / "data") as results:
         for query in queries:
             results.execute(query)
+
+
+def test_after_a_change_of_settings_only_what_it_touches_is_made_anew(tmp_path: Path) -> None:
+    settings = write_settings(tmp_path)
+    write_video(demo_scene(5, 5, {"car": 1}), tmp_path / "recordings" / "a.mp4")
+    arguments = ("process", tmp_path / "recordings", "--settings", settings)
+    assert cv_assets(*arguments).returncode == 0
+    none = "0 assets of 0 of 1 recordings are stale."
+    assert none in cv_assets("stale", "--settings", settings).stdout
+
+    with settings.open("a") as file:
+        file.write("crops: {per_track: 1}\n")
+    listed = cv_assets("stale", "--settings", settings).stdout.splitlines()
+    assert [line.split("  ")[1] for line in listed[:-1]] == ["crops: its settings changed"]
+    assert "Nothing to do" in cv_assets(*arguments).stdout  # what is there stays until somebody asks
+
+    again = cv_assets(*arguments, "--stale")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "detections" not in again.stderr  # no model ran
+    assert none in cv_assets("stale", "--settings", settings).stdout
+    with open_results(tmp_path / "data") as results:
+        assert results.execute("SELECT count(*) FROM crops").fetchall() == [(1,)]

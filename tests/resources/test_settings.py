@@ -12,6 +12,23 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
+def zone(points: str) -> str:
+    return f"cameras: {{gate: {{zones: [{{name: yard, points: [{points}]}}]}}}}"
+
+
+def line(points: str) -> str:
+    return f"cameras: {{gate: {{lines: [{{name: door, points: [{points}]}}]}}}}"
+
+
+def ground(points: str) -> str:
+    return f"cameras: {{gate: {{ground: {{points: [{points}], metres: [[0, 0], [1, 0], [1, 1], [0, 1]]}}}}}}"
+
+
+TWICE = (
+    "cameras: {g: {lines: [{name: a, points: [[0, 0], [1, 1]]}], zones: [{name: a, points: [[0, 0], [1, 0], [1, 1]]}]}}"
+)
+
+
 def test_every_key_is_optional(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, ""), {})
     assert settings.detections == Settings().detections
@@ -35,13 +52,36 @@ def test_every_key_is_optional(tmp_path: Path) -> None:
         ),
         pytest.param("detections: {task: track}", r"detections.task: .*'detect', 'segment'", id="task"),
         pytest.param("detections: {regions: {gate: [[[0, 2], [1, 1], [0, 1]]]}}", "each from 0 to 1", id="region"),
-        pytest.param("tracks: {qqq: 1}", "unknown setting tracks.qqq; known: high_confidence", id="nothing near"),
+        pytest.param("tracks: {qqq: 1}", "unknown setting tracks.qqq; known: method", id="nothing near"),
         pytest.param("video: {crf: 99}", r"video.crf: .*less than or equal to 51", id="range"),
         pytest.param("video: {crf: x}", r"video.crf: .*integer", id="type"),
         pytest.param("video:", "video is empty", id="empty section"),
         pytest.param("- a", "must hold keys and values, not a list", id="list"),
         pytest.param("a: [", "is not valid YAML", id="syntax"),
         pytest.param("intake: {time_zone: Mars/Base}", "not an IANA time zone", id="zone"),
+        pytest.param(
+            "cameras: {gate: {lnes: []}}", "cameras.gate.lnes; did you mean cameras.gate.lines", id="in camera"
+        ),
+        pytest.param(
+            "cameras: {gate: {lines: [{nam: a}]}}", "lines.0.nam; did you mean cameras.gate.lines.0.name", id="in line"
+        ),
+        pytest.param("cameras: {gate: }", "cameras.gate is empty", id="empty camera"),
+        pytest.param(zone("[0, 0], [1, 1]"), "a zone needs at least 3 points, not 2", id="two corners"),
+        pytest.param(
+            zone("[0, 0], [1, 1], [1, 0], [0, 1]"), "crosses itself: the edge from point 1 meets", id="bow tie"
+        ),
+        pytest.param(zone("[0, 0], [0.5, 0.5], [1, 1]"), "no area: its points lie on one line", id="flat zone"),
+        pytest.param(
+            zone("[0, 0], [1, 0], [1, 2]"), r"zone yard has the point \[1, 2\] outside .* units: px", id="outside"
+        ),
+        pytest.param(zone("[0, 0], [1, 0], [1, -1]"), r"zone yard has the point \[1, -1\] outside", id="negative"),
+        pytest.param(line("[0, 0]"), "a line needs at least 2 points, not 1", id="one point"),
+        pytest.param(line("[0, 0], [0, 0]"), "points 1 and 2 of the line are the same", id="no length"),
+        pytest.param(TWICE, "two zones or lines are called a: every name must be its own", id="same name"),
+        pytest.param(ground("[0, 0], [1, 0], [1, 1]"), "3 points and 4 positions in metres", id="uneven ground"),
+        pytest.param(
+            ground("[0, 0], [1, 0], [0.5, 0], [0.2, 0]"), "too many of the points lie on one line", id="flat ground"
+        ),
         pytest.param("intake: {captured_at_patterns: ['(']}", "not a regular expression", id="pattern"),
         pytest.param("intake: {captured_at_patterns: ['x']}", "lacks the named groups", id="groups"),
     ],
@@ -76,6 +116,16 @@ def test_weights_beside_the_settings_file_are_found(tmp_path: Path) -> None:
 def test_a_data_folder_inside_the_watched_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="lies inside the watched folder"):
         load_settings(write(tmp_path, "watched_folder: a\ndata_folder: a/data"), {})
+
+
+def test_cameras_are_found_by_name_and_points_in_pixels_are_checked_against_the_picture(tmp_path: Path) -> None:
+    text = "cameras: {'': {anchor: centre}, gate: {units: px, lines: [{name: door, points: [[0, 0], [0, 500]]}]}}"
+    settings = load_settings(write(tmp_path, text), {})
+    assert settings.camera(None).anchor == "centre"
+    assert settings.camera("elsewhere").lines == ()
+    gate = settings.camera("gate")
+    assert gate.outside(640, 480) == "the line door has the point [0, 500] outside the picture of 640 x 480 px"
+    assert gate.outside(640, 500) is None
 
 
 def test_equal_settings_have_equal_versions() -> None:

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from resources.errors import PipelineError
+from resources.errors import PipelineError, RecordingError
 from resources.settings import IntakeSettings
 from resources.watched_folder import (
     FileState,
     SourceFile,
     camera_of,
     content_fingerprint,
+    file_of,
     identify,
     list_recordings,
     recording_id_of,
@@ -118,3 +119,17 @@ def test_files_that_cannot_be_recordings_have_a_reason(folder: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_waits(folder: Path) -> None:
     (folder / "a.mp4").write_bytes(b"first")
     assert identify(folder, {"a.mp4": FileState(5, 1)}, {}) == {}
+
+
+def test_a_link_put_in_place_of_a_file_leads_nowhere(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "a.mp4").write_bytes(b"secret")
+    (folder / "cam").symlink_to(outside)
+    (folder / "b.mp4").symlink_to(outside / "a.mp4")
+    for path in ("cam/a.mp4", "b.mp4", "../out/a.mp4"):
+        with pytest.raises(RecordingError, match="leads out of the watched folder"):
+            file_of(folder, path)
+    (folder / "c.mp4").write_bytes(b"own")
+    assert file_of(folder, "c.mp4") == folder / "c.mp4"
