@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resources.errors import PipelineError
 from resources.settings import PROJECT_ROOT, SETTINGS_VARIABLE, Settings, load_settings
-from resources.storage import check_data_folder, disk_errors
+from resources.storage import Store, check_data_folder, disk_errors
 
 
 def choose(
@@ -46,9 +46,14 @@ def prepare_data_folder(data_folder: Path) -> None:
     """Make the data folder and, in it, Dagster's home with the project's dagster.yaml linked into it.
 
     Raises:
-        PipelineError: The folder cannot be made or written, or its disk is full.
+        PipelineError: The folder cannot be made or written, its disk is full, or another version wrote its tables.
     """
     check_data_folder(data_folder)
+    if outdated := Store(data_folder).outdated_tables():
+        raise PipelineError(
+            f"The data folder {data_folder} was written by another version, whose tables have other columns "
+            f"({', '.join(outdated)}): choose a new one with --data or data_folder."
+        )
     with disk_errors(data_folder):
         home = data_folder / "dagster"
         home.mkdir(exist_ok=True)

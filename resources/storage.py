@@ -90,6 +90,18 @@ class Store:
         self._retrying(table, commit)
         return sum(part.num_rows for part in parts)
 
+    def outdated_tables(self) -> list[str]:
+        """Tables whose stored columns are not those declared: another version of this program wrote them."""
+        found = []
+        for table in TABLES.values():
+            try:
+                stored = DeltaTable(str(self._folder(table))).schema()
+            except TableNotFoundError:
+                continue
+            if {column.name for column in stored.fields} != set(table.arrow_schema.names):
+                found.append(table.name)
+        return found
+
     def update(self, table: Table, recording_id: str, values: Mapping[str, object]) -> None:
         """Change single columns of a recording's only row, in one commit.
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from resources.errors import PipelineError
+from resources.home import prepare_data_folder
 from resources.results import open_results, publish, published_versions, results_path
 from resources.schema import CLASS_MINUTES, CROPS, DETECTIONS, RECORDINGS, TABLES, broken_rules
 from resources.storage import Store, check_data_folder
@@ -221,3 +223,15 @@ def test_keys_are_declared_columns_that_are_never_null() -> None:
         columns = {column.name: column for column in table.columns}
         assert all(not columns[name].nullable for name in table.key), table.name
     assert RECORDINGS.key == ("recording_id",)
+
+
+def test_tables_of_another_version_are_told_before_anything_is_written(store: Store) -> None:
+    store.replace(CLASS_MINUTES, ["a"], minutes("a", 1))
+    assert store.outdated_tables() == []
+    prepare_data_folder(store.data_folder)
+    folder = store.tables_folder / CLASS_MINUTES.name
+    write_deltalake(
+        str(folder), minutes("a", 1).drop_columns(["class_name"]), mode="overwrite", schema_mode="overwrite"
+    )
+    with pytest.raises(PipelineError, match=r"written by another version.*\(class_minutes\)"):
+        prepare_data_folder(store.data_folder)
