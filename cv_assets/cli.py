@@ -66,16 +66,17 @@ def end_process(status: int) -> None:
 @click.option("--stale", is_flag=True, help="Also make anew what changed settings or weights made stale.")
 def process(folder: Path, data: Path | None, weights: str | None, settings: Path | None, stale: bool) -> None:
     """Bring every recording in FOLDER to completion, then exit: 0 if all came through, 1 if any failed."""
-    from cv_assets.outstanding import STALE_VARIABLE
-
-    if stale:
-        os.environ[STALE_VARIABLE] = "1"
-    if not run_folder(folder=folder, data=data, weights=weights, settings=settings):
+    if not run_folder(folder=folder, data=data, weights=weights, settings=settings, stale=stale):
         sys.exit(1)
 
 
 def run_folder(
-    *, folder: Path, data: Path | None = None, weights: str | None = None, settings: Path | None = None
+    *,
+    folder: Path,
+    data: Path | None = None,
+    weights: str | None = None,
+    settings: Path | None = None,
+    stale: bool = False,
 ) -> bool:
     """Bring every recording in a folder to completion, showing progress and a closing table.
 
@@ -84,6 +85,7 @@ def run_folder(
         data: Data folder; None keeps what the settings say.
         weights: Weights file or name; None keeps what the settings say.
         settings: Settings file; None keeps the one in force.
+        stale: Whether what changed settings made stale is made anew, too.
 
     Returns:
         Whether every recording came through.
@@ -101,8 +103,12 @@ def run_folder(
         check_weights(model)
     prepare_data_folder(chosen.data_folder)
     with data_folder_lock(chosen.data_folder), _stoppable():
+        # Only now: the assets' versions are made from the settings that were chosen above.
         from cv_assets.headless import is_failure, process_folder
+        from cv_assets.outstanding import STALE_VARIABLE
 
+        if stale:
+            os.environ[STALE_VARIABLE] = "1"
         with _progress_display() as show:
             outcomes, had_work = process_folder(chosen, show)
     if not had_work:
