@@ -11,6 +11,19 @@ from resources.schema import TABLES
 from tests.end_to_end.stack import Stack
 
 COUNTS = {"person": 1, "car": 1}
+# What needs lines and zones, other weights, or pictures that are black, frozen or blurred.
+EMPTY = {
+    *(
+        "zone_events",
+        "zone_seconds",
+        "zone_minutes",
+        "line_minutes",
+        "line_trips",
+        "origin_destinations",
+        "ground_tracks",
+    ),
+    *("track_links", "masks", "keypoints", "oriented_boxes", "frame_classes", "stretches"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +58,8 @@ def test_dropped_files_become_rows_of_every_table(stack: Stack, recording_ids: l
     assert len(recording_ids) == 3
     for name, table in TABLES.items():
         if table.per_recording:
-            found = stack.sql(f"SELECT count(DISTINCT recording_id) FROM {name}")
-            assert found == [(4 if name == "recordings" else 3,)], name
+            (count,) = stack.sql(f"SELECT count(DISTINCT recording_id) FROM {name}")[0]
+            assert count == (4 if name == "recordings" else 0 if name in EMPTY else 3), name
     assert stack.sql("SELECT frame_count FROM summaries ORDER BY frame_count") == [(200,), (225,), (250,)]
     tracked = stack.sql("SELECT class_name, count(*) FROM tracks GROUP BY ALL ORDER BY ALL")
     assert tracked == [("car", 3), ("person", 3)]
