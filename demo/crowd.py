@@ -75,6 +75,7 @@ class Crowd:
             "y_min_px": self.seen[:, 2],
             "x_max_px": self.seen[:, 3],
             "y_max_px": self.seen[:, 4],
+            "is_reused": np.zeros(count, bool),
             "model_id": pa.repeat("drawn", count),
             "engine_name": pa.repeat("drawn", count),
         }

@@ -7,6 +7,7 @@ codecs are got around, and is then given up; the next file gets a new process.
 
 import contextlib
 import logging
+import mmap
 import os
 import pickle
 import resource
@@ -239,11 +240,20 @@ def _serve(connection: "Connection[Any, Any]") -> None:
         connection.send(reply)
 
 
+def _is_memory_left(max_memory_mb: int) -> bool:
+    """Whether a good part of the bound is free; encoders do not say that they got too little, only that they fail."""
+    try:
+        mmap.mmap(-1, max_memory_mb * 1_000_000 // 4, mmap.MAP_PRIVATE).close()
+    except OSError:
+        return False
+    return True
+
+
 def _told(error: Exception, max_memory_mb: int) -> Exception:
     """An error in a form that can be handed to another process."""
     if isinstance(error, (PipelineError, RecordingError)):
         return error
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or not _is_memory_left(max_memory_mb):
         return RejectedRecordingError(
             f"Its decoding needs more than {max_memory_mb} MB of memory: raise video.max_memory_mb if it is worth it."
         )

@@ -13,6 +13,7 @@ from resources.results import open_results, publish
 from resources.schema import (
     DETECTIONS,
     FRAMES,
+    MODEL_RUNS,
     RECORDING_HOURS,
     RECORDINGS,
     TRACK_LINKS,
@@ -49,7 +50,11 @@ def test_hours_follow_the_wall_clock_and_cells_the_feet() -> None:
     inputs = {
         "recordings": table(RECORDINGS, recording()),
         "frames": table(FRAMES, *({"frame_index": frame, "time_s": frame / 10} for frame in range(40))),
-        "detections": table(DETECTIONS, {"model_id": "m", "engine_name": "e"}),
+        "detections": table(DETECTIONS, {"frame_index": 0}),
+        "model_runs": table(
+            MODEL_RUNS,
+            {"model_id": "m", "engine_name": "e", "analysed_frame_count": 40, "reused_frame_count": 0},
+        ),
         "tracks": table(TRACKS, track),
         "track_boxes": boxes,
     }
