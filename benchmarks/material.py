@@ -80,7 +80,7 @@ def normalized(recording: Path, folder: Path) -> tuple[Store, dict[str, Any]]:
     settings.watched_folder.mkdir(parents=True)
     shutil.copyfile(recording, settings.watched_folder / recording.name)
     store = Store(settings.data_folder)
-    found = identify(settings.watched_folder, list_recordings(settings.watched_folder, settings.intake), {})
+    found = identify(settings, list_recordings(settings).files, {})
     SourceIndex(store).save(found.values())
     recording_id = str(found[recording.name].recording_id)
     resources: dict[str, Any] = {"store": store, "settings": settings, "models": Models()}

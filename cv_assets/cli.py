@@ -97,7 +97,7 @@ def run_folder(
     from resources.weights import check_weights
 
     chosen = choose(settings=settings, watched_folder=folder, data_folder=data, weights=weights)
-    if not list_recordings(chosen.watched_folder, chosen.intake):
+    if not list_recordings(chosen).files:
         raise PipelineError(f"There are no recordings in {chosen.watched_folder}: nothing to do.")
     for model in chosen.every_model:
         check_weights(model)
@@ -127,7 +127,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
     """Run the UI and the daemon on this machine, with the sensors on, until stopped."""
     chosen = choose(settings=settings, data_folder=data, weights=weights)
     prepare_data_folder(chosen.data_folder)
-    chosen.watched_folder.mkdir(parents=True, exist_ok=True)
+    chosen.watched_folder.mkdir(parents=True, exist_ok=True)  # further ones may be mounts, which are not ours to make
     with data_folder_lock(chosen.data_folder):
         import subprocess
 
@@ -139,7 +139,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
             closed = recover(instance, chosen.data_folder)
         if closed:
             click.echo(f"{closed} runs were interrupted last time and are closed; what they lacked is done again.")
-        click.echo(f"Drop recordings into {chosen.watched_folder}")
+        click.echo(f"Drop recordings into {', '.join(map(str, chosen.watched_folders))}")
         click.echo(f"UI: http://127.0.0.1:{port}   results: {chosen.data_folder / 'results.duckdb'}", nl=True)
         workspace = str(PROJECT_ROOT / "workspace.yaml")
         command = [script("dagster"), "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]

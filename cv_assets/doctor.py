@@ -30,6 +30,7 @@ _PACKAGES = (
     "lap",
 )
 _DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mjpeg")
+_WEIGHTS_ENDINGS = (".pt", ".pth", ".onnx", ".engine", ".xml")
 _LOW_DISK_BYTES = 10_000_000_000
 
 
@@ -96,9 +97,12 @@ def _devices(settings: Settings) -> Iterator[Finding]:
 
 def _folders(settings: Settings) -> Iterator[Finding]:
     try:
-        count = len(list_recordings(settings.watched_folder, settings.intake))
-        yield Finding("watched folder", True, f"{settings.watched_folder} ({count} recordings)")
-        if strays := [path for ending in ("pt", "onnx") for path in settings.watched_folder.rglob(f"*.{ending}")]:
+        listing = list_recordings(settings)
+        folders = ", ".join(map(str, settings.watched_folders))
+        yield Finding("watched folder", True, f"{folders} ({len(listing.files)} recordings)")
+        for problem in listing.problems:
+            yield Finding("watched folder", False, problem)
+        if strays := [path for path in listing.skipped if path.lower().endswith(_WEIGHTS_ENDINGS)]:
             yield Finding(
                 "weights in folder", False, f"{strays[0]}: weights are programs; they are never loaded from here."
             )

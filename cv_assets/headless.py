@@ -18,7 +18,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
 
-from cv_assets.outstanding import RecordingState, observe
+from cv_assets.outstanding import RecordingState, observe, set_aside
 from cv_assets.stage import STOPPED_TAG
 from cv_assets.walk import WALK
 from resources.errors import PipelineError
@@ -104,6 +104,7 @@ def process_folder(settings: Settings, show: Callable[[Progress], None]) -> tupl
                 _watch(instance, store, settings, daemon, show)
             finally:
                 spare_running(instance)
+        set_aside(store, observe(instance, store), settings.batches.max_attempts)
         publish(store)
         return _outcomes(instance, store, settings), True
 
@@ -152,7 +153,7 @@ def _end_orphans(dagster_home: Path) -> None:
 
 def _is_complete(instance: DagsterInstance, store: Store, settings: Settings, progress: Progress) -> bool:
     """Whether every file is a recording for which nothing more will be done; fills in the progress on the way."""
-    listed = list_recordings(settings.watched_folder, settings.intake)
+    listed = list_recordings(settings).files
     known = SourceIndex(store).load()
     here = {path: known[path] for path, state in listed.items() if path in known and known[path].file_state == state}
     outstanding = observe(instance, store)

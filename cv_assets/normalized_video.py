@@ -205,12 +205,13 @@ def normalize_recording(recording_id: str, store: Store, settings: Settings, pro
     if row["status"] == "rejected":
         raise RejectedRecordingError(row["error"])
     known = SourceIndex(store).source_of(recording_id, settings.watched_folder)
-    source = file_of(settings.watched_folder, known.source_path if known else row["source_path"])
+    source = file_of(settings, known.source_path if known else row["source_path"])
     target = store.media_folder / recording_id / "normalized.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{uuid.uuid4().hex}.partial.mp4")
     try:
         video = normalize_isolated(source, partial, settings.video_of(row["camera"]), progress)
+        store.may_write()
         if video.made_by == "reference":
             target.unlink(missing_ok=True)
         else:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 from dagster import AssetKey, AssetPartitionStatus, DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
 from dagster._core.storage.tags import (
@@ -16,12 +17,14 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
-from cv_assets.stage import ANALYSIS, ATTEMPT_TAG, INGEST, STOPPED_TAG, recordings_partitions
+from cv_assets.recordings import file_columns
+from cv_assets.stage import ANALYSIS, ATTEMPT_TAG, INGEST, STOPPED_TAG, recording_at_death, recordings_partitions
 from cv_assets.staleness import stale_assets
 from cv_assets.walk import assets_of, with_downstream
 from resources.schema import RECORDINGS
 from resources.settings import BatchSettings
 from resources.storage import Store
+from resources.watched_folder import SourceIndex
 
 STOPPED_RETRY_AFTER_S = 120.0
 STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"  # set for a pipeline that is to make anew what settings made stale
@@ -40,6 +43,7 @@ class RecordingState:
         retry_at: Time before which nothing is tried again, in seconds since 1970.
         is_in_flight: Whether an unfinished run contains the recording.
         is_rejected: Whether the file can never be processed.
+        told: Its status in `recordings`; None while it has no row.
         footage_s: Length of the recording; 0 while unknown.
     """
 
@@ -50,6 +54,7 @@ class RecordingState:
     retry_at: float = 0.0
     is_in_flight: bool = False
     is_rejected: bool = False
+    told: str | None = None
     footage_s: float = 0.0
 
     def is_done(self, max_attempts: int) -> bool:
@@ -108,7 +113,7 @@ def observe(instance: DagsterInstance, store: Store, added: Sequence[str] = ()) 
     in_flight, waiting = _in_flight(instance, recording_ids)
     columns = ["recording_id", "status", "duration_s_from_content", "duration_s_from_header"]
     rows = {row["recording_id"]: row for row in store.read(RECORDINGS, columns=columns).to_pylist()}
-    attempts = _attempts(instance, statuses)
+    attempts = _attempts(instance, store, statuses)
     stale: dict[str, set[str]] = {}
     for one in stale_assets(instance, recording_ids) if os.environ.get(STALE_VARIABLE) else ():
         stale.setdefault(one.recording_id, set()).add(one.asset_name)
@@ -128,6 +133,7 @@ def observe(instance: DagsterInstance, store: Store, added: Sequence[str] = ()) 
                 retry_at=retry_at,
                 is_in_flight=recording_id in in_flight,
                 is_rejected=row.get("status") == "rejected",
+                told=row.get("status"),
                 footage_s=row.get("duration_s_from_content") or row.get("duration_s_from_header") or 0.0,
             )
         )
@@ -222,11 +228,11 @@ def _in_flight(instance: DagsterInstance, recording_ids: Sequence[str]) -> tuple
 
 
 def _attempts(
-    instance: DagsterInstance, statuses: Mapping[str, Mapping[str, AssetPartitionStatus | None]]
+    instance: DagsterInstance, store: Store, statuses: Mapping[str, Mapping[str, AssetPartitionStatus | None]]
 ) -> dict[str, tuple[int, float]]:
     """By failed recording: attempts so far, and when the next may be made."""
     attempts: dict[str, tuple[int, float]] = {}
-    runs: dict[str, tuple[int, float]] = {}
+    runs: dict[str, _FailedRun] = {}
     for name, by_recording in statuses.items():
         failed = {r for r, status in by_recording.items() if status == AssetPartitionStatus.FAILED}
         if not failed:
@@ -237,19 +243,76 @@ def _attempts(
         for recording_id in failed:
             run_id = tried.get(recording_id, ("", 0))[0]
             if run_id not in runs:
-                runs[run_id] = _counted(instance, run_id)
-            attempts[recording_id] = max(attempts.get(recording_id, (0, 0.0)), runs[run_id])
+                runs[run_id] = _FailedRun.of(instance, store, run_id)
+            attempts[recording_id] = max(attempts.get(recording_id, (0, 0.0)), runs[run_id].counted(recording_id))
     return attempts
 
 
-def _counted(instance: DagsterInstance, run_id: str) -> tuple[int, float]:
-    records = instance.get_run_records(RunsFilter(run_ids=[run_id])) if run_id else []
-    if not records:
-        return 1, 0.0
-    run = records[0].dagster_run
-    attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
-    if stopped := run.tags.get(STOPPED_TAG):
-        # A person had to act (weights, disk), or the power went: not an attempt at the recording. While the same
-        # pipeline runs on there is no reason to hurry, and after a new start there is none to wait.
-        return attempt - 1, (records[0].end_time or 0.0) + STOPPED_RETRY_AFTER_S if stopped == "true" else 0.0
-    return attempt, 0.0
+@dataclass(frozen=True)
+class _FailedRun:
+    """A run that did not complete its recordings.
+
+    Attributes:
+        attempt: Which attempt it was.
+        retry_at: Time before which nothing of it is tried again, in seconds since 1970.
+        is_attempt: Whether it was one: not where a person had to act or the pipeline was stopped.
+        died_at: The recording that it was working on when it died without a word; None if it ended otherwise.
+    """
+
+    attempt: int = 1
+    retry_at: float = 0.0
+    is_attempt: bool = True
+    died_at: str | None = None
+
+    @classmethod
+    def of(cls, instance: DagsterInstance, store: Store, run_id: str) -> "_FailedRun":
+        records = instance.get_run_records(RunsFilter(run_ids=[run_id])) if run_id else []
+        if not records:
+            return cls()
+        run = records[0].dagster_run
+        attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
+        if stopped := run.tags.get(STOPPED_TAG):
+            # A person had to act (weights, disk), or the power went. While the same pipeline runs on there is no
+            # reason to hurry, and after a new start there is none to wait.
+            wait_until = (records[0].end_time or 0.0) + STOPPED_RETRY_AFTER_S if stopped == "true" else 0.0
+            return cls(attempt, wait_until, is_attempt=False)
+        return cls(attempt, died_at=recording_at_death(store, run_id))
+
+    def counted(self, recording_id: str) -> tuple[int, float]:
+        """Attempts at a recording so far, and when the next may be made.
+
+        A run that died was an attempt only at the recording that it was working on: the others of its batch are not
+        under suspicion, and go on in a batch.
+        """
+        is_attempt = self.is_attempt and self.died_at in (None, recording_id)
+        return self.attempt if is_attempt else self.attempt - 1, self.retry_at
+
+
+def set_aside(store: Store, outstanding: Outstanding, max_attempts: int) -> list[str]:
+    """Say in its row of `recordings` that a recording is given up whose runs died before they could say why.
+
+    Returns:
+        The recordings of which it was said now.
+    """
+    named = []
+    for state in outstanding.states:
+        is_given_up = state.failed and state.attempts >= max_attempts and state.is_done(max_attempts)
+        if not is_given_up or state.told in ("failed", "rejected"):
+            continue
+        stage = next(name for name in (*assets_of(INGEST), *assets_of(ANALYSIS)) if name in state.failed)
+        times = f"{state.attempts} times" if state.attempts > 1 else "once"
+        told = {
+            "status": "failed",
+            "error": f"Its run died {times} while {stage} worked on it (killed, out of memory, or a crash in native "
+            "code): it is set aside. Materialize it to try again; the run's log is in the UI.",
+            "failed_stage": stage,
+        }
+        if state.told is not None:
+            store.update(RECORDINGS, state.recording_id, told)
+        else:
+            known = SourceIndex(store).load().values()
+            source = next(file for file in known if file.recording_id == state.recording_id)
+            row = file_columns(source) | told
+            store.replace(RECORDINGS, [state.recording_id], pa.Table.from_pylist([row], RECORDINGS.arrow_schema))
+        named.append(state.recording_id)
+    return named

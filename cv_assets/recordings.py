@@ -6,7 +6,6 @@ be processed has its row too, with status rejected and the reason.
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -48,20 +47,19 @@ def file_columns(source: SourceFile) -> dict[str, Any]:
     }
 
 
-def probe_recording(source: SourceFile, folder: Path, settings: Settings) -> dict[str, Any]:
+def probe_recording(source: SourceFile, settings: Settings) -> dict[str, Any]:
     """The row of a recording as far as its header and first picture tell; columns about the content are None.
 
     Args:
         source: The file.
-        folder: The watched folder.
-        settings: Limits of the probe and the patterns of file names.
+        settings: The watched folders, limits of the probe and the patterns of file names.
 
     Raises:
         RecordingError: The file is gone, or leads out of the folder.
     """
     row = file_columns(source)
     try:
-        found = probe_isolated(file_of(folder, source.source_path), settings.video_of(source.camera))
+        found = probe_isolated(file_of(settings, source.source_path), settings.video_of(source.camera))
     except RejectedRecordingError as error:
         return row | {"status": "rejected", "error": str(error)}
     started, known_from = started_at(
@@ -100,7 +98,7 @@ def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dic
         )
     before = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
     try:
-        probed = probe_recording(source, settings.watched_folder, settings)
+        probed = probe_recording(source, settings)
     except RecordingError as error:
         if before is None:
             told = {"status": "failed", "error": str(error), "failed_stage": STAGE.name}

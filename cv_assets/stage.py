@@ -8,7 +8,9 @@ import hashlib
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dagster import (
@@ -40,12 +42,12 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from resources.errors import PipelineError, RecordingError
+from resources.errors import GivenUpError, PipelineError, RecordingError
 from resources.media.normalizing import Progress
 from resources.results import publish
 from resources.schema import RECORDINGS, Table, broken_rules
 from resources.settings import current_settings
-from resources.storage import Store, disk_problem
+from resources.storage import Store, disk_errors, disk_problem
 
 recordings_partitions = DynamicPartitionsDefinition(name="recordings")
 
@@ -145,8 +147,20 @@ class Stage:
 
         Raises:
             Failure: Some recordings failed, or a person must act; says which and why.
+            GivenUpError: Somebody ended the run meanwhile.
         """
         recording_ids = _recording_ids(context)
+        with store.written_by(lambda: _still_running(context)), _named(store, context.run.run_id) as name:
+            yield from self._walk(context, store, recording_ids, work, name)
+
+    def _walk(
+        self,
+        context: AssetExecutionContext,
+        store: Store,
+        recording_ids: Sequence[str],
+        work: Work,
+        name: Callable[[str], None],
+    ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
         versions = _Versions.of(context, self.asset_names, recording_ids)
         rows = store.read(RECORDINGS, recording_ids, ["recording_id", "failed_stage"]).to_pylist()
         failed_before = {row["recording_id"] for row in rows if row["failed_stage"] == self.name}
@@ -155,6 +169,7 @@ class Stage:
         stop: PipelineError | None = None
         for recording_id in recording_ids:
             try:
+                name(recording_id)
                 done[recording_id] = self._one(context, store, recording_id, work)
                 if recording_id in failed_before:
                     status, error = media_status(store.read(RECORDINGS, [recording_id]).to_pylist()[0])
@@ -165,7 +180,7 @@ class Stage:
                 stop = error
                 break
             except DagsterExecutionInterruptedError:
-                context.instance.add_run_tags(context.run_id, {STOPPED_TAG: "true"})
+                context.instance.add_run_tags(context.run.run_id, {STOPPED_TAG: "true"})
                 raise
         try:
             publish(store)
@@ -173,7 +188,8 @@ class Stage:
             stop = stop or error
         if stop:
             # Not the recordings' fault: this run is not counted as an attempt at them.
-            context.instance.add_run_tags(context.run_id, {STOPPED_TAG: "true"})
+            context.instance.add_run_tags(context.run.run_id, {STOPPED_TAG: "true"})
+        _still_running(context)
         if failed or stop:
             for recording_id, metadata in done.items():
                 versions.log(context, recording_id, metadata)
@@ -190,7 +206,7 @@ class Stage:
         started = time.monotonic()
         try:
             metadata = work(recording_id, _reporter(context, self.asset_names[0], recording_id))
-        except PipelineError:
+        except (PipelineError, GivenUpError):
             raise
         except Exception as error:
             # The boundary that keeps one recording's failure to itself, whatever its kind.
@@ -276,6 +292,48 @@ def _stretches(missing_s: Sequence[tuple[float, float]]) -> str:
 def count_metadata(row_count: int, **values: Any) -> Metadata:
     """Metadata of one recording's part of a table."""
     return {"dagster/partition_row_count": row_count, **values}
+
+
+def recording_at_death(store: Store, run_id: str) -> str | None:
+    """The recording that a run was working on when it died without a word; None if it ended otherwise."""
+    try:
+        return _note_of(store, run_id).read_text() or None
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _named(store: Store, run_id: str) -> Iterator[Callable[[str], None]]:
+    """Note on disk which recording is being worked on; the note outlives this process if it is killed."""
+    note = _note_of(store, run_id)
+    with disk_errors(store.data_folder):
+        note.parent.mkdir(parents=True, exist_ok=True)
+
+    def name(recording_id: str) -> None:
+        with disk_errors(store.data_folder):
+            note.write_text(recording_id)
+
+    try:
+        yield name
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def _note_of(store: Store, run_id: str) -> Path:
+    return store.data_folder / "unfinished" / "runs" / run_id
+
+
+def _still_running(context: AssetExecutionContext) -> None:
+    """See that nobody has ended this run.
+
+    Raises:
+        GivenUpError: Somebody did: a person, the daemon that took the process for dead, or a new start after a crash.
+            Another run may be at work on the same recordings by now.
+    """
+    run = context.instance.get_run_by_id(context.run.run_id)
+    if run is None or run.is_finished:
+        ended = "deleted" if run is None else f"ended as {run.status.value}"
+        raise GivenUpError(f"The run was {ended} while this process still worked on it: nothing more is written.")
 
 
 def _recording_ids(context: AssetExecutionContext) -> list[str]:

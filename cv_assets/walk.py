@@ -32,7 +32,6 @@ ingest_job = define_asset_job(
     INGEST,
     AssetSelection.groups(INGEST),
     description="Probe and normalize recordings: CPU only, several runs at once.",
-    tags={"dagster/priority": "10"},
 )
 analysis_job = define_asset_job(
     ANALYSIS,

@@ -1,4 +1,4 @@
-"""The two ways in which work fails, each carrying one sentence for a person.
+"""The ways in which work fails, each carrying one sentence for a person.
 
 Everything else that is raised is a defect of this program and keeps its traceback.
 """
@@ -14,3 +14,7 @@ class RejectedRecordingError(RecordingError):
 
 class PipelineError(Exception):
     """Nothing can be processed until a person acts (settings, weights, disk): the whole run stops."""
+
+
+class GivenUpError(Exception):
+    """The run that is writing was ended by somebody else meanwhile: it must not write any more."""

@@ -2,22 +2,47 @@
 
 from dagster import DagsterRun, QueuedRunCoordinator
 from dagster._core.run_coordinator.base import SubmitRunContext
+from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PRIORITY_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
+
+from resources.settings import current_settings
 
 GPU_POOL = "gpu"
 GPU_TAG = {"gpu": "true"}
 INGEST_TAG = {"cpu": "true"}
+INGEST_PRIORITY = 10
+PERSON_PRIORITY = 20
+_MACHINERY = (SENSOR_NAME_TAG, SCHEDULE_NAME_TAG, BACKFILL_ID_TAG)
 
 
 class TaggingRunCoordinator(QueuedRunCoordinator):
     """Tags runs `gpu=true` when one of their assets is in the pool `gpu`, and `cpu=true` otherwise.
 
-    It sees every run, however it was launched: by a sensor, the UI, a backfill, the API or a retry. dagster.yaml
-    bounds the two tags. Nobody has to remember a tag, and nobody can forget one.
+    It sees every run, however it was launched: by a sensor, the UI, a backfill, the API or a retry, and the settings
+    bound the two tags. Nobody has to remember a tag, and nobody can forget one. Ingest goes ahead of analysis, and what
+    a person asks for goes ahead of what sensors, schedules and backfills have queued; a priority given with the run
+    stands.
     """
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Tag the run, then queue it."""
         run = context.dagster_run
         pools = run.run_op_concurrency.all_pools if run.run_op_concurrency else None
-        self._instance.add_run_tags(run.run_id, GPU_TAG if GPU_POOL in (pools or ()) else INGEST_TAG)
+        has_model = GPU_POOL in (pools or ())
+        tags = dict(GPU_TAG if has_model else INGEST_TAG)
+        if PRIORITY_TAG not in run.tags:
+            by_person = not any(tag in run.tags for tag in _MACHINERY)
+            tags[PRIORITY_TAG] = str((0 if has_model else INGEST_PRIORITY) + (PERSON_PRIORITY if by_person else 0))
+        self._instance.add_run_tags(run.run_id, tags)
         return super().submit_run(context)
+
+    def get_run_queue_config(self) -> RunQueueConfig:
+        """The limits, from the settings."""
+        queue = current_settings().queue
+        limits = [(GPU_TAG, queue.gpu_runs), (INGEST_TAG, queue.cpu_runs)]
+        return RunQueueConfig(
+            max_concurrent_runs=-1,
+            tag_concurrency_limits=[
+                {"key": key, "value": value, "limit": limit} for tag, limit in limits for key, value in tag.items()
+            ],
+        )

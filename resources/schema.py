@@ -79,7 +79,9 @@ CAMERA = Column(
     "camera", TEXT, "First folder under the watched folder; NULL for files beside the folders", nullable=True
 )
 FINGERPRINT = Column("fingerprint", TEXT, "Hash of the file's size and of blocks sampled over its content")
-SOURCE_PATH = Column("source_path", TEXT, "Path of the file, relative to the watched folder")
+SOURCE_PATH = Column(
+    "source_path", TEXT, "Path of the file, relative to the watched folder; absolute where it lies in a further one"
+)
 SIZE_BYTES = Column("size_bytes", BIG, "Size of the file", "bytes", minimum=0)
 MTIME_UTC = Column("mtime_utc", UTC, "The file's time of last change", "UTC")
 FRAME_INDEX = Column("frame_index", INT, "Frame of the normalized video, from 0", minimum=0)
@@ -122,7 +124,7 @@ BOX = tuple(
 
 SOURCE_FILES = Table(
     "source_files",
-    "One row per file seen in the watched folder.",
+    "One row per file seen in the watched folders.",
     ("source_path",),
     (
         SOURCE_PATH,
@@ -134,8 +136,9 @@ SOURCE_FILES = Table(
         Column(
             "state",
             TEXT,
-            "known: is a recording; duplicate: same content as another path; unreadable: could not be read",
-            allowed=("known", "duplicate", "unreadable"),
+            "known: is a recording; duplicate: same content as another path; unreadable: could not be read; "
+            "skipped: not taken for a recording",
+            allowed=("known", "duplicate", "unreadable", "skipped"),
         ),
         Column("reason", TEXT, "Why the file is not taken as a recording of its own", nullable=True),
     ),

@@ -79,6 +79,11 @@ class IntakeSettings(_Section):
     """When a file in the watched folder counts as a recording."""
 
     settle_s: float = Field(4.0, ge=0, description="A file counts once its size and mtime rested this long.")
+    unfinished_settle_s: float = Field(
+        30.0,
+        ge=0,
+        description="A file just written whose own structure says that more is to come must rest this long.",
+    )
     extensions: tuple[str, ...] = Field(
         (
             "3gp", "asf", "avi", "dav", "flv", "h264", "h265", "hevc", "264", "265", "ivf", "m2ts", "m4v", "mkv",
@@ -429,10 +434,23 @@ class BatchSettings(_Section):
     max_attempts: int = Field(2, ge=1, description="A failed recording is tried this often in all.")
 
 
+class QueueSettings(_Section):
+    """How many runs work at once, however they were launched; the daemon reads it when it starts."""
+
+    gpu_runs: int = Field(
+        1,
+        ge=1,
+        description="Runs with a model stage. One per GPU is a good start; more overlap the CPU work of one run with "
+        "the GPU work of another, and a device still serves one model stage at a time.",
+    )
+    cpu_runs: int = Field(2, ge=1, description="Runs without one, such as ingest, each of which uses a core or two.")
+
+
 class Settings(_Section):
     """All settings. Folders are relative to the settings file's own folder."""
 
     watched_folder: Path = Field(Path("recordings"), description="Recordings are dropped here; only ever read.")
+    further_watched_folders: tuple[Path, ...] = Field((), description="More folders that are watched in the same way.")
     data_folder: Path = Field(Path("data"), description="Tables, normalized video and Dagster's own storage.")
     intake: IntakeSettings = IntakeSettings()
     video: VideoSettings = VideoSettings()
@@ -442,11 +460,17 @@ class Settings(_Section):
     tracks: TrackSettings = TrackSettings()
     crops: CropSettings = CropSettings()
     batches: BatchSettings = BatchSettings()
+    queue: QueueSettings = QueueSettings()
     cameras: dict[str, CameraSettings] = Field(
         default={},
         description='By camera, the first folder under the watched folder ("": recordings beside the folders): what is '
         "particular to it.",
     )
+
+    @property
+    def watched_folders(self) -> tuple[Path, ...]:
+        """The watched folder and all further ones."""
+        return (self.watched_folder, *self.further_watched_folders)
 
     @property
     def every_model(self) -> tuple[DetectionSettings, ...]:
@@ -502,6 +526,8 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
                 section[key] = dict(section.get(key) or {})
                 section = section[key]
             section[keys[-1]] = value if variable == "CV_ASSETS_WEIGHTS" else str(Path(value).absolute())
+            if variable == "CV_ASSETS_WATCHED_FOLDER":
+                values["further_watched_folders"] = []  # this folder is meant, and no other
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -520,20 +546,37 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         }
     )
     watched_folder = file.parent / settings.watched_folder.expanduser()
+    further = tuple(file.parent / folder.expanduser() for folder in settings.further_watched_folders)
     data_folder = file.parent / settings.data_folder.expanduser()
-    if data_folder.resolve().is_relative_to(watched_folder.resolve()):
-        raise PipelineError(
-            f"The data folder {data_folder} lies inside the watched folder {watched_folder}, so that results would be "
-            "taken for recordings: choose another data_folder (or --data)."
-        )
+    settings = settings.model_copy(
+        update={"watched_folder": watched_folder, "further_watched_folders": further, "data_folder": data_folder}
+    )
+    _check_folders(settings, file)
+    return settings
+
+
+def _check_folders(settings: Settings, file: Path) -> None:
+    """See that no folder lies in another where it must not."""
+    data_folder = settings.data_folder
+    every_folder = [folder.resolve() for folder in settings.watched_folders]
+    for folder in every_folder:
+        if data_folder.resolve().is_relative_to(folder):
+            raise PipelineError(
+                f"The data folder {data_folder} lies inside the watched folder {folder}, so that results would be "
+                "taken for recordings: choose another data_folder (or --data)."
+            )
+        if others := [other for other in every_folder if other is not folder and other.is_relative_to(folder)]:
+            raise PipelineError(
+                f"{file}: the watched folder {others[0]} lies in the watched folder {folder}, so that its recordings "
+                "would be found twice: name one of them only."
+            )
     for model in settings.every_model:
         weights = Path(model.weights).expanduser().resolve()
-        if weights.exists() and weights.is_relative_to(watched_folder.resolve()):
+        if weights.exists() and any(weights.is_relative_to(folder) for folder in every_folder):
             raise PipelineError(
                 f"The weights {model.weights} lie in the watched folder, where anybody may drop files, and weights are "
                 "programs: move them elsewhere and name that place."
             )
-    return settings.model_copy(update={"watched_folder": watched_folder, "data_folder": data_folder})
 
 
 _Model = TypeVar("_Model", bound=DetectionSettings)

@@ -42,6 +42,24 @@ class Store:
         self.data_folder = data_folder
         self.tables_folder = data_folder / "tables"
         self.media_folder = data_folder / "media"
+        self.may_write: Callable[[], None] = lambda: None
+        """Asked before each commit; raises where this process may not write any more."""
+
+    @contextmanager
+    def written_by(self, may_write: Callable[[], None]) -> Iterator[None]:
+        """Ask before every commit of this block whether it may still be made.
+
+        The question falls between reading a table's newest version and committing on top of it. So whoever is asked,
+        then held up, and overtaken by another writer of the same recording conflicts, tries again, and is asked again.
+
+        Args:
+            may_write: Raises where this process may not write any more.
+        """
+        before, self.may_write = self.may_write, may_write
+        try:
+            yield
+        finally:
+            self.may_write = before
 
     def replace(
         self,
@@ -83,9 +101,9 @@ class Store:
         def commit() -> None:
             batches = (batch for part in parts for batch in part.to_batches())
             reader = pa.RecordBatchReader.from_batches(schema, batches)
-            write_deltalake(
-                self._existing(table), reader, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY
-            )
+            newest = self._existing(table)
+            self.may_write()
+            write_deltalake(newest, reader, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
 
         self._retrying(table, commit)
         return sum(part.num_rows for part in parts)
@@ -113,14 +131,20 @@ class Store:
         unknown = set(values) - set(table.arrow_schema.names)
         if unknown:
             raise ValueError(f"{table.name} has no columns {sorted(unknown)}.")
-        sql_values = {name: _literal(value) for name, value in values.items()}
+        predicate = f"recording_id = {_quoted(recording_id)}"
 
+        # Not by Delta's own UPDATE: it writes strings as Arrow views, by which its readers then cannot filter.
         def commit() -> None:
-            self._existing(table).update(
-                updates=sql_values,
-                predicate=f"recording_id = {_quoted(recording_id)}",
-                commit_properties=_NO_RETRY,
-            )
+            newest = self._existing(table)
+            self.may_write()
+            rows = newest.to_pyarrow_table(filters=[("recording_id", "=", recording_id)])
+            rows = rows.select(table.arrow_schema.names).cast(table.arrow_schema)
+            for name, value in values.items():
+                column = table.arrow_schema.get_field_index(name)
+                field_of = table.arrow_schema.field(column)
+                rows = rows.set_column(column, field_of, pa.array([value] * rows.num_rows, field_of.type))
+            if rows.num_rows:
+                write_deltalake(newest, rows, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
 
         self._retrying(table, commit)
 
@@ -171,6 +195,11 @@ class Store:
             if delta is not None:
                 versions[table.name] = delta.version()
         return versions
+
+    def newest_commits(self) -> frozenset[str]:
+        """Paths of the newest entry in the log of every table: they change whenever any row does, and cost little."""
+        logs = self.tables_folder.glob("*/_delta_log")
+        return frozenset(max(map(str, log.glob("*.json")), default=str(log)) for log in logs)
 
     def tables(self) -> list[Table]:
         """Every declared table, and those of further models that have been written."""
@@ -294,15 +323,3 @@ def check_data_folder(folder: Path, min_free_bytes: int = 200_000_000) -> None:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _literal(value: object) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        return _quoted(value)
-    raise TypeError(f"No SQL literal for a {type(value).__name__}.")

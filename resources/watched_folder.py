@@ -1,6 +1,6 @@
-"""What is in the watched folder, and which recording each file is.
+"""What is in the watched folders, and which recording each file is.
 
-The folder is only ever read. A recording is recognised by its content, so a renamed or copied file is the same
+The folders are only ever read. A recording is recognised by its content, so a renamed or copied file is the same
 recording, and a changed file under an old name is a new one.
 """
 
@@ -8,15 +8,15 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
 from resources.errors import PipelineError, RecordingError
 from resources.schema import SOURCE_FILES
-from resources.settings import IntakeSettings
+from resources.settings import IntakeSettings, Settings
 from resources.storage import Store
 
 _SAMPLES = 16
@@ -35,7 +35,10 @@ class FileState:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of the watched folder that has settled, and the recording it holds."""
+    """A file of a watched folder that has settled, and the recording it holds; or why it holds none.
+
+    `source_path` is relative to the watched folder, and absolute in a further one.
+    """
 
     source_path: str
     size_bytes: int
@@ -44,11 +47,7 @@ class SourceFile:
     fingerprint: str | None
     state: str
     reason: str | None
-
-    @property
-    def camera(self) -> str | None:
-        """The first folder under the watched folder."""
-        return camera_of(self.source_path)
+    camera: str | None = None
 
     @property
     def file_state(self) -> FileState:
@@ -56,72 +55,151 @@ class SourceFile:
         return FileState(self.size_bytes, self.mtime_ns)
 
 
-def camera_of(source_path: str) -> str | None:
-    """The first folder of a path relative to the watched folder; None for a file directly in it."""
-    parts = PurePosixPath(source_path).parts
-    return parts[0] if len(parts) > 1 else None
+@dataclass(frozen=True)
+class Listing:
+    """What the watched folders hold.
+
+    Attributes:
+        files: Every file that could be a recording, by path.
+        skipped: Why other files and folders are left out, by path. Hidden ones are not mentioned.
+        problems: Folders that cannot be read, in sentences.
+    """
+
+    files: dict[str, FileState] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
-def list_recordings(folder: Path, settings: IntakeSettings) -> dict[str, FileState]:
-    """Every file that could be a recording, by its path relative to the folder.
+def camera_of(source_path: str, folders: Sequence[Path] = ()) -> str | None:
+    """The first folder under the watched folder; None for a file directly in it.
 
-    Hidden files and folders, partial downloads, other endings and links that lead out of the folder are left out.
+    Args:
+        source_path: Relative to the watched folder, or absolute under one of `folders`.
+        folders: The watched folders.
+    """
+    path = PurePosixPath(source_path)
+    for folder in folders:
+        if path.is_absolute() and path.is_relative_to(folder):
+            path = path.relative_to(folder)
+    return path.parts[0] if len(path.parts) > 1 and not path.is_absolute() else None
+
+
+def list_recordings(settings: Settings) -> Listing:
+    """List all watched folders; one that is not there is a problem, not empty, and does not hide the others.
 
     Raises:
-        PipelineError: The folder is not there (an unmounted folder is not an empty one) or cannot be read.
+        PipelineError: None of them can be read.
     """
+    listing = Listing()
+    for folder in settings.watched_folders:
+        try:
+            _list(folder, "" if folder == settings.watched_folder else f"{folder}/", settings.intake, listing)
+        except PipelineError as error:
+            listing.problems.append(str(error))
+    if len(listing.problems) == len(settings.watched_folders):
+        raise PipelineError(" ".join(listing.problems))
+    return listing
+
+
+def _list(folder: Path, prefix: str, intake: IntakeSettings, listing: Listing) -> None:
     if folder.is_file():
         raise PipelineError(f"{folder} is a file: name the folder that it lies in.")
     if not folder.is_dir():
         raise PipelineError(f"The watched folder {folder} does not exist: create it, mount it or name another.")
-    found: dict[str, FileState] = {}
     root = folder.resolve()
-    for entry in _walk(folder):
-        name = entry.name.lower()
-        ending = name.rpartition(".")[2] if "." in name else ""
-        if ending not in settings.extensions or ending in _PARTIAL_ENDINGS:
-            continue
-        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
-            continue
+    extensions = frozenset(intake.extensions)
+    for relative, entry in _walk(folder, prefix, listing):
         try:
-            stat = entry.stat()
-        except FileNotFoundError:
-            continue  # gone since it was listed, or a link to nothing
-        relative = Path(entry.path).relative_to(folder).as_posix()
-        # A name that is not valid UTF-8 cannot be stored; it is listed with its odd bytes spelt out.
-        relative = os.fsencode(relative).decode("utf-8", "backslashreplace")
-        found[relative] = FileState(stat.st_size, stat.st_mtime_ns)
-    return found
+            # A name that is not valid UTF-8 cannot be stored; it is listed with its odd bytes spelt out.
+            relative.encode()
+        except UnicodeEncodeError:
+            relative = os.fsencode(relative).decode("utf-8", "backslashreplace")
+        ending = entry.name.rpartition(".")[2].lower() if "." in entry.name else ""
+        if ending in _PARTIAL_ENDINGS:
+            listing.skipped[relative] = (
+                "It is still being copied or downloaded, by its ending: rename it when it is whole."
+            )
+        elif ending not in extensions:
+            listing.skipped[relative] = (
+                f"Its ending .{ending} is not one of a recording: add it to intake.extensions if it is."
+                if ending
+                else "Its name has no ending: give it that of its format."
+            )
+        elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+            listing.skipped[relative] = "It is a link that leads out of the watched folder: put the file itself there."
+        else:
+            try:
+                stat = entry.stat()
+            except OSError:
+                continue  # gone since it was listed, or a link to nothing
+            listing.files[relative] = FileState(stat.st_size, stat.st_mtime_ns)
 
 
-def file_of(folder: Path, source_path: str) -> Path:
-    """The file of a path relative to the watched folder, looked up anew.
+def file_of(settings: Settings, source_path: str) -> Path:
+    """The file of a path of `source_files`, looked up anew.
 
     Raises:
-        RecordingError: It leads out of the folder, as a link may that was put there since the file was found.
+        RecordingError: It leads out of the watched folders, as a link may that was put there since the file was found.
     """
-    file = folder / source_path
-    if not file.resolve().is_relative_to(folder.resolve()):
+    file = settings.watched_folder / source_path
+    if not any(file.resolve().is_relative_to(folder.resolve()) for folder in settings.watched_folders):
         raise RecordingError(f"{source_path} leads out of the watched folder: put the file itself there.")
     return file
 
 
-def _walk(folder: Path) -> Iterator["os.DirEntry[str]"]:
-    """Files below a folder in the order of their names, folders too; linked folders are not entered."""
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except PermissionError as error:
-        raise PipelineError(f"The folder {folder} may not be read by this user: change its permissions.") from error
-    except FileNotFoundError:
-        return  # removed while we looked
-    for entry in entries:
-        if entry.name.startswith("."):
+def _walk(folder: Path, prefix: str, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """Files below a folder, with their paths, in the order of their names; linked folders are not entered."""
+    waiting = [(str(folder), prefix)]
+    while waiting:
+        path, before = waiting.pop()
+        try:
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            continue  # removed while we looked
+        except OSError as error:
+            told = f"The folder {path} cannot be read: {error.strerror}."
+            if path == str(folder):
+                raise PipelineError(told) from error
+            listing.skipped[before.rstrip("/")] = told
             continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
-        elif entry.is_file():
-            yield entry
+        folders = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((entry.path, f"{before}{entry.name}/"))
+            elif entry.is_file():
+                yield before + entry.name, entry
+        waiting += reversed(folders)
+
+
+def looks_unfinished(file: Path) -> bool:
+    """Whether a file's own structure says that more of it is to come: an MP4 without index, an AVI shorter than told.
+
+    MP4 is a row of boxes, each of which begins with its length (ISO/IEC 14496-12, 4.2), AVI one chunk that does (RIFF).
+    """
+    size_bytes = file.stat().st_size
+    with file.open("rb") as content:
+        head = content.read(12)
+        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+            return size_bytes < 8 + int.from_bytes(head[4:8], "little")
+        if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            return False
+        place, has_index = 0, False
+        while place + 8 <= size_bytes:
+            content.seek(place)
+            head = content.read(16)
+            length_bytes = int.from_bytes(head[:4], "big")
+            if length_bytes == 1:
+                length_bytes = int.from_bytes(head[8:16], "big")
+            if length_bytes == 0:
+                length_bytes = size_bytes - place
+            if length_bytes < 8:
+                return True  # not a box: a copy that reserved its space first
+            has_index = has_index or head[4:8] == b"moov"
+            place += length_bytes
+        return not has_index or place > size_bytes
 
 
 def content_fingerprint(path: Path) -> str:
@@ -158,17 +236,22 @@ class SourceIndex:
 
     def load(self) -> dict[str, SourceFile]:
         """All known files by path."""
-        names = ["source_path", "size_bytes", "mtime_ns", "recording_id", "fingerprint", "state", "reason"]
+        names = [field.name for field in fields(SourceFile)]
         rows = self._store.read(SOURCE_FILES, columns=names)
         return {row["source_path"]: SourceFile(**row) for row in rows.to_pylist()}
 
     def save(self, files: Iterable[SourceFile]) -> None:
         """Replace the table."""
-        rows = [{**vars(file), "camera": file.camera} for file in sorted(files, key=lambda file: file.source_path)]
+        rows = [vars(file) for file in sorted(files, key=lambda file: file.source_path)]
         self._store.replace(SOURCE_FILES, [], pa.Table.from_pylist(rows, schema=SOURCE_FILES.arrow_schema))
 
     def source_of(self, recording_id: str, folder: Path) -> SourceFile | None:
-        """A file that holds the recording and is there; failing that, the one that did; None if never seen."""
+        """A file that holds the recording and is there; failing that, the one that did; None if never seen.
+
+        Args:
+            recording_id: The recording.
+            folder: The watched folder, to which the paths are relative.
+        """
         holders = [file for file in self.load().values() if file.recording_id == recording_id]
         for file in holders:
             try:
@@ -180,50 +263,66 @@ class SourceIndex:
         return holders[0] if holders else None
 
 
-def identify(folder: Path, settled: Mapping[str, FileState], known: Mapping[str, SourceFile]) -> dict[str, SourceFile]:
+def identify(
+    settings: Settings, settled: Mapping[str, FileState], known: Mapping[str, SourceFile]
+) -> dict[str, SourceFile]:
     """Give settled files their recordings.
 
     Args:
-        folder: The watched folder.
-        settled: Files that are new or have changed, by relative path.
-        known: All files known before, by relative path.
+        settings: Name the watched folders.
+        settled: Files that are new or have changed, by path.
+        known: All files known before, by path.
 
     Returns:
-        The files of `settled` that are still as listed, by relative path. A content known under another path gets the
-        same recording.
+        The files of `settled` that are still as listed, by path. A content known under another path gets the same
+        recording.
     """
+    folders = settings.watched_folders
     by_fingerprint = {file.fingerprint: file for file in known.values() if file.fingerprint and file.state == "known"}
     found: dict[str, SourceFile] = {}
     for source_path, listed in settled.items():
-        path = folder / source_path
+        path = settings.watched_folder / source_path
+
+        def unreadable(reason: str, path: str = source_path, listed: FileState = listed) -> SourceFile:
+            return SourceFile(
+                path, listed.size_bytes, listed.mtime_ns, None, None, "unreadable", reason, camera_of(path, folders)
+            )
+
         if listed.size_bytes == 0:
-            found[source_path] = _unreadable(source_path, listed, "It is empty (0 bytes).")
+            found[source_path] = unreadable("It is empty (0 bytes).")
             continue
         try:
             fingerprint = content_fingerprint(path)
             stat = path.stat()
         except FileNotFoundError:
             if "\\" in source_path:
-                found[source_path] = _unreadable(source_path, listed, "Its name is not valid UTF-8: rename the file.")
+                found[source_path] = unreadable("Its name is not valid UTF-8: rename the file.")
             continue
         except OSError as error:
-            found[source_path] = _unreadable(source_path, listed, f"It cannot be read: {error.strerror or error}.")
+            found[source_path] = unreadable(f"It cannot be read: {error.strerror or error}.")
             continue
         if FileState(stat.st_size, stat.st_mtime_ns) != listed:
             continue  # it changed while it was read: it has not settled after all
         twin = by_fingerprint.get(fingerprint)
         if twin is not None and twin.source_path != source_path:
-            reason = f"It has the same content as {twin.source_path}."
-            file = SourceFile(
-                source_path, listed.size_bytes, listed.mtime_ns, twin.recording_id, fingerprint, "duplicate", reason
-            )
+            recording_id, state = twin.recording_id, "duplicate"
+            reason: str | None = f"It has the same content as {twin.source_path}."
         else:
-            recording_id = recording_id_of(PurePosixPath(source_path).name, fingerprint)
-            file = SourceFile(source_path, listed.size_bytes, listed.mtime_ns, recording_id, fingerprint, "known", None)
+            recording_id, state = recording_id_of(PurePosixPath(source_path).name, fingerprint), "known"
+            reason = None
+        camera = camera_of(source_path, folders)
+        file = SourceFile(
+            source_path, listed.size_bytes, listed.mtime_ns, recording_id, fingerprint, state, reason, camera
+        )
+        if state == "known":
             by_fingerprint[fingerprint] = file
         found[source_path] = file
     return found
 
 
-def _unreadable(source_path: str, listed: FileState, reason: str) -> SourceFile:
-    return SourceFile(source_path, listed.size_bytes, listed.mtime_ns, None, None, "unreadable", reason)
+def skipped_files(listing: Listing, folders: Sequence[Path]) -> dict[str, SourceFile]:
+    """The files and folders that are left out, with their reasons, as `source_files` tells of them."""
+    return {
+        path: SourceFile(path, 0, 0, None, None, "skipped", reason, camera_of(path, folders))
+        for path, reason in listing.skipped.items()
+    }

@@ -1,15 +1,21 @@
 """Compares what is there with what should be, and requests what is missing."""
 
+import time
+from dataclasses import dataclass
+
 from dagster import (
+    DagsterInstance,
     DefaultSensorStatus,
     ResourceParam,
+    RunsFilter,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
     sensor,
 )
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from cv_assets.outstanding import observe, plan_runs
+from cv_assets.outstanding import Outstanding, observe, plan_runs, set_aside
 from cv_assets.stage import ANALYSIS
 from cv_assets.walk import analysis_job, ingest_job
 from resources.errors import PipelineError
@@ -18,6 +24,32 @@ from resources.settings import Settings
 from resources.storage import Store, check_data_folder
 from resources.weights import check_weights
 from sensors.requests import run_request
+from sensors.waiting import wait_for
+
+_LOOK_AGAIN_AFTER_S = 15.0  # where something is amiss that a person may mend, or runs were requested
+_REST_BETWEEN_LOOKS = 5  # times as long as the last look took: thousands of recordings must not keep a core busy
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the last look found, so that the next need not look again while nothing has changed.
+
+    Attributes:
+        news: What changes whenever there is something to see.
+        told: What was said.
+        until: When to look again all the same, in seconds since 1970: an attempt is due, or a person may have mended
+            what was amiss.
+        rested_at: Before this time by the monotonic clock, nobody looks again.
+    """
+
+    news: object
+    told: str
+    until: float
+    rested_at: float
+
+
+_seen: dict[str, _Seen] = {}
+"""By DAGSTER_HOME; of this process, so that every new start looks anew."""
 
 
 @sensor(
@@ -30,13 +62,18 @@ from sensors.requests import run_request
 def reconciliation_sensor(
     context: SensorEvaluationContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
 ) -> SensorResult | SkipReason:
-    """Request the runs that would complete the recordings."""
+    """Request the runs that would complete the recordings, where anything has happened since the last look."""
+    seen = _seen.get(str(store.data_folder))
+    if seen is not None and not wait_for(lambda: _has_news(context.instance, store, seen)):
+        return SkipReason(seen.told)
+    news, started = _news(context.instance, store), time.monotonic()
     try:
         check_data_folder(store.data_folder)
+        outstanding = observe(context.instance, store)
+        set_aside(store, outstanding, settings.batches.max_attempts)
         publish(store)
     except PipelineError as error:
         return SkipReason(str(error))
-    outstanding = observe(context.instance, store)
     planned = plan_runs(outstanding, settings.batches)
     on_hold = ""
     try:
@@ -46,11 +83,32 @@ def reconciliation_sensor(
         # Runs that cannot work are not started; ingest needs no weights.
         on_hold = f" Analysis is on hold: {error}"
         planned = [run for run in planned if run.job_name != ANALYSIS]
-    if not planned:
-        states = outstanding.states
-        in_flight = sum(state.is_in_flight for state in states)
-        complete = sum(not state.missing for state in states)
-        return SkipReason(
-            f"Nothing to request: {complete} of {len(states)} recordings are complete, {in_flight} in flight.{on_hold}"
-        )
-    return SensorResult(run_requests=[run_request(run) for run in planned])
+    told = f"{_told(outstanding)}{on_hold}"
+    now, look_s = time.time(), time.monotonic() - started
+    due = [state.retry_at for state in outstanding.states if state.retry_at > now]
+    _seen[str(store.data_folder)] = _Seen(
+        news,
+        told,
+        until=now + _LOOK_AGAIN_AFTER_S if on_hold or planned else min(due, default=float("inf")),
+        rested_at=time.monotonic() + look_s * _REST_BETWEEN_LOOKS,
+    )
+    return SensorResult(run_requests=[run_request(run) for run in planned]) if planned else SkipReason(told)
+
+
+def _has_news(instance: DagsterInstance, store: Store, seen: _Seen) -> bool:
+    if time.monotonic() < seen.rested_at:
+        return False
+    return time.time() >= seen.until or _news(instance, store) != seen.news
+
+
+def _news(instance: DagsterInstance, store: Store) -> object:
+    """Something cheap that changes with every event of an asset or a run, and with every row of a table."""
+    run_ids = instance.run_storage.get_run_ids(RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    return instance.event_log_storage.get_maximum_record_id(), frozenset(run_ids), store.newest_commits()
+
+
+def _told(outstanding: Outstanding) -> str:
+    states = outstanding.states
+    in_flight = sum(state.is_in_flight for state in states)
+    complete = sum(not state.missing for state in states)
+    return f"Nothing to request: {complete} of {len(states)} recordings are complete, {in_flight} in flight."

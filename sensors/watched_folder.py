@@ -2,7 +2,9 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from dagster import (
@@ -20,17 +22,35 @@ from cv_assets.walk import ingest_job
 from resources.errors import PipelineError
 from resources.settings import Settings
 from resources.storage import Store
-from resources.watched_folder import FileState, SourceFile, SourceIndex, identify, list_recordings
+from resources.watched_folder import (
+    FileState,
+    Listing,
+    SourceFile,
+    SourceIndex,
+    identify,
+    list_recordings,
+    looks_unfinished,
+    skipped_files,
+)
 from sensors.requests import run_request
+from sensors.waiting import FolderWatch, wait_for
 
 MAX_FILES_A_TICK = 500
+_NAMED_FILES = 3
+_OLD_S = 600.0  # written longer ago than this by its own clock, a file is not being written now
+_LIST_EVERY_S = 5.0  # also without any event
+_REST_BETWEEN_LISTINGS = 40  # times as long as a listing took, so that a large folder does not keep a core busy
 
 Waiting = Mapping[str, tuple[int, int, float]]
 """Files that may still be written: by path their size in bytes, mtime in ns, and when that was first seen."""
 
 
 def settle(
-    listed: Mapping[str, FileState], known: Mapping[str, SourceFile], waiting: Waiting, now: float, settle_s: float
+    listed: Mapping[str, FileState],
+    known: Mapping[str, SourceFile],
+    waiting: Waiting,
+    now: float,
+    settle_s: Callable[[str, FileState], float],
 ) -> tuple[dict[str, FileState], dict[str, tuple[int, int, float]]]:
     """Part the new files into those that have come to rest and those that may still be written.
 
@@ -42,7 +62,7 @@ def settle(
         known: Files that already are recordings.
         waiting: What the last look left waiting.
         now: Seconds since 1970.
-        settle_s: How long a file must rest.
+        settle_s: How long a file must rest, given its path and state; asked once it has rested at all.
 
     Returns:
         Settled files, and those that wait for the next look.
@@ -53,9 +73,10 @@ def settle(
         if path in known and known[path].file_state == state:
             continue
         size_bytes, mtime_ns, since = waiting.get(path, (-1, -1, now))
-        if FileState(size_bytes, mtime_ns) != state:
+        if FileState(size_bytes, mtime_ns) != state or since > now:  # a clock that was set back
             since = now
-        if now - since >= settle_s and path in waiting and len(settled) < MAX_FILES_A_TICK:
+        is_full = len(settled) >= MAX_FILES_A_TICK
+        if path in waiting and not is_full and now - since >= settle_s(path, state):
             settled[path] = state
         else:
             still[path] = (state.size_bytes, state.mtime_ns, since)
@@ -67,27 +88,81 @@ def _load_cursor(cursor: str | None) -> dict[str, tuple[int, int, float]]:
     return {path: (values[0], values[1], values[2]) for path, values in held.items()}
 
 
+def rest_of(settings: Settings, now: float) -> Callable[[str, FileState], float]:
+    """How long a file must rest: longer if it was written just now and its structure says that more is to come."""
+    intake = settings.intake
+
+    def settle_s(path: str, state: FileState) -> float:
+        if intake.unfinished_settle_s <= intake.settle_s or abs(now - state.mtime_ns / 1e9) > _OLD_S:
+            return intake.settle_s
+        try:
+            is_unfinished = looks_unfinished(settings.watched_folder / path)
+        except OSError:
+            is_unfinished = False  # gone, or not readable: identify says so
+        return intake.unfinished_settle_s if is_unfinished else intake.settle_s
+
+    return settle_s
+
+
+class _Look:
+    """What this process knows of the folders: when they were listed, and whether anything has changed since."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._watch = FolderWatch(folders)
+        self._listed_at, self._listing_s = float("-inf"), 0.0
+
+    def is_due(self, waiting: Waiting, settle_s: float) -> bool:
+        """Whether to list the folders again: something has changed, a file may have settled, or it was long ago."""
+        ago_s = time.monotonic() - self._listed_at
+        if ago_s < self._listing_s:
+            return False  # while something is being written, events come all the time
+        every_s = max(_LIST_EVERY_S, _REST_BETWEEN_LISTINGS * self._listing_s)
+        if waiting:
+            every_s = min(every_s, settle_s / 4)
+        return ago_s >= every_s or self._watch.take_change()
+
+    def list(self, settings: Settings) -> Listing:
+        """List the folders; see `list_recordings`."""
+        started = time.monotonic()
+        try:
+            return list_recordings(settings)
+        finally:
+            self._listed_at = time.monotonic()
+            self._listing_s = self._listed_at - started
+
+
+@cache
+def _look_at(folders: tuple[Path, ...]) -> _Look:
+    return _Look(folders)
+
+
 @sensor(
     name="watched_folder",
     jobs=[ingest_job],
     minimum_interval_seconds=1,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Registers each recording that has come to rest in the watched folder and requests its ingest.",
+    description="Registers each recording that has come to rest in the watched folders and requests its ingest.",
 )
 def watched_folder_sensor(
     context: SensorEvaluationContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
 ) -> SensorResult | SkipReason:
-    """Look at the watched folder."""
+    """Look at the watched folders, once anything in them may have changed."""
+    look = _look_at(settings.watched_folders)
+    waiting = _load_cursor(context.cursor)
+    if not wait_for(lambda: look.is_due(waiting, settings.intake.settle_s)):
+        return SkipReason("Nothing has changed in the watched folders.")
     try:
-        listed = list_recordings(settings.watched_folder, settings.intake)
+        listing = look.list(settings)
     except PipelineError as error:
         return SkipReason(str(error))
-    index = SourceIndex(store)
+    index, now = SourceIndex(store), time.time()
     known = index.load()
-    settled, waiting = settle(listed, known, _load_cursor(context.cursor), time.time(), settings.intake.settle_s)
-    found = identify(settings.watched_folder, settled, known)
-    if found:
-        known |= found
+    settled, waiting = settle(listing.files, known, waiting, now, rest_of(settings, now))
+    skipped = skipped_files(listing, settings.watched_folders)
+    was_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
+    found = identify(settings, settled, known)
+    if found or skipped != was_skipped:
+        known = {path: file for path, file in known.items() if file.state != "skipped"} | skipped | found
         index.save(known.values())
     have = set(context.instance.get_dynamic_partitions(recordings_partitions.name or ""))
     wanted = dict.fromkeys(file.recording_id for file in known.values() if file.state == "known")
@@ -95,8 +170,7 @@ def watched_folder_sensor(
     cursor = json.dumps(waiting)
     if not added:
         context.update_cursor(cursor)
-        told = f"{len(waiting)} files are still being written" if waiting else "No new files"
-        return SkipReason(f"{told}; {len(listed)} in {settings.watched_folder}.")
+        return SkipReason(_told(listing, waiting))
     new = set(added)
     planned = plan_runs(observe(context.instance, store, added), settings.batches)
     requests = [run_request(run) for run in planned if run.job_name == INGEST and new.issuperset(run.recording_ids)]
@@ -105,3 +179,14 @@ def watched_folder_sensor(
         dynamic_partitions_requests=[recordings_partitions.build_add_request(added)],
         cursor=cursor,
     )
+
+
+def _told(listing: Listing, waiting: Waiting) -> str:
+    """Why there was nothing to do."""
+    told = [f"No new recordings among {len(listing.files)} files."]
+    if waiting:
+        named = ", ".join(list(waiting)[:_NAMED_FILES]) + (" and others" if len(waiting) > _NAMED_FILES else "")
+        told.append(f"{len(waiting)} are still being written: {named}.")
+    if listing.skipped:
+        told.append(f"{len(listing.skipped)} are left out: source_files says why.")
+    return " ".join([*told, *listing.problems])

@@ -53,7 +53,7 @@ def normalized(folder: Path, seconds: int) -> tuple[Store, str]:
     settings.watched_folder.mkdir(parents=True)
     write_video(demo_scene(5, seconds, {"car": 4, "person": 5}), settings.watched_folder / "street.mp4")
     store = Store(settings.data_folder)
-    found = identify(settings.watched_folder, list_recordings(settings.watched_folder, settings.intake), {})
+    found = identify(settings, list_recordings(settings).files, {})
     SourceIndex(store).save(found.values())
     recording_id = str(found["street.mp4"].recording_id)
     resources: dict[str, Any] = {"store": store, "settings": settings, "models": Models()}

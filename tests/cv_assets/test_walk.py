@@ -56,8 +56,7 @@ class Pipeline:
         write_video(demo_scene(1, 4, {"car": 1}), self.settings.watched_folder / "a.mp4")
         (self.settings.watched_folder / "bad.mp4").write_bytes(b"no video")
         write_video(demo_scene(2, 5, {"car": 1}), self.settings.watched_folder / "c.mp4")
-        listed = list_recordings(self.settings.watched_folder, self.settings.intake)
-        found = identify(self.settings.watched_folder, listed, {})
+        found = identify(self.settings, list_recordings(self.settings).files, {})
         SourceIndex(self.store).save(found.values())
         self.ids = {name: str(found[f"{name}.mp4"].recording_id) for name in NAMES}
         instance.add_dynamic_partitions(recordings_partitions.name or "", list(self.ids.values()))

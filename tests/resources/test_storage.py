@@ -53,6 +53,16 @@ def test_replacing_by_nothing_removes(store: Store) -> None:
     assert store.read(CLASS_MINUTES).num_rows == 0
 
 
+def test_what_was_updated_can_be_filtered_also_where_recordings_share_a_file(store: Store) -> None:
+    both = pa.concat_tables([minutes("a", 1), minutes("b", 1)])
+    store.replace(CLASS_MINUTES, ["a", "b"], both)
+    store.update(CLASS_MINUTES, "b", {"class_name": "bus", "max_at_once": 7})
+    assert store.read(CLASS_MINUTES, ["a"])["class_name"].to_pylist() == ["car"]
+    rows = store.read(CLASS_MINUTES, ["b"])
+    assert (rows["class_name"].to_pylist(), rows["max_at_once"].to_pylist()) == (["bus"], [7])
+    assert store.scan(CLASS_MINUTES, ["b"]).count_rows() == 1
+
+
 def test_ids_with_quotes_are_values_not_sql(store: Store) -> None:
     wicked = "it's'; DROP"
     store.replace(CLASS_MINUTES, [wicked], minutes(wicked, 2))

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from demo.scenes import demo_scene, write_video
 from resources.errors import PipelineError, RecordingError
-from resources.settings import IntakeSettings
+from resources.settings import Settings
 from resources.watched_folder import (
     FileState,
     SourceFile,
@@ -14,10 +15,13 @@ from resources.watched_folder import (
     file_of,
     identify,
     list_recordings,
+    looks_unfinished,
     recording_id_of,
 )
 
-INTAKE = IntakeSettings()
+
+def settings_of(folder: Path, *further: Path) -> Settings:
+    return Settings(watched_folder=folder, further_watched_folders=further)
 
 
 @pytest.fixture
@@ -33,7 +37,14 @@ def test_only_files_that_could_be_recordings_are_listed(folder: Path) -> None:
     (folder / ".trash").mkdir()
     (folder / ".trash" / "g.mp4").write_bytes(b"x")
     (folder / "folder.mp4").mkdir()
-    assert list(list_recordings(folder, INTAKE)) == ["a.mp4", "gate/2026/c.ts", "gate/B.MKV"]
+    listing = list_recordings(settings_of(folder))
+    assert sorted(listing.files) == ["a.mp4", "gate/2026/c.ts", "gate/B.MKV"]
+    assert {path: reason.split(":")[0] for path, reason in listing.skipped.items()} == {
+        "d.mp4.part": "It is still being copied or downloaded, by its ending",
+        "e": "Its name has no ending",
+        "f.tmp": "It is still being copied or downloaded, by its ending",
+        "notes.txt": "Its ending .txt is not one of a recording",
+    }
 
 
 def test_links_may_not_lead_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
@@ -42,12 +53,44 @@ def test_links_may_not_lead_out_of_the_folder(folder: Path, tmp_path: Path) -> N
     (folder / "inside.mp4").symlink_to(folder / "real.mp4")
     (folder / "outside.mp4").symlink_to(tmp_path / "secret.mp4")
     (folder / "broken.mp4").symlink_to(folder / "none.mp4")
-    assert list(list_recordings(folder, INTAKE)) == ["inside.mp4", "real.mp4"]
+    assert list(list_recordings(settings_of(folder)).files) == ["inside.mp4", "real.mp4"]
+
+
+def test_a_folder_that_may_not_be_read_does_not_hide_the_others(folder: Path) -> None:
+    (folder / "a.mp4").write_bytes(b"x")
+    closed = folder / "closed"
+    closed.mkdir(mode=0)
+    try:
+        listing = list_recordings(settings_of(folder))
+    finally:
+        closed.chmod(0o700)
+    assert list(listing.files) == ["a.mp4"]
+    if os.getuid() != 0:
+        assert listing.skipped == {"closed": f"The folder {closed} cannot be read: Permission denied."}
+
+
+def test_several_folders_are_watched_and_one_that_vanishes_does_not_hide_the_others(
+    folder: Path, tmp_path: Path
+) -> None:
+    further = tmp_path / "nas"
+    (further / "yard").mkdir(parents=True)
+    (folder / "gate" / "a.mp4").write_bytes(b"first")
+    (further / "yard" / "a.mp4").write_bytes(b"second")
+    settings = settings_of(folder, further)
+    listed = list_recordings(settings)
+    assert list(listed.files) == ["gate/a.mp4", f"{further}/yard/a.mp4"]
+    known = identify(settings, listed.files, {})
+    assert [file.camera for file in known.values()] == ["gate", "yard"]
+    assert file_of(settings, f"{further}/yard/a.mp4").read_bytes() == b"second"
+    further.rename(tmp_path / "unmounted")
+    listed = list_recordings(settings)
+    assert list(listed.files) == ["gate/a.mp4"]
+    assert listed.problems == [f"The watched folder {further} does not exist: create it, mount it or name another."]
 
 
 def test_a_missing_folder_is_not_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="does not exist"):
-        list_recordings(tmp_path / "none", INTAKE)
+        list_recordings(settings_of(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(
@@ -68,6 +111,8 @@ def test_ids_are_readable(name: str, slug: str) -> None:
 def test_the_first_folder_is_the_camera() -> None:
     assert camera_of("gate/2026/a.mp4") == "gate"
     assert camera_of("a.mp4") is None
+    assert camera_of("/mnt/nas/yard/2026/a.mp4", [Path("/mnt/nas")]) == "yard"
+    assert camera_of("/mnt/nas/a.mp4", [Path("/mnt/nas")]) is None
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 5_000_000])
@@ -82,8 +127,10 @@ def test_fingerprints_follow_the_content(tmp_path: Path, size_bytes: int) -> Non
 
 
 def identified(folder: Path, known: dict[str, SourceFile]) -> dict[str, SourceFile]:
-    listed = list_recordings(folder, INTAKE)
-    return identify(folder, {p: s for p, s in listed.items() if p not in known or known[p].file_state != s}, known)
+    listed = list_recordings(settings_of(folder)).files
+    return identify(
+        settings_of(folder), {p: s for p, s in listed.items() if p not in known or known[p].file_state != s}, known
+    )
 
 
 def test_a_copy_is_the_same_recording_and_a_change_is_a_new_one(folder: Path) -> None:
@@ -116,9 +163,27 @@ def test_files_that_cannot_be_recordings_have_a_reason(folder: Path) -> None:
     assert identified(folder, found)["empty.mp4"].state == "known"
 
 
+def test_what_a_file_says_of_its_own_length(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.mp4"
+    write_video(demo_scene(1, 4, {"car": 1}), whole)
+    content, part = whole.read_bytes(), tmp_path / "part.mp4"
+    assert not looks_unfinished(whole)
+    for length in (9, 40, len(content) // 2, len(content) - 1):
+        part.write_bytes(content[:length])
+        assert looks_unfinished(part), length
+    part.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))  # its space was reserved
+    assert looks_unfinished(part)
+    part.write_bytes(b"this is not a video")
+    assert not looks_unfinished(part)
+    part.write_bytes(b"RIFF" + (100).to_bytes(4, "little") + b"AVI " + bytes(50))
+    assert looks_unfinished(part)
+    part.write_bytes(b"RIFF" + (100).to_bytes(4, "little") + b"AVI " + bytes(96))
+    assert not looks_unfinished(part)
+
+
 def test_a_file_that_changes_while_it_is_read_waits(folder: Path) -> None:
     (folder / "a.mp4").write_bytes(b"first")
-    assert identify(folder, {"a.mp4": FileState(5, 1)}, {}) == {}
+    assert identify(settings_of(folder), {"a.mp4": FileState(5, 1)}, {}) == {}
 
 
 def test_a_link_put_in_place_of_a_file_leads_nowhere(tmp_path: Path) -> None:
@@ -130,6 +195,6 @@ def test_a_link_put_in_place_of_a_file_leads_nowhere(tmp_path: Path) -> None:
     (folder / "b.mp4").symlink_to(outside / "a.mp4")
     for path in ("cam/a.mp4", "b.mp4", "../out/a.mp4"):
         with pytest.raises(RecordingError, match="leads out of the watched folder"):
-            file_of(folder, path)
+            file_of(settings_of(folder), path)
     (folder / "c.mp4").write_bytes(b"own")
-    assert file_of(folder, "c.mp4") == folder / "c.mp4"
+    assert file_of(settings_of(folder), "c.mp4") == folder / "c.mp4"

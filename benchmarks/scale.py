@@ -1,0 +1,268 @@
+"""`python -m benchmarks.scale`: how the pipeline answers with thousands of recordings known.
+
+Fills a scratch data folder as if that many recordings had been processed (files, tables, runs and events), starts the
+pipeline on it and measures what an operator feels: looks of the sensors, pages of the UI, and what idling costs. With
+`--queued N` it then drops N small recordings and measures the pauses between runs while they drain.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+import pyarrow as pa
+import yaml
+
+from benchmarks.material import BUNDLED_WEIGHTS
+from benchmarks.report import Case, show
+from resources.home import choose, prepare_data_folder
+
+BATCH = 20
+_CAMERAS = 20
+_IDLE_S = 60.0
+_PAGES = {
+    "asset page": """
+        query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+            id description partitionStats { numMaterialized numPartitions numFailed numMaterializing }
+            assetMaterializations(limit: 1) { runId timestamp metadataEntries { label } } staleStatus
+            repository { id } jobs { id name } } } }""",
+    "its partitions": """
+        query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+            partitionKeysByDimension { name partitionKeys }
+            assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions
+            unmaterializedPartitions materializingPartitions } } } } }""",
+    "one partition": """
+        query($key: AssetKeyInput!, $partition: String!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+            staleStatus(partition: $partition) latestMaterializationByPartition(partitions: [$partition]) {
+            runId timestamp metadataEntries { label } } } } }""",
+    "the graph": """
+        query { assetNodes { id assetKey { path } dependencyKeys { path } partitionStats { numMaterialized } } }""",
+    "the runs": "query { runsOrError(limit: 25) { ... on Runs { results { id status tags { key value } } } } }",
+}
+
+
+def fill(home: Path, count: int) -> None:
+    """Make a data folder in which `count` recordings are done, and as many files beside them that are none.
+
+    Args:
+        home: Gets pipeline.yaml, recordings/ and data/.
+        count: Recordings.
+    """
+    settings_file = home / "pipeline.yaml"
+    settings_file.write_text(yaml.safe_dump({"detections": {"weights": str(BUNDLED_WEIGHTS)}}))
+    settings = choose(settings=settings_file)
+    from cv_assets.recordings import file_columns
+    from resources.schema import RECORDINGS
+    from resources.storage import Store
+    from resources.watched_folder import SourceIndex, identify, list_recordings, skipped_files
+
+    for number in range(count):
+        folder = settings.watched_folder / f"camera-{number % _CAMERAS:02d}" / f"day-{number // 1000:03d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"clip-{number:06d}.mp4").write_bytes(f"recording {number}".encode())
+        (folder / f"clip-{number:06d}.json").write_bytes(b"{}")
+    prepare_data_folder(settings.data_folder)
+    store = Store(settings.data_folder)
+    listing = list_recordings(settings)
+    found = identify(settings, listing.files, {})
+    SourceIndex(store).save([*found.values(), *skipped_files(listing, settings.watched_folders).values()])
+    recording_ids = [str(file.recording_id) for file in found.values()]
+    rows = [_row(file_columns(file), number) for number, file in enumerate(found.values())]
+    store.replace(RECORDINGS, recording_ids, pa.Table.from_pylist(rows, RECORDINGS.arrow_schema))
+    _events(recording_ids)
+
+
+def _row(row: dict[str, Any], number: int) -> dict[str, Any]:
+    started = datetime.fromtimestamp(1_700_000_000 + 60 * number, UTC)
+    return row | {
+        **{"started_at_utc": started, "started_at_source": "file_name", "duration_s_from_content": 60.0},
+        **{"frame_count": 1500, "frame_count_from_content": 1500, "width_px": 1280, "height_px": 720, "rate_fps": 25.0},
+    }
+
+
+def _events(recording_ids: Sequence[str]) -> None:
+    """What Dagster would have stored: partitions, runs, and a materialization per asset and recording."""
+    from dagster import AssetMaterialization, DagsterEvent, DagsterInstance, EventLogEntry
+    from dagster._core.events import StepMaterializationData
+    from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
+
+    from cv_assets.outstanding import PlannedRun
+    from cv_assets.stage import ANALYSIS, INGEST, recordings_partitions
+    from cv_assets.walk import WALK, assets_of
+
+    specs = {spec.key.to_user_string(): spec for assets in WALK for spec in assets.specs}
+    with DagsterInstance.get() as instance:
+        storage: Any = instance.event_log_storage
+        instance.add_dynamic_partitions(recordings_partitions.name or "", list(recording_ids))
+        for job in (INGEST, ANALYSIS):
+            for first in range(0, len(recording_ids), BATCH):
+                batch = recording_ids[first : first + BATCH]
+                tags = PlannedRun(job, (), tuple(batch)).tags
+                run = DagsterRun(job_name=job, status=DagsterRunStatus.SUCCESS, tags=tags)
+                instance.run_storage.add_run(run)
+                with storage.index_transaction() as connection:
+                    for name in assets_of(job):
+                        for recording_id in batch:
+                            made = AssetMaterialization(
+                                name,
+                                partition=recording_id,
+                                metadata={"seconds": 1.0, "dagster/partition_row_count": 100},
+                                tags={
+                                    "dagster/code_version": specs[name].code_version or "",
+                                    "dagster/data_version": "x",
+                                },
+                            )
+                            event = DagsterEvent(
+                                "ASSET_MATERIALIZATION", job, event_specific_data=StepMaterializationData(made)
+                            )
+                            entry = EventLogEntry(None, "info", "", run.run_id, time.time(), None, job, event)
+                            stored = connection.execute(storage.prepare_insert_event(entry))
+                            number = stored.inserted_primary_key[0]
+                            storage._store_asset_event_tags(connection, [entry], [number])
+                        storage._store_asset_event(connection, entry, number)
+
+
+@contextmanager
+def _running(home: Path) -> Iterator[tuple[psutil.Process, int]]:
+    """The pipeline as `cv-assets dev` runs it; gives its process and port."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = int(found.getsockname()[1])
+    ours = Path(sys.executable).with_name("cv-assets")
+    command = [str(ours), "dev", "--settings", str(home / "pipeline.yaml"), "--port", str(port)]
+    with (home / "dev.log").open("ab") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield psutil.Process(server.pid), port
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _ask(port: int, query: str, **variables: Any) -> dict[str, Any]:
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+    if "errors" in found:
+        raise RuntimeError(str(found["errors"])[:500])
+    return found["data"]
+
+
+def _ready(port: int) -> float:
+    """Wait until the UI has loaded the code; returns the seconds it took."""
+    started = time.monotonic()
+    while time.monotonic() - started < 180:
+        try:
+            found = _ask(port, "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
+            if found["repositoriesOrError"].get("nodes"):
+                return time.monotonic() - started
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise TimeoutError("The UI did not load the code within 180 s.")
+
+
+def _at_most(case: str, ours: float, unit: str, most: float) -> Case:
+    return Case(case, ours, None, ours, unit, f"<= {most} {unit}", ours <= most)
+
+
+def _ticks(home: Path) -> dict[str, list[float]]:
+    """Seconds of every look of each sensor so far, oldest first."""
+    from dagster import DagsterInstance
+    from dagster._core.definitions.run_request import InstigatorType
+
+    found = {}
+    with DagsterInstance.get() as instance:
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+            ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id)
+            done = [tick for tick in ticks if tick.end_timestamp]
+            found[state.instigator_name] = [t.end_timestamp - t.timestamp for t in reversed(done) if t.end_timestamp]
+    return found
+
+
+def _cpu_s(pipeline: psutil.Process) -> float:
+    processes = [pipeline, *pipeline.children(recursive=True)]
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def scale(home: Path, count: int) -> Iterator[Case]:
+    """Everything that is measured with `count` recordings known."""
+    from resources.settings import load_settings
+    from resources.watched_folder import list_recordings
+
+    settings = load_settings()
+    started = time.monotonic()
+    listing = list_recordings(settings)
+    listing_s = time.monotonic() - started
+    yield _at_most(f"listing {len(listing.files) + len(listing.skipped)} files", listing_s, "s", 1.0)
+    with _running(home) as (pipeline, port):
+        _ready(port)
+        time.sleep(30)
+        for name, seconds in _ticks(home).items():
+            yield _at_most(f"first look of {name} after a start", seconds[0], "s", 10.0)
+        key, partition = {"path": ["detections"]}, _first_partition()
+        for page, query in _PAGES.items():
+            took = []
+            for _ in range(4):
+                started = time.monotonic()
+                variables = {"key": key, "partition": partition}
+                _ask(port, query, **{name: value for name, value in variables.items() if f"${name}" in query})
+                took.append(time.monotonic() - started)
+            yield _at_most(f"{page}: first time", took[0], "s", 2.0)
+            yield _at_most(f"{page}: again", sorted(took[1:])[1], "s", 2.0)
+        time.sleep(10)
+        before, since = _cpu_s(pipeline), time.monotonic()
+        time.sleep(_IDLE_S)
+        busy = (_cpu_s(pipeline) - before) / (time.monotonic() - since) * 100
+        yield _at_most("idle, of one core", busy, "%", 5.0)
+        for name, seconds in _ticks(home).items():
+            yield _at_most(f"slowest look of {name} after the first", max(seconds[1:]), "s", 2.0)
+
+
+def _first_partition() -> str:
+    from dagster import DagsterInstance
+
+    with DagsterInstance.get() as instance:
+        return str(instance.get_dynamic_partitions("recordings")[0])
+
+
+@click.command()
+@click.option("--recordings", "count", default=10_000, show_default=True)
+@click.option("--keep", type=click.Path(path_type=Path), help="Fill this folder, or measure it if it is filled.")
+def main(count: int, keep: Path | None) -> None:
+    """Print the table; exit 1 where a figure misses its goal."""
+    home = (keep or Path(tempfile.mkdtemp(prefix="cv-assets-scale-"))).absolute()
+    try:
+        if not (home / "pipeline.yaml").exists():
+            home.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            fill(home, count)
+            click.echo(f"Filled with {count} recordings in {time.monotonic() - started:.0f} s.")
+        choose(settings=home / "pipeline.yaml")
+        cases = []
+        for case in scale(home, count):
+            cases.append(case)
+            click.echo(f"{case.case}: {case.ours:.2f} {case.unit} ({case.goal})")
+    finally:
+        if keep is None:
+            shutil.rmtree(home, ignore_errors=True)
+    show(cases)
+    sys.exit(0 if all(case.met for case in cases) else 1)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    main()

@@ -1,0 +1,74 @@
+"""How sensors learn of news at once while idling costs little: they wait inside a look, and for file-system events."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import watchfiles
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 1.0  # looks stay short, so that a person who asks for one in the UI has an answer
+_SLICE_S = 0.25
+
+
+def wait_for(has_happened: Callable[[], bool], longest_s: float = LONGEST_WAIT_S) -> bool:
+    """Ask now and then until something has happened, the time is over, or the server is being stopped.
+
+    Returns:
+        Whether it has happened.
+    """
+    until = time.monotonic() + longest_s
+    while not has_happened():
+        left_s = until - time.monotonic()
+        if left_s <= 0 or _Stopping.is_set():
+            return False
+        time.sleep(min(_SLICE_S, left_s))
+    return True
+
+
+class _Stopping:
+    """Set when the server that evaluates the sensors is being stopped: its main thread has ended then."""
+
+    @staticmethod
+    def is_set() -> bool:
+        return not threading.main_thread().is_alive()
+
+
+class FolderWatch:
+    """Learns from the file system that something has changed in folders, from its making on.
+
+    Events do not reach everywhere (network shares) and are not unlimited, so whoever asks must also look now and then.
+
+    Args:
+        folders: Watched with all that is in them; those that are not there now are not.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+        self._has_changed = threading.Event()
+        threading.Thread(target=self._watch, name="folder-watch", daemon=True).start()
+
+    def take_change(self) -> bool:
+        """Whether anything has changed since this was last asked."""
+        has_changed = self._has_changed.is_set()
+        self._has_changed.clear()
+        return has_changed
+
+    def _watch(self) -> None:
+        try:
+            changes = watchfiles.watch(
+                *(folder for folder in self.folders if folder.is_dir()),
+                watch_filter=None,
+                debounce=200,
+                stop_event=_Stopping(),  # type: ignore[arg-type]  # its is_set is all that is asked
+                raise_interrupt=False,
+                force_polling=False,
+                ignore_permission_denied=True,
+            )
+            for _ in changes:
+                self._has_changed.set()
+        except (OSError, RuntimeError) as error:
+            logger.warning("File-system events are not to be had, so the folders are looked at now and then: %s", error)

@@ -1,0 +1,177 @@
+"""Runs that die, are given up, or belong to the dead: what they may still do, and what is tried again."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    DagsterInstance,
+    DagsterRunStatus,
+    ResourceParam,
+    RunsFilter,
+    materialize,
+    multi_asset,
+)
+
+from cv_assets.outstanding import observe, plan_runs, set_aside
+from cv_assets.stage import Stage, recordings_partitions, table_asset, table_checks
+from resources.errors import GivenUpError
+from resources.schema import RECORDINGS, SCENES
+from resources.settings import PROJECT_ROOT, BatchSettings
+from resources.storage import Store
+from resources.watched_folder import SourceFile, SourceIndex
+
+IDS = ("a-1", "b-2", "c-3", "d-4")
+
+
+def row_of(recording_id: str) -> dict[str, Any]:
+    from cv_assets.recordings import file_columns
+
+    return file_columns(SourceFile(f"{recording_id}.mp4", 1, 1, recording_id, recording_id, "known", None, None))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[tuple[DagsterInstance, Store]]:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    with DagsterInstance.local_temp(str(folder)) as instance:
+        store = Store(tmp_path / "data")
+        rows = [row_of(recording_id) for recording_id in IDS]
+        store.replace(RECORDINGS, IDS, pa.Table.from_pylist(rows, RECORDINGS.arrow_schema))
+        instance.add_dynamic_partitions(recordings_partitions.name or "", list(IDS))
+        yield instance, store
+
+
+def scenes_asset(work: Any) -> Any:
+    """The asset `scenes`, doing other work."""
+    stage = Stage("scenes", (SCENES,))
+
+    @multi_asset(
+        name="scenes",
+        specs=[table_asset(SCENES, group="ingest", code_version="1")],
+        check_specs=table_checks(SCENES),
+        partitions_def=recordings_partitions,
+    )
+    def scenes(context: AssetExecutionContext, store: ResourceParam[Store]) -> Iterator[Any]:
+        yield from stage.each_recording(context, store, lambda r, _: work(context, store, r))
+
+    return scenes
+
+
+def scene(recording_id: str) -> pa.Table:
+    values: dict[str, Any] = {
+        name: 0 if pa.types.is_integer(SCENES.arrow_schema.field(name).type) else 0.0
+        for name in SCENES.arrow_schema.names
+    }
+    return pa.Table.from_pylist([values | {"recording_id": recording_id}], SCENES.arrow_schema)
+
+
+def test_a_run_that_was_given_up_writes_nothing_more(home: tuple[DagsterInstance, Store]) -> None:
+    instance, store = home
+    reached = []
+
+    def work(context: AssetExecutionContext, store: Store, recording_id: str) -> Any:
+        reached.append(recording_id)
+        if recording_id == "b-2":
+            # As the daemon does with a run whose process it takes for dead.
+            instance.report_run_failed(context.run, "The process is gone.")
+        store.replace(SCENES, [recording_id], scene(recording_id))
+        return {"scenes": {}}
+
+    tags = {"dagster/asset_partition_range_start": IDS[0], "dagster/asset_partition_range_end": IDS[-1]}
+    ended = materialize(
+        [scenes_asset(work)], instance=instance, resources={"store": store}, tags=tags, raise_on_error=False
+    )
+    assert not ended.success
+    assert reached == ["a-1", "b-2"]
+    assert store.read(SCENES)["recording_id"].to_pylist() == ["a-1"]
+    assert {row["status"] for row in store.read(RECORDINGS).to_pylist()} == {"ok"}
+    assert not instance.get_materialized_partitions(AssetKey("scenes"))
+
+
+def test_an_orphan_overtaken_between_the_question_and_the_commit_loses(tmp_path: Path) -> None:
+    store, other = Store(tmp_path), Store(tmp_path)
+    store.replace(SCENES, ["a-1"], scene("a-1"))
+    asked: list[int] = []
+
+    def may_write() -> None:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            # Another run, begun after this one was given up, is faster by a hair.
+            other.replace(SCENES, ["a-1"], scene("a-1").slice(0, 0))
+        else:
+            raise GivenUpError("given up")
+
+    with store.written_by(may_write), pytest.raises(GivenUpError):
+        store.replace(SCENES, ["a-1"], scene("a-1"))
+    assert asked == [0, 1]
+    assert store.read(SCENES).num_rows == 0
+
+
+_DYING = """
+import os, signal, sys
+from pathlib import Path
+from dagster import DagsterInstance, materialize
+from tests.cv_assets.test_recovery import scenes_asset, scene
+from resources.schema import SCENES
+from resources.storage import Store
+
+def work(context, store, recording_id):
+    if recording_id == "c-3":
+        os.kill(os.getpid(), signal.SIGKILL)
+    store.replace(SCENES, [recording_id], scene(recording_id))
+    return {"scenes": {}}
+
+tags = {"dagster/asset_partition_range_start": sys.argv[3], "dagster/asset_partition_range_end": sys.argv[4]}
+if len(sys.argv) > 5:
+    tags["cv_assets/attempt"] = sys.argv[5]
+with DagsterInstance.local_temp(sys.argv[1]) as instance:
+    materialize([scenes_asset(work)], instance=instance, resources={"store": Store(Path(sys.argv[2]))}, tags=tags)
+"""
+
+
+def die(instance: DagsterInstance, store: Store, *arguments: str) -> None:
+    """Run in a process that is killed while it works on c-3; then do as run monitoring does."""
+    command = [sys.executable, "-c", textwrap.dedent(_DYING), instance.root_directory, str(store.data_folder)]
+    ended = subprocess.run(
+        [*command, *arguments], capture_output=True, env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED])):
+        instance.report_run_failed(run, "The process is gone.")
+
+
+def test_a_recording_that_kills_its_run_twice_is_set_aside_and_the_others_go_on(
+    home: tuple[DagsterInstance, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, store = home
+    SourceIndex(store).save(SourceFile(f"{name}.mp4", 1, 1, name, name, "known", None, None) for name in IDS)
+    for module in ("cv_assets.outstanding",):
+        monkeypatch.setattr(f"{module}.assets_of", lambda job: ("scenes",) if job == "ingest" else ())
+    batches = BatchSettings()
+    die(instance, store, IDS[0], IDS[-1])
+    outstanding = observe(instance, store)
+    assert [state.attempts for state in outstanding.states] == [0, 0, 1, 0]
+    planned = plan_runs(outstanding, batches)
+    assert [(run.recording_ids, run.attempt) for run in planned] == [(("a-1", "b-2"), 1), (("d-4",), 1)]
+    assert set_aside(store, outstanding, batches.max_attempts) == []
+
+    die(instance, store, "c-3", "c-3", "2")
+    outstanding = observe(instance, store)
+    assert [state.attempts for state in outstanding.states] == [0, 0, 2, 0]
+    assert outstanding.states[2].is_done(batches.max_attempts)
+    assert set_aside(store, outstanding, batches.max_attempts) == ["c-3"]
+    assert set_aside(store, observe(instance, store), batches.max_attempts) == []
+    (row,) = store.read(RECORDINGS, ["c-3"]).to_pylist()
+    assert (row["status"], row["failed_stage"]) == ("failed", "scenes")
+    assert row["error"].startswith("Its run died 2 times while scenes worked on it")
+    assert [run.recording_ids for run in plan_runs(observe(instance, store), batches)] == [("a-1", "b-2"), ("d-4",)]
