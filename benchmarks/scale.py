@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import psutil
@@ -127,7 +127,9 @@ def _events(recording_ids: Sequence[str]) -> None:
                             event = DagsterEvent(
                                 "ASSET_MATERIALIZATION", job, event_specific_data=StepMaterializationData(made)
                             )
-                            entry = EventLogEntry(None, "info", "", run.run_id, time.time(), None, job, event)
+                            entry: Any = cast(Any, EventLogEntry)(
+                                None, "info", "", run.run_id, time.time(), None, job, event
+                            )
                             stored = connection.execute(storage.prepare_insert_event(entry))
                             number = stored.inserted_primary_key[0]
                             storage._store_asset_event_tags(connection, [entry], [number])
@@ -158,7 +160,8 @@ def _ask(port: int, query: str, **variables: Any) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(answer.read())
     if "errors" in found:
         raise RuntimeError(str(found["errors"])[:500])
-    return found["data"]
+    data: dict[str, Any] = found["data"]
+    return data
 
 
 def _ready(port: int) -> float:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cv_assets.headless import Outcome
     from cv_assets.headless import Progress as FolderProgress
 
+_SHORTEST_S = 20.0  # Dagster that ends sooner than this would do so again
 _PATH = click.Path(path_type=Path)
 _settings_option = click.option("--settings", type=_PATH, help="Settings file [default: pipeline.yaml].")
 _data_option = click.option("--data", type=_PATH, help="Data folder [default: as the settings say].")
@@ -130,15 +131,12 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
     chosen.watched_folder.mkdir(parents=True, exist_ok=True)  # further ones may be mounts, which are not ours to make
     with data_folder_lock(chosen.data_folder):
         import subprocess
+        import time
 
         from dagster import DagsterInstance
 
         from cv_assets.headless import end_group, recover, script, spare_running
 
-        with DagsterInstance.get() as instance:
-            closed = recover(instance, chosen.data_folder)
-        if closed:
-            click.echo(f"{closed} runs were interrupted last time and are closed; what they lacked is done again.")
         click.echo(f"Drop recordings into {', '.join(map(str, chosen.watched_folders))}")
         click.echo(f"UI: http://127.0.0.1:{port}   results: {chosen.data_folder / 'results.duckdb'}", nl=True)
         workspace = str(PROJECT_ROOT / "workspace.yaml")
@@ -146,16 +144,27 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
         # Dagster looks for its configuration where it is started, and that is in its home.
         home = chosen.data_folder / "dagster"
         quiet = {**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"}
-        server = subprocess.Popen(command, start_new_session=True, cwd=home, env=quiet)
-        try:
-            with _stoppable():
-                status = server.wait()
-        except KeyboardInterrupt:
-            status = 0
-        finally:
+        status, lasted_s = 0, float("inf")
+        while lasted_s > _SHORTEST_S:
             with DagsterInstance.get() as instance:
-                spare_running(instance)
-            end_group(server)
+                closed = recover(instance, chosen.data_folder)
+            if closed:
+                click.echo(f"{closed} runs were interrupted and are closed; what they lacked is done again.")
+            started = time.monotonic()
+            server = subprocess.Popen(command, start_new_session=True, cwd=home, env=quiet)
+            try:
+                with _stoppable():
+                    status = server.wait()
+            except KeyboardInterrupt:
+                status = 0
+                break
+            finally:
+                with DagsterInstance.get() as instance:
+                    spare_running(instance)
+                end_group(server)
+            lasted_s = time.monotonic() - started
+            again = "it is started again" if lasted_s > _SHORTEST_S else "it would do so again"
+            click.echo(f"Dagster ended by itself (exit {status}): {again}.", err=True)
     sys.exit(status)
 
 

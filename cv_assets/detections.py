@@ -412,11 +412,15 @@ def model_assets(settings: DetectionSettings, name: str | None = None) -> Assets
         checkpoint_s = settings.batches.checkpoint_s
         devices = available_devices(mine)
         with device_lease(devices, lambda: context.log.info(f"Waiting for one of {devices}")) as device:
-            yield from stage.each_recording(
-                context,
-                store,
-                lambda r, told: detect_recording(r, store, mine, tables, models, device, told, checkpoint_s),
-            )
+            context.log.info(f"Holds {device}.")
+            try:
+                yield from stage.each_recording(
+                    context,
+                    store,
+                    lambda r, told: detect_recording(r, store, mine, tables, models, device, told, checkpoint_s),
+                )
+            finally:
+                context.log.info(f"Gives back {device}.")
 
     return look
 

@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-from dagster import AssetKey, AssetPartitionStatus, DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.instance.types import CachingDynamicPartitionsLoader
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -20,7 +23,7 @@ from dagster._core.storage.tags import (
 from cv_assets.recordings import file_columns
 from cv_assets.stage import ANALYSIS, ATTEMPT_TAG, INGEST, STOPPED_TAG, recording_at_death, recordings_partitions
 from cv_assets.staleness import stale_assets
-from cv_assets.walk import assets_of, with_downstream
+from cv_assets.walk import LAST_OF_STEP, assets_of, with_downstream
 from resources.schema import RECORDINGS
 from resources.settings import BatchSettings
 from resources.storage import Store
@@ -37,7 +40,8 @@ class RecordingState:
 
     Attributes:
         recording_id: The recording.
-        missing: Assets that are not materialized, or stale where these are wanted, too.
+        missing: Assets that are not materialized, or stale where these are wanted, too; of what is not
+            materialized the last asset of each step.
         failed: Those of them whose last attempt failed.
         attempts: How often they have been tried.
         retry_at: Time before which nothing is tried again, in seconds since 1970.
@@ -105,11 +109,8 @@ def observe(instance: DagsterInstance, store: Store, added: Sequence[str] = ()) 
     """
     recording_ids = list(instance.get_dynamic_partitions(recordings_partitions.name or ""))
     recording_ids += [r for r in added if r not in set(recording_ids)]
-    names = [*assets_of(INGEST), *assets_of(ANALYSIS)]
-    statuses = {
-        name: instance.get_status_by_partition(AssetKey(name), recording_ids, recordings_partitions) or {}
-        for name in names
-    }
+    names = list(dict.fromkeys(LAST_OF_STEP[name] for name in (*assets_of(INGEST), *assets_of(ANALYSIS))))
+    statuses = _statuses(instance, names)
     in_flight, waiting = _in_flight(instance, recording_ids)
     columns = ["recording_id", "status", "duration_s_from_content", "duration_s_from_header"]
     rows = {row["recording_id"]: row for row in store.read(RECORDINGS, columns=columns).to_pylist()}
@@ -120,14 +121,13 @@ def observe(instance: DagsterInstance, store: Store, added: Sequence[str] = ()) 
     states = []
     for recording_id in recording_ids:
         row = rows.get(recording_id, {})
-        found = {name: statuses[name].get(recording_id) for name in names}
-        made = {name for name, status in found.items() if status == AssetPartitionStatus.MATERIALIZED}
-        failed = frozenset(name for name, status in found.items() if status == AssetPartitionStatus.FAILED)
+        failed = frozenset(name for name in names if recording_id in statuses[name].failed)
+        made = frozenset(name for name in names if recording_id in statuses[name].materialized)
         tried, retry_at = attempts.get(recording_id, (0, 0.0)) if failed else (0, 0.0)
         states.append(
             RecordingState(
                 recording_id,
-                missing=frozenset(found) - made | stale.get(recording_id, set()),
+                missing=frozenset(names) - made | stale.get(recording_id, set()),
                 failed=failed,
                 attempts=tried,
                 retry_at=retry_at,
@@ -138,6 +138,36 @@ def observe(instance: DagsterInstance, store: Store, added: Sequence[str] = ()) 
             )
         )
     return Outstanding(states, waiting)
+
+
+@dataclass(frozen=True)
+class _Status:
+    """Recordings of an asset: those of which it is there, and those at which the last attempt failed."""
+
+    materialized: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+
+
+def _statuses(instance: DagsterInstance, names: Sequence[str]) -> dict[str, _Status]:
+    # As DagsterInstance.get_status_by_partition does, which would load all recordings twice for each asset.
+    loader = CachingDynamicPartitionsLoader(instance)
+    found = {}
+    with partition_loading_context(None, loader):
+        for name in names:
+            cached = get_and_update_asset_status_cache_value(instance, AssetKey(name), recordings_partitions, loader)
+            if cached is None:
+                found[name] = _Status()
+                continue
+            made, failed, running = (
+                frozenset(subset.get_partition_keys())
+                for subset in (
+                    cached.deserialize_materialized_partition_subsets(recordings_partitions),
+                    cached.deserialize_failed_partition_subsets(recordings_partitions),
+                    cached.deserialize_in_progress_partition_subsets(recordings_partitions),
+                )
+            )
+            found[name] = _Status(made - failed - running, failed - running)
+    return found
 
 
 def plan_runs(outstanding: Outstanding, batches: BatchSettings, now: float | None = None) -> list[PlannedRun]:
@@ -227,20 +257,17 @@ def _in_flight(instance: DagsterInstance, recording_ids: Sequence[str]) -> tuple
     return in_flight, waiting
 
 
-def _attempts(
-    instance: DagsterInstance, store: Store, statuses: Mapping[str, Mapping[str, AssetPartitionStatus | None]]
-) -> dict[str, tuple[int, float]]:
+def _attempts(instance: DagsterInstance, store: Store, statuses: Mapping[str, _Status]) -> dict[str, tuple[int, float]]:
     """By failed recording: attempts so far, and when the next may be made."""
     attempts: dict[str, tuple[int, float]] = {}
     runs: dict[str, _FailedRun] = {}
-    for name, by_recording in statuses.items():
-        failed = {r for r, status in by_recording.items() if status == AssetPartitionStatus.FAILED}
-        if not failed:
+    for name, status in statuses.items():
+        if not status.failed:
             continue
         tried = instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
             AssetKey(name)
         )
-        for recording_id in failed:
+        for recording_id in status.failed:
             run_id = tried.get(recording_id, ("", 0))[0]
             if run_id not in runs:
                 runs[run_id] = _FailedRun.of(instance, store, run_id)

@@ -1,4 +1,4 @@
-"""What a change of settings made stale: the same judgement as the UI's, for every recording and asset at once."""
+"""What a change of settings made stale: the UI's judgement for every recording and asset, and what follows from it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -51,6 +51,12 @@ _SIBLINGS: dict[str, set[str]] = {
 }
 
 
+LAST_OF_STEP: dict[str, str] = {
+    spec.key.to_user_string(): list(assets.specs)[-1].key.to_user_string() for assets in WALK for spec in assets.specs
+}
+"""By asset, the asset that its step materializes last: where that is there, all of the step are."""
+
+
 def assets_of(job_name: str) -> tuple[str, ...]:
     """The assets of a job, upstream first."""
     return tuple(spec.key.to_user_string() for assets in WALK for spec in assets.specs if spec.group_name == job_name)

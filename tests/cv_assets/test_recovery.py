@@ -155,8 +155,8 @@ def test_a_recording_that_kills_its_run_twice_is_set_aside_and_the_others_go_on(
 ) -> None:
     instance, store = home
     SourceIndex(store).save(SourceFile(f"{name}.mp4", 1, 1, name, name, "known", None, None) for name in IDS)
-    for module in ("cv_assets.outstanding",):
-        monkeypatch.setattr(f"{module}.assets_of", lambda job: ("scenes",) if job == "ingest" else ())
+    monkeypatch.setattr("cv_assets.outstanding.assets_of", lambda job: ("scenes",) if job == "ingest" else ())
+    monkeypatch.setattr("cv_assets.outstanding.LAST_OF_STEP", {"scenes": "scenes"})
     batches = BatchSettings()
     die(instance, store, IDS[0], IDS[-1])
     outstanding = observe(instance, store)

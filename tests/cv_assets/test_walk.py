@@ -1,9 +1,5 @@
 """The assets in one process, on a real Dagster instance: batches, versions, checks and pure parts."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +22,7 @@ from cv_assets.walk import WALK
 from demo.scenes import demo_scene, write_video
 from resources.inference import Models
 from resources.schema import DETECTIONS, LINE_MINUTES, RECORDINGS, SUMMARIES, TRACK_BOXES, ZONE_EVENTS
-from resources.settings import PROJECT_ROOT, CameraSettings, CropSettings, DetectionSettings, Settings, TrackSettings
+from resources.settings import CameraSettings, CropSettings, DetectionSettings, Settings, TrackSettings
 from resources.storage import Store
 from resources.watched_folder import SourceIndex, identify, list_recordings
 from tests.conftest import BUNDLED_WEIGHTS
@@ -126,29 +122,6 @@ def test_a_stage_without_its_inputs_says_what_to_do(pipeline: Pipeline) -> None:
     assert not pipeline.run(WALK[2:3], "bad", "bad").success
     rows = {row["recording_id"]: row for row in pipeline.store.read(RECORDINGS).to_pylist()}
     assert rows[pipeline.ids["bad"]]["status"] == "rejected"  # the reason that matters is kept
-
-
-_CODE_VERSIONS = """
-import json
-from cv_assets.walk import WALK
-print(json.dumps({spec.key.to_user_string(): spec.code_version for assets in WALK for spec in assets.specs}))
-"""
-
-
-def test_a_moved_line_makes_only_what_is_counted_at_it_stale(tmp_path: Path) -> None:
-    def versions(x: float, joined_within_s: float = 0.0) -> dict[str, str]:
-        line = f"lines: [{{name: middle, points: [[{x}, 1], [{x}, 0]]}}]"
-        settings = tmp_path / "pipeline.yaml"
-        settings.write_text(f"cameras: {{gate: {{{line}, joined_within_s: {joined_within_s}}}}}")
-        environment = {**os.environ, "CV_ASSETS_SETTINGS": str(settings)}
-        command = [sys.executable, "-c", _CODE_VERSIONS]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=PROJECT_ROOT)
-        return dict(json.loads(shown.stdout))
-
-    before, moved, joined = versions(0.5), versions(0.6), versions(0.5, 2.0)
-    counted = {"zone_events", "zone_seconds", "line_trips", "ground_tracks"}
-    assert {name for name in before if before[name] != moved[name]} == counted
-    assert {name for name in before if before[name] != joined[name]} == {"track_links"}
 
 
 def test_crops_are_spread_over_the_track_and_ranked() -> None:

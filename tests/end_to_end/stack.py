@@ -64,10 +64,10 @@ def write_settings(folder: Path, weights: Path = BUNDLED_WEIGHTS, **more: Any) -
 class Stack:
     """`cv-assets dev` on folders of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self.watched, self.data = folder / "recordings", folder / "data"
-        self.settings = write_settings(folder)
+        self.settings = write_settings(folder, **settings)
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             self.port = int(found.getsockname()[1])
@@ -118,15 +118,22 @@ class Stack:
         data: dict[str, Any] = found["data"]
         return data
 
-    def materialize(self, job: str, assets: Sequence[str], recording_id: str) -> str:
-        """Launch a run as the UI's Materialize button does; returns its id."""
+    def materialize(
+        self, job: str, assets: Sequence[str], recording_id: str, tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Launch a run as the UI's Materialize button does; returns its id. No assets means all of the job."""
         params = {
             "selector": {
                 **_REPOSITORY,
                 "pipelineName": job,
-                "assetSelection": [{"path": [name]} for name in assets],
+                **({"assetSelection": [{"path": [name]} for name in assets]} if assets else {}),
             },
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": recording_id}]},
+            "executionMetadata": {
+                "tags": [
+                    {"key": key, "value": value}
+                    for key, value in {"dagster/partition": recording_id, **(tags or {})}.items()
+                ]
+            },
         }
         answer = self.graphql(_LAUNCH, {"params": params})["launchPipelineExecution"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
