@@ -12,6 +12,7 @@ import click
 from resources.errors import PipelineError
 from resources.home import choose, data_folder_lock, prepare_data_folder
 from resources.settings import PROJECT_ROOT, load_settings
+from resources.storage import check_data_folder, disk_errors
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cv_assets.headless import Progress as FolderProgress
 
 _SHORTEST_S = 20.0  # Dagster that ends sooner than this would do so again
+_LOOK_AT_DISK_EVERY_S = 5.0
 _PATH = click.Path(path_type=Path)
 _settings_option = click.option("--settings", type=_PATH, help="Settings file [default: pipeline.yaml].")
 _data_option = click.option("--data", type=_PATH, help="Data folder [default: as the settings say].")
@@ -103,7 +105,7 @@ def run_folder(
     for model in chosen.every_model:
         check_weights(model)
     prepare_data_folder(chosen.data_folder)
-    with data_folder_lock(chosen.data_folder), _stoppable():
+    with data_folder_lock(chosen.data_folder), disk_errors(chosen.data_folder), _stoppable():
         # Only now: the assets' versions are made from the settings that were chosen above.
         from cv_assets.headless import is_failure, process_folder
         from cv_assets.outstanding import STALE_VARIABLE
@@ -129,7 +131,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
     chosen = choose(settings=settings, data_folder=data, weights=weights)
     prepare_data_folder(chosen.data_folder)
     chosen.watched_folder.mkdir(parents=True, exist_ok=True)  # further ones may be mounts, which are not ours to make
-    with data_folder_lock(chosen.data_folder):
+    with data_folder_lock(chosen.data_folder), disk_errors(chosen.data_folder):
         import subprocess
         import time
 
@@ -145,7 +147,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
         home = chosen.data_folder / "dagster"
         quiet = {**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"}
         status, lasted_s = 0, float("inf")
-        while lasted_s > _SHORTEST_S:
+        while lasted_s > _SHORTEST_S or _waited_for_disk(chosen.data_folder):
             with DagsterInstance.get() as instance:
                 closed = recover(instance, chosen.data_folder)
             if closed:
@@ -159,13 +161,34 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
                 status = 0
                 break
             finally:
-                with DagsterInstance.get() as instance:
-                    spare_running(instance)
-                end_group(server)
+                try:
+                    with disk_errors(chosen.data_folder), DagsterInstance.get() as instance:
+                        spare_running(instance)
+                except PipelineError as error:
+                    click.echo(str(error), err=True)  # the next start does it
+                finally:
+                    end_group(server)
             lasted_s = time.monotonic() - started
             again = "it is started again" if lasted_s > _SHORTEST_S else "it would do so again"
             click.echo(f"Dagster ended by itself (exit {status}): {again}.", err=True)
     sys.exit(status)
+
+
+def _waited_for_disk(data_folder: Path) -> bool:
+    """Wait until a full disk has space again; returns whether it was full."""
+    import time
+
+    was_full = False
+    while True:
+        try:
+            check_data_folder(data_folder)
+        except PipelineError as error:
+            if not was_full:
+                click.echo(f"Waiting: {error}", err=True)
+            was_full = True
+            time.sleep(_LOOK_AT_DISK_EVERY_S)
+        else:
+            return was_full
 
 
 @commands.command()

@@ -4,6 +4,7 @@ The plan is made from what is there, not from events, so nothing is lost by a cr
 """
 
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -343,3 +344,32 @@ def set_aside(store: Store, outstanding: Outstanding, max_attempts: int) -> list
             store.replace(RECORDINGS, [state.recording_id], pa.Table.from_pylist([row], RECORDINGS.arrow_schema))
         named.append(state.recording_id)
     return named
+
+
+def remove_replaced(instance: DagsterInstance, store: Store, outstanding: Outstanding) -> list[str]:
+    """Remove what was made of recordings that are rejected and that no file holds any more.
+
+    Such are those that were taken up while their file was still growing: counted beside the whole file, they would be
+    counted twice. Their rows in `recordings` stay and say so.
+
+    Returns:
+        The recordings that are removed now.
+    """
+    rejected = [state.recording_id for state in outstanding.states if state.is_rejected and not state.is_in_flight]
+    if not rejected:
+        return []
+    files = SourceIndex(store).load().values()
+    replaced = sorted(set(rejected) - {file.recording_id for file in files})
+    if not replaced:
+        return []
+    rows = store.read(RECORDINGS, replaced).to_pylist()
+    kept = ("recording_id", "status", "error", "camera", "source_path", "fingerprint", "size_bytes", "mtime_utc")
+    bare = [{name: row[name] for name in kept} for row in rows]
+    for table in store.tables():
+        if table.per_recording:
+            left = pa.Table.from_pylist(bare if table is RECORDINGS else [], table.arrow_schema)
+            store.replace(table, replaced, left)
+    for recording_id in replaced:
+        shutil.rmtree(store.media_folder / recording_id, ignore_errors=True)
+        instance.delete_dynamic_partition(recordings_partitions.name or "", recording_id)
+    return replaced

@@ -47,12 +47,13 @@ from resources.media.normalizing import Progress
 from resources.results import publish
 from resources.schema import RECORDINGS, Table, broken_rules
 from resources.settings import current_settings
-from resources.storage import Store, disk_errors, disk_problem
+from resources.storage import Store, check_data_folder, disk_errors, disk_problem
 
 recordings_partitions = DynamicPartitionsDefinition(name="recordings")
 
 INGEST, ANALYSIS = "ingest", "analysis"
 PROGRESS_EVERY_S = 2.0
+_LEAST_FREE_BYTES = 100_000_000  # runs stop before Dagster's own storage has nowhere to write
 _NAMED_STRETCHES = 3
 CHECK_NAME = "keys_and_ranges"
 ATTEMPT_TAG = "cv_assets/attempt"
@@ -169,6 +170,7 @@ class Stage:
         stop: PipelineError | None = None
         for recording_id in recording_ids:
             try:
+                check_data_folder(store.data_folder, _LEAST_FREE_BYTES)
                 name(recording_id)
                 done[recording_id] = self._one(context, store, recording_id, work)
                 if recording_id in failed_before:

@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -266,6 +267,8 @@ class Store:
         raise AssertionError("unreachable")
 
 
+_FULL = ("no space left", "quota exceeded", "database or disk is full")
+_NOTHING_FREE_BYTES = 1_000_000  # with less, SQLite cannot even read: its index of the log is a file
 _NO_RETRY = CommitProperties(max_commit_retries=0)
 
 
@@ -274,11 +277,13 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """Turn a full, read-only or forbidden disk into the one sentence that says so.
 
     Raises:
-        PipelineError: Instead of the OSError that means one of these.
+        PipelineError: Instead of the error, of whatever library, that means one of these.
     """
     try:
         yield
-    except OSError as error:
+    except PipelineError:
+        raise
+    except Exception as error:
         if sentence := disk_problem(error, folder):
             raise PipelineError(sentence) from error
         raise
@@ -287,8 +292,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
 def disk_problem(error: BaseException, folder: Path) -> str | None:
     """The sentence for an error that means the disk refuses to be written; None for any other error."""
     number = error.errno if isinstance(error, OSError) else None
-    text = str(error).lower()  # delta-rs wraps the system's error and keeps only its text
-    if number in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "quota exceeded" in text:
+    text = str(error).lower()  # delta-rs and SQLite wrap the system's error and keep only its text
+    is_full = number in (errno.ENOSPC, errno.EDQUOT) or any(told in text for told in _FULL)
+    if is_full or ("disk i/o error" in text and shutil.disk_usage(folder).free < _NOTHING_FREE_BYTES):
         return f"The disk of the data folder {folder} is full: make space, then start again; finished work is kept."
     if number == errno.EROFS or "read-only file system" in text:
         return f"The data folder {folder} is on a read-only file system: remount it writable or choose another."

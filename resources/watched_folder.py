@@ -202,13 +202,18 @@ def looks_unfinished(file: Path) -> bool:
         return not has_index or place > size_bytes
 
 
-def content_fingerprint(path: Path) -> str:
-    """Hash of a file's size and of blocks sampled evenly over its content, 16 hexadecimal digits."""
-    size_bytes = path.stat().st_size
+def content_fingerprint(path: Path, size_bytes: int | None = None) -> str:
+    """Hash of a file's size and of blocks sampled evenly over its content, 16 hexadecimal digits.
+
+    Args:
+        path: The file.
+        size_bytes: Only so much of its beginning, as if that were all; None means all.
+    """
+    size_bytes = path.stat().st_size if size_bytes is None else size_bytes
     digest = hashlib.blake2b(str(size_bytes).encode(), digest_size=8)
     with path.open("rb") as file:
         if size_bytes <= _SAMPLES * _SAMPLE_BYTES:
-            digest.update(file.read())
+            digest.update(file.read(size_bytes))
         else:
             last = size_bytes - _SAMPLE_BYTES
             for number in range(_SAMPLES):
@@ -326,3 +331,28 @@ def skipped_files(listing: Listing, folders: Sequence[Path]) -> dict[str, Source
         path: SourceFile(path, 0, 0, None, None, "skipped", reason, camera_of(path, folders))
         for path, reason in listing.skipped.items()
     }
+
+
+def grown(settings: Settings, found: Mapping[str, SourceFile], known: Mapping[str, SourceFile]) -> dict[str, str]:
+    """Recordings that were taken up before their file was whole, because its copying had paused.
+
+    Args:
+        settings: Name the watched folders.
+        found: Files that were identified now, by path.
+        known: All files known before, by path.
+
+    Returns:
+        By such a recording the one that its whole file holds.
+    """
+    whole = {}
+    for path, file in found.items():
+        before = known.get(path)
+        if before is None or before.recording_id is None or before.size_bytes >= file.size_bytes:
+            continue
+        try:
+            beginning = content_fingerprint(settings.watched_folder / path, before.size_bytes)
+        except OSError:
+            continue  # gone again: whatever it was, it is a file of its own
+        if file.recording_id and beginning == before.fingerprint:
+            whole[before.recording_id] = file.recording_id
+    return whole

@@ -15,7 +15,7 @@ from dagster import (
 )
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from cv_assets.outstanding import Outstanding, observe, plan_runs, set_aside
+from cv_assets.outstanding import Outstanding, observe, plan_runs, remove_replaced, set_aside
 from cv_assets.stage import ANALYSIS
 from cv_assets.walk import analysis_job, ingest_job
 from resources.errors import PipelineError
@@ -71,6 +71,7 @@ def reconciliation_sensor(
         check_data_folder(store.data_folder)
         outstanding = observe(context.instance, store)
         set_aside(store, outstanding, settings.batches.max_attempts)
+        remove_replaced(context.instance, store, outstanding)
         publish(store)
     except PipelineError as error:
         return SkipReason(str(error))

@@ -20,6 +20,7 @@ from cv_assets.outstanding import observe, plan_runs
 from cv_assets.stage import INGEST, recordings_partitions
 from cv_assets.walk import ingest_job
 from resources.errors import PipelineError
+from resources.schema import RECORDINGS
 from resources.settings import Settings
 from resources.storage import Store
 from resources.watched_folder import (
@@ -27,6 +28,7 @@ from resources.watched_folder import (
     Listing,
     SourceFile,
     SourceIndex,
+    grown,
     identify,
     list_recordings,
     looks_unfinished,
@@ -161,6 +163,9 @@ def watched_folder_sensor(
     skipped = skipped_files(listing, settings.watched_folders)
     was_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
     found = identify(settings, settled, known)
+    for recording_id, whole in grown(settings, found, known).items():
+        told = f"It was taken up while its file was still growing: the whole file is {whole}."
+        store.update(RECORDINGS, recording_id, {"status": "rejected", "error": told, "failed_stage": None})
     if found or skipped != was_skipped:
         known = {path: file for path, file in known.items() if file.state != "skipped"} | skipped | found
         index.save(known.values())

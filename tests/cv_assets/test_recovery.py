@@ -22,7 +22,7 @@ from dagster import (
     multi_asset,
 )
 
-from cv_assets.outstanding import observe, plan_runs, set_aside
+from cv_assets.outstanding import observe, plan_runs, remove_replaced, set_aside
 from cv_assets.stage import Stage, recordings_partitions, table_asset, table_checks
 from resources.errors import GivenUpError
 from resources.schema import RECORDINGS, SCENES
@@ -175,3 +175,22 @@ def test_a_recording_that_kills_its_run_twice_is_set_aside_and_the_others_go_on(
     assert (row["status"], row["failed_stage"]) == ("failed", "scenes")
     assert row["error"].startswith("Its run died 2 times while scenes worked on it")
     assert [run.recording_ids for run in plan_runs(observe(instance, store), batches)] == [("a-1", "b-2"), ("d-4",)]
+
+
+def test_what_was_taken_up_of_a_growing_file_is_removed_and_its_row_says_so(
+    home: tuple[DagsterInstance, Store],
+) -> None:
+    instance, store = home
+    files = [SourceFile(f"{name}.mp4", 1, 1, name, name, "known", None, None) for name in ("a-1", "c-3", "d-4")]
+    SourceIndex(store).save([*files, SourceFile("b-2.mp4", 2, 2, "e-5", "e-5", "known", None, None)])
+    for recording_id in IDS:
+        store.replace(SCENES, [recording_id], scene(recording_id))
+    (store.media_folder / "b-2").mkdir(parents=True)
+    for recording_id in ("a-1", "b-2"):  # the first is rejected, but its file is there
+        store.update(RECORDINGS, recording_id, {"status": "rejected", "error": "the whole file is e-5"})
+    assert remove_replaced(instance, store, observe(instance, store)) == ["b-2"]
+    assert sorted(store.read(SCENES)["recording_id"].to_pylist()) == ["a-1", "c-3", "d-4"]
+    (row,) = store.read(RECORDINGS, ["b-2"]).to_pylist()
+    assert (row["status"], row["error"]) == ("rejected", "the whole file is e-5")
+    assert not (store.media_folder / "b-2").exists()
+    assert remove_replaced(instance, store, observe(instance, store)) == []

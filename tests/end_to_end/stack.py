@@ -84,7 +84,7 @@ class Stack:
                 env=clean_environment(),
                 start_new_session=True,
             )
-        self.until(lambda: self._is_loaded(), 120, "the code location to load")
+        self.until(lambda: self.is_loaded(), 120, "the code location to load")
 
     def stop(self) -> None:
         """Stop as a service manager does, and wait for the end."""
@@ -95,6 +95,13 @@ class Stack:
             finally:
                 self._process.kill()
                 self._process = None
+
+    def kill(self) -> None:
+        """End `cv-assets dev` as a power cut does; what it started lives on."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def until(self, look: Callable[[], _T], seconds: float, what: str) -> _T:
         """Wait until a look finds something; fails with the end of the log when it never does."""
@@ -166,7 +173,8 @@ class Stack:
         with open_results(self.data) as results:
             return results.execute(query).fetchall()
 
-    def _is_loaded(self) -> bool:
+    def is_loaded(self) -> bool:
+        """Whether the UI answers and has loaded the code."""
         query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
         try:
             return bool(self.graphql(query)["repositoriesOrError"].get("nodes"))

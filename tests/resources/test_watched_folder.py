@@ -13,6 +13,7 @@ from resources.watched_folder import (
     camera_of,
     content_fingerprint,
     file_of,
+    grown,
     identify,
     list_recordings,
     looks_unfinished,
@@ -198,3 +199,16 @@ def test_a_link_put_in_place_of_a_file_leads_nowhere(tmp_path: Path) -> None:
             file_of(settings_of(folder), path)
     (folder / "c.mp4").write_bytes(b"own")
     assert file_of(settings_of(folder), "c.mp4") == folder / "c.mp4"
+
+
+@pytest.mark.parametrize("size_bytes", [1000, 5_000_000])
+def test_a_file_that_went_on_growing_replaces_what_was_taken_up_of_it(folder: Path, size_bytes: int) -> None:
+    content = os.urandom(size_bytes)
+    (folder / "a.ts").write_bytes(content[: size_bytes // 2])
+    known = identified(folder, {})
+    (folder / "a.ts").write_bytes(content)
+    found = identified(folder, known)
+    first, whole = known["a.ts"].recording_id, found["a.ts"].recording_id
+    assert grown(settings_of(folder), found, known) == {first: whole}
+    (folder / "a.ts").write_bytes(os.urandom(2 * size_bytes))  # another recording under the same name
+    assert grown(settings_of(folder), identified(folder, found), found) == {}
