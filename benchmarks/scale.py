@@ -5,28 +5,21 @@ pipeline on it and measures what an operator feels: looks of the sensors, pages 
 `--queued N` it then drops N small recordings and measures the pauses between runs while they drain.
 """
 
-import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import click
-import psutil
 import pyarrow as pa
-import yaml
 
-from benchmarks.material import BUNDLED_WEIGHTS
-from benchmarks.report import Case, show
+from benchmarks.pipeline import Pipeline
+from benchmarks.report import Case, alone, show
 from resources.home import choose, prepare_data_folder
 
 BATCH = 20
@@ -60,9 +53,7 @@ def fill(home: Path, count: int) -> None:
         home: Gets pipeline.yaml, recordings/ and data/.
         count: Recordings.
     """
-    settings_file = home / "pipeline.yaml"
-    settings_file.write_text(yaml.safe_dump({"detections": {"weights": str(BUNDLED_WEIGHTS)}}))
-    settings = choose(settings=settings_file)
+    settings = choose(settings=Pipeline(home).settings)
     from cv_assets.recordings import file_columns
     from resources.schema import RECORDINGS
     from resources.storage import Store
@@ -136,52 +127,6 @@ def _events(recording_ids: Sequence[str]) -> None:
                         storage._store_asset_event(connection, entry, number)
 
 
-@contextmanager
-def _running(home: Path) -> Iterator[tuple[psutil.Process, int]]:
-    """The pipeline as `cv-assets dev` runs it; gives its process and port."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
-    ours = Path(sys.executable).with_name("cv-assets")
-    command = [str(ours), "dev", "--settings", str(home / "pipeline.yaml"), "--port", str(port)]
-    with (home / "dev.log").open("ab") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
-    try:
-        yield psutil.Process(server.pid), port
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-def _ask(port: int, query: str, **variables: Any) -> dict[str, Any]:
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        found: dict[str, Any] = json.loads(answer.read())
-    if "errors" in found:
-        raise RuntimeError(str(found["errors"])[:500])
-    data: dict[str, Any] = found["data"]
-    return data
-
-
-def _ready(port: int) -> float:
-    """Wait until the UI has loaded the code; returns the seconds it took."""
-    started = time.monotonic()
-    while time.monotonic() - started < 180:
-        try:
-            found = _ask(port, "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
-            if found["repositoriesOrError"].get("nodes"):
-                return time.monotonic() - started
-        except OSError:
-            pass
-        time.sleep(0.5)
-    raise TimeoutError("The UI did not load the code within 180 s.")
-
-
-def _at_most(case: str, ours: float, unit: str, most: float) -> Case:
-    return Case(case, ours, None, ours, unit, f"<= {most} {unit}", ours <= most)
-
-
 def _ticks(home: Path) -> dict[str, list[float]]:
     """Seconds of every look of each sensor so far, oldest first."""
     from dagster import DagsterInstance
@@ -196,11 +141,6 @@ def _ticks(home: Path) -> dict[str, list[float]]:
     return found
 
 
-def _cpu_s(pipeline: psutil.Process) -> float:
-    processes = [pipeline, *pipeline.children(recursive=True)]
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
-
-
 def scale(home: Path, count: int) -> Iterator[Case]:
     """Everything that is measured with `count` recordings known."""
     from resources.settings import load_settings
@@ -210,29 +150,29 @@ def scale(home: Path, count: int) -> Iterator[Case]:
     started = time.monotonic()
     listing = list_recordings(settings)
     listing_s = time.monotonic() - started
-    yield _at_most(f"listing {len(listing.files) + len(listing.skipped)} files", listing_s, "s", 1.0)
-    with _running(home) as (pipeline, port):
-        _ready(port)
+    yield alone(f"listing {len(listing.files) + len(listing.skipped)} files", listing_s, "s", at_most=1.0)
+    pipeline = Pipeline(home)
+    with pipeline.running():
         time.sleep(30)
         for name, seconds in _ticks(home).items():
-            yield _at_most(f"first look of {name} after a start", seconds[0], "s", 10.0)
+            yield alone(f"first look of {name} after a start", seconds[0], "s", at_most=10.0)
         key, partition = {"path": ["detections"]}, _first_partition()
         for page, query in _PAGES.items():
             took = []
             for _ in range(4):
                 started = time.monotonic()
                 variables = {"key": key, "partition": partition}
-                _ask(port, query, **{name: value for name, value in variables.items() if f"${name}" in query})
+                pipeline.ask(query, **{name: value for name, value in variables.items() if f"${name}" in query})
                 took.append(time.monotonic() - started)
-            yield _at_most(f"{page}: first time", took[0], "s", 2.0)
-            yield _at_most(f"{page}: again", sorted(took[1:])[1], "s", 2.0)
+            yield alone(f"{page}: first time", took[0], "s", at_most=2.0)
+            yield alone(f"{page}: again", sorted(took[1:])[1], "s", at_most=2.0)
         time.sleep(10)
-        before, since = _cpu_s(pipeline), time.monotonic()
+        before, since = pipeline.cpu_s(), time.monotonic()
         time.sleep(_IDLE_S)
-        busy = (_cpu_s(pipeline) - before) / (time.monotonic() - since) * 100
-        yield _at_most("idle, of one core", busy, "%", 5.0)
+        busy = (pipeline.cpu_s() - before) / (time.monotonic() - since) * 100
+        yield alone("idle, of one core", busy, "%", at_most=5.0)
         for name, seconds in _ticks(home).items():
-            yield _at_most(f"slowest look of {name} after the first", max(seconds[1:]), "s", 2.0)
+            yield alone(f"slowest look of {name} after the first", max(seconds[1:]), "s", at_most=2.0)
 
 
 def _first_partition() -> str:
