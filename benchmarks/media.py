@@ -134,7 +134,7 @@ def _peak_mb(recording: Path, scratch: Path, settings: VideoSettings) -> float:
     isolation._process.stop()
     pid = 0
 
-    def look(done: int, total: int) -> None:
+    def look(*_: object) -> None:
         nonlocal pid
         assert isolation._process._process is not None
         pid = isolation._process._process.pid

@@ -15,6 +15,7 @@ from cv_assets.stage import (
     backfill_policy,
     count_metadata,
     recordings_partitions,
+    sheet_metadata,
     table_asset,
     table_checks,
 )
@@ -22,11 +23,13 @@ from resources.arrow_sql import select
 from resources.errors import RecordingError
 from resources.media.normalizing import Progress
 from resources.media.reading import read_frames
+from resources.pictures import contact_sheet, readable, shrunk
 from resources.schema import CROPS, RECORDINGS, TRACK_BOXES, TRACKS
 from resources.settings import CropSettings, Settings, current_settings, settings_version
 from resources.storage import Store
 
 STAGE = Stage("crops", (CROPS,))
+_SHEET_CROPS, _SHEET_COLUMNS, _CELL_WIDTH_PX, _CELL_HEIGHT_PX = 24, 8, 84, 84
 
 _CHOOSE_SQL = """
 WITH sized AS (
@@ -108,6 +111,8 @@ def crop_recording(recording_id: str, store: Store, settings: Settings, progress
     for crop in chosen:
         by_frame[crop["frame_index"]].append(crop)
     wanted = sorted(by_frame)
+    on_sheet = set(sorted({crop["track_id"] for crop in chosen})[:_SHEET_CROPS])
+    best: dict[int, tuple[np.ndarray, str]] = {}
     rows: list[dict[str, Any]] = []
     quality = [cv2.IMWRITE_JPEG_QUALITY, settings.crops.jpeg_quality]
     for frame_index, picture in read_frames(store.data_folder / row["video_path"], wanted=wanted) if wanted else ():
@@ -119,6 +124,9 @@ def crop_recording(recording_id: str, store: Store, settings: Settings, progress
                 raise RecordingError(f"The crop of track {crop['track_id']} in frame {frame_index} cannot be encoded.")
             size = {"crop_width_px": cut.shape[1], "crop_height_px": cut.shape[0]}
             rows.append({**crop, **size, "jpeg": encoded.tobytes()})
+            if crop["rank"] == 1 and (track_id := crop["track_id"]) in on_sheet:
+                name = readable(crop["class_name"], f"class {crop['class_id']}")
+                best[track_id] = shrunk(cut), f"{track_id} {name}"
         progress(len(wanted) - len(by_frame), len(wanted))
     if by_frame:
         raise RecordingError(
@@ -128,7 +136,12 @@ def crop_recording(recording_id: str, store: Store, settings: Settings, progress
     names = set(CROPS.arrow_schema.names)
     kept = [{name: value for name, value in crop.items() if name in names} for crop in rows]
     store.replace(CROPS, [recording_id], pa.Table.from_pylist(kept, schema=CROPS.arrow_schema))
-    return {CROPS.name: count_metadata(len(kept), bytes=sum(len(crop["jpeg"]) for crop in kept))}
+    told: dict[str, Any] = {"bytes": sum(len(crop["jpeg"]) for crop in kept)}
+    if best:
+        cells = [best[track_id] for track_id in sorted(best)]
+        sheet = contact_sheet(cells, _SHEET_COLUMNS, _CELL_WIDTH_PX, _CELL_HEIGHT_PX)
+        told["contact_sheet"] = sheet_metadata(sheet, f"the best pictures of the first {len(cells)} tracks")
+    return {CROPS.name: count_metadata(len(kept), tracks_with_crops=len({c["track_id"] for c in kept}), **told)}
 
 
 @multi_asset(

@@ -22,6 +22,7 @@ from cv_assets.stage import (
     Metadata,
     Stage,
     backfill_policy,
+    class_counts,
     count_metadata,
     recordings_partitions,
     table_asset,
@@ -33,6 +34,7 @@ from resources.errors import RecordingError
 from resources.footage import pictures, sample
 from resources.inference import Detector, Models, available_devices, device_name
 from resources.media.normalizing import Progress
+from resources.pictures import Glance, annotated
 from resources.postprocessing import Found
 from resources.region import Region
 from resources.run_coordinator import GPU_POOL
@@ -194,6 +196,8 @@ class _Work:
         recording_id: The recording.
         video: Its normalized video.
         rate_fps: The video's rate.
+        width_px: Its width.
+        height_px: Its height.
         frame_count: Frames of the video.
         frames: The rows of `frames` that the model looks at, by frame_index.
         region: The part of the picture that it looks at.
@@ -205,6 +209,8 @@ class _Work:
     recording_id: str
     video: Path
     rate_fps: Fraction
+    width_px: int
+    height_px: int
     frame_count: int
     frames: pa.Table
     region: Region
@@ -221,11 +227,27 @@ class _Work:
     def found(self, first: int, progress: Progress) -> Iterator[Found]:
         """What the model finds in each frame from the `first` on."""
         wanted = self.frames["frame_index"].to_pylist()[first:]
+        total = self.frames.num_rows
+        glance = Glance(total)
+
+        def seen(source: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+            for number, picture in enumerate(source, first):
+                glance.offer(number, picture)
+                yield self.region.cut(picture)
+
         with closing(pictures(self.video, wanted, self.rate_fps)) as source:
-            cut = (self.region.cut(picture) for picture in source)
-            for done, found in enumerate(self.detector.detect(cut, fresh_every=self.part_frames), first + 1):
-                yield self.region.back(found)
-                progress(done, self.frames.num_rows)
+            for number, cut in enumerate(self.detector.detect(seen(source), fresh_every=self.part_frames), first):
+                found = self.region.back(cut)
+                yield found
+                picture = glance.taken(number)
+                progress(number + 1, total, None if picture is None else self._shown(picture, found))
+
+    def _shown(self, picture: np.ndarray, found: Found) -> np.ndarray:
+        """A small picture of a frame with what was found in it."""
+        size = np.array([self.width_px, self.height_px])
+        names = [self.detector.class_names[int(number)] for number in found.class_id]
+        polygons = [polygon / size for polygon in self.region.polygons]
+        return annotated(picture, found.xyxy / np.tile(size, 2), names, found.class_id.tolist(), polygons)
 
 
 def _work(
@@ -263,7 +285,8 @@ def _work(
     )
     analysed = frames.take(pa.array(analysed_frames(frames["time_s"].to_numpy(), settings.max_rate_fps)))
     part_frames = max(1, round(checkpoint_s * float(rate) * analysed.num_rows / max(frames.num_rows, 1)))
-    return _Work(recording_id, video, rate, frames.num_rows, analysed, region, detector, device, part_frames)
+    size = row["width_px"], row["height_px"]
+    return _Work(recording_id, video, rate, *size, frames.num_rows, analysed, region, detector, device, part_frames)
 
 
 def detect_recording(
@@ -341,7 +364,8 @@ def detect_recording(
     per_class: Counter[str] = Counter()
     for part in whole[classed]:
         per_class.update({pair["values"]: pair["counts"] for pair in part["class_name"].value_counts().to_pylist()})
-    shown["per_class"] = dict(per_class.most_common())
+    analysed_count = work.frames.num_rows - resumed_at
+    shown |= {"frames_per_s": round(analysed_count / max(elapsed_s, 1e-3), 1), **class_counts("boxes", per_class)}
     counts = {name: sum(part.num_rows for part in made) for name, made in whole.items()}
     parts.remove()
     return {table.name: count_metadata(counts[table.name], **shown) for table in tables}

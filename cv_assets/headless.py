@@ -234,10 +234,12 @@ def _read_observations(instance: DagsterInstance, cursors: dict[str, Any], progr
             observation = record.event_log_entry.asset_observation
             if observation is None or observation.partition is None:
                 continue
-            values = {name: float(str(value.value)) for name, value in observation.metadata.items()}
+            told = {name: value.value for name, value in observation.metadata.items()}
+            if not told.keys() >= {"frames_done", "frames_total", "frames_per_s"}:
+                continue  # others observe assets, too
             key = (observation.partition, observation.asset_key.to_user_string())
             progress.stages[key] = StageProgress(
-                int(values["frames_done"]), int(values["frames_total"]), values["frames_per_s"]
+                int(str(told["frames_done"])), int(str(told["frames_total"])), float(str(told["frames_per_s"]))
             )
 
 

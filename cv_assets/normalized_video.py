@@ -17,6 +17,7 @@ from dagster import (
     AssetCheckSpec,
     AssetExecutionContext,
     AssetSpec,
+    MetadataValue,
     ResourceParam,
     multi_asset,
 )
@@ -29,6 +30,7 @@ from cv_assets.stage import (
     count_metadata,
     media_status,
     recordings_partitions,
+    sheet_metadata,
     table_asset,
     table_checks,
 )
@@ -36,6 +38,7 @@ from resources.errors import RecordingError, RejectedRecordingError
 from resources.media.isolation import normalize_isolated
 from resources.media.normalizing import NormalizedVideo, Progress
 from resources.media.reading import stored_frame_count
+from resources.pictures import clock, contact_sheet
 from resources.schema import FRAMES, RECORDINGS
 from resources.settings import Settings, current_settings, settings_version
 from resources.storage import Store
@@ -50,6 +53,8 @@ _CODE_VERSION = settings_version(
     current_settings().video.made,
     *(current_settings().video_of(name).made for name, c in sorted(current_settings().cameras.items()) if c.video),
 )
+_SHEET_FRAMES, _SHEET_COLUMNS, _CELL_WIDTH_PX, _CELL_HEIGHT_PX = 12, 4, 160, (40, 160)
+_TENTHS_BELOW_S = 2 * _SHEET_FRAMES  # so that neighbours have different times
 _DURATION_TOLERANCE = 0.02  # headers round; what is missing beyond this share of the duration is missing
 
 
@@ -234,10 +239,25 @@ def normalize_recording(recording_id: str, store: Store, settings: Settings, pro
         *("status", "time_source", "made_by", "rate_fps", "width_px", "height_px", "video_path"),
         *("corrupt_count", "discarded_count", "decimated_count", "duplicated_count"),
     )
+    told = {name: row[name] for name in shown} | {"frame_count": len(video.frames), "duration_s": video.duration_s}
+    means = ("brightness", "sharpness", "motion")
     return {
-        FRAMES.name: count_metadata(len(video.frames)),
-        NORMALIZED_VIDEO: {**{name: row[name] for name in shown}, "frame_count": len(video.frames)},
+        FRAMES.name: count_metadata(
+            len(video.frames), **{f"mean_{name}": float(np.mean(getattr(video.measures, name))) for name in means}
+        ),
+        NORMALIZED_VIDEO: {**told, "contact_sheet": frames_sheet(video)},
     }
+
+
+def frames_sheet(video: NormalizedVideo) -> MetadataValue:
+    """Pictures spread over a normalized video, each with its time."""
+    kept = video.measures.glimpses.kept
+    places = np.unique(np.linspace(0, len(kept) - 1, _SHEET_FRAMES).round().astype(int))
+    tenths = video.duration_s < _TENTHS_BELOW_S
+    cells = [(kept[place][1], clock(video.frames.time_s[kept[place][0]], tenths)) for place in places]
+    height_px = int(np.clip(_CELL_WIDTH_PX * video.height_px / video.width_px, *_CELL_HEIGHT_PX))
+    sheet = contact_sheet(cells, _SHEET_COLUMNS, _CELL_WIDTH_PX, height_px)
+    return sheet_metadata(sheet, f"{len(cells)} frames of the recording and their times")
 
 
 def _started(row: Mapping[str, Any], video: NormalizedVideo, settings: Settings) -> dict[str, Any]:

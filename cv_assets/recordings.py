@@ -107,8 +107,11 @@ def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dic
         raise
     row = _keep_content_columns(probed | {"recording_id": recording_id}, before)
     store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
-    shown = ("status", "error", "camera", "source_path", "codec_name", "frame_count_from_header")
-    return {RECORDINGS.name: count_metadata(1, **{name: row[name] for name in shown if row[name] is not None})}
+    shown = ("status", "error", "camera", "source_path", "size_bytes", "codec_name", "frame_count_from_header")
+    told = {name: row[name] for name in shown if row[name] is not None}
+    if footage_s := row["duration_s_from_content"] or row["duration_s_from_header"]:
+        told["duration_s"] = footage_s
+    return {RECORDINGS.name: count_metadata(1, **told)}
 
 
 @multi_asset(

@@ -121,7 +121,17 @@ def find_scenes(recording_id: str, store: Store, settings: SceneSettings) -> dic
     }
     for table, rows in made.items():
         store.replace(table, [recording_id], rows)
-    return {table.name: count_metadata(rows.num_rows) for table, rows in made.items()}
+    length_s = {kind: 0.0 for kind in ("black", "frozen", "blurred")}
+    for stretch in made[STRETCHES].to_pylist():
+        length_s[stretch["kind"]] += stretch["duration_s"]
+    return {
+        SCENES.name: count_metadata(
+            made[SCENES].num_rows, mean_duration_s=float(made[SCENES]["duration_s"].to_numpy().mean())
+        ),
+        STRETCHES.name: count_metadata(
+            made[STRETCHES].num_rows, **{f"{kind}_s": round(seconds, 3) for kind, seconds in length_s.items()}
+        ),
+    }
 
 
 @multi_asset(

@@ -7,12 +7,14 @@ and the step then fails naming the bad ones.
 import hashlib
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from dagster import (
     AssetCheckResult,
     AssetCheckSeverity,
@@ -29,6 +31,7 @@ from dagster import (
     DynamicPartitionsDefinition,
     Failure,
     MaterializeResult,
+    MetadataValue,
     TableColumn,
     TableColumnConstraints,
     TableSchema,
@@ -44,6 +47,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from resources.errors import GivenUpError, PipelineError, RecordingError
 from resources.media.normalizing import Progress
+from resources.pictures import MAX_FRAME_BYTES, MAX_SHEET_BYTES, as_markdown, jpeg
 from resources.results import publish
 from resources.schema import RECORDINGS, Table, broken_rules
 from resources.settings import current_settings
@@ -55,6 +59,7 @@ INGEST, ANALYSIS = "ingest", "analysis"
 PROGRESS_EVERY_S = 2.0
 _LEAST_FREE_BYTES = 100_000_000  # runs stop before Dagster's own storage has nowhere to write
 _NAMED_STRETCHES = 3
+_NAMED_CLASSES = 12
 CHECK_NAME = "keys_and_ranges"
 ATTEMPT_TAG = "cv_assets/attempt"
 STOPPED_TAG = "cv_assets/stopped"
@@ -163,8 +168,10 @@ class Stage:
         name: Callable[[str], None],
     ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
         versions = _Versions.of(context, self.asset_names, recording_ids)
-        rows = store.read(RECORDINGS, recording_ids, ["recording_id", "failed_stage"]).to_pylist()
+        columns = ["recording_id", "failed_stage", "duration_s_from_content"]
+        rows = store.read(RECORDINGS, recording_ids, columns).to_pylist()
         failed_before = {row["recording_id"] for row in rows if row["failed_stage"] == self.name}
+        footage_s = {row["recording_id"]: row["duration_s_from_content"] for row in rows}
         done: dict[str, dict[str, Metadata]] = {}
         failed: dict[str, str] = {}
         stop: PipelineError | None = None
@@ -172,7 +179,7 @@ class Stage:
             try:
                 check_data_folder(store.data_folder, _LEAST_FREE_BYTES)
                 name(recording_id)
-                done[recording_id] = self._one(context, store, recording_id, work)
+                done[recording_id] = self._one(context, store, recording_id, footage_s.get(recording_id), work)
                 if recording_id in failed_before:
                     status, error = media_status(store.read(RECORDINGS, [recording_id]).to_pylist()[0])
                     store.update(RECORDINGS, recording_id, {"status": status, "error": error, "failed_stage": None})
@@ -198,7 +205,14 @@ class Stage:
             raise Failure(_failure_sentence(self.name, len(recording_ids), failed, stop), allow_retries=False)
         yield from self._report(context, store, done, versions)
 
-    def _one(self, context: AssetExecutionContext, store: Store, recording_id: str, work: Work) -> dict[str, Metadata]:
+    def _one(
+        self,
+        context: AssetExecutionContext,
+        store: Store,
+        recording_id: str,
+        footage_s: float | None,
+        work: Work,
+    ) -> dict[str, Metadata]:
         """Do one recording; returns its metadata by asset, the seconds it took included.
 
         Raises:
@@ -225,7 +239,11 @@ class Stage:
                 store.update(RECORDINGS, recording_id, values)
             raise RecordingError(sentence) from error
         seconds = round(time.monotonic() - started, 3)
-        return {name: {**values, "seconds": seconds} for name, values in metadata.items()}
+        took: dict[str, float] = {"seconds": seconds}
+        footage_s = next((told["duration_s"] for told in metadata.values() if "duration_s" in told), footage_s)
+        if footage_s:
+            took["realtime_factor"] = round(footage_s / max(seconds, 1e-3), 2)
+        return {name: {**values, **took} for name, values in metadata.items()}
 
     def _report(
         self,
@@ -296,6 +314,29 @@ def count_metadata(row_count: int, **values: Any) -> Metadata:
     return {"dagster/partition_row_count": row_count, **values}
 
 
+def class_counts(unit: str, counts: Mapping[str, int]) -> Metadata:
+    """Numbers by class, each a value of its own, so that the UI plots it over the recordings; the rarest share one.
+
+    Args:
+        unit: What is counted, such as `boxes`.
+        counts: How many of each class.
+    """
+    ordered = Counter(counts).most_common()
+    told = {f"{unit}/{name}": count for name, count in ordered[:_NAMED_CLASSES]}
+    others = sum(count for _, count in ordered[_NAMED_CLASSES:])
+    return told | ({f"{unit}/others": others} if others else {})
+
+
+def sheet_metadata(sheet: np.ndarray, told: str) -> MetadataValue:
+    """A contact sheet as Dagster's pages show it.
+
+    Args:
+        sheet: uint8 BGR array of shape (height_px, width_px, 3).
+        told: What it shows, in words.
+    """
+    return MetadataValue.md(as_markdown(jpeg(sheet, MAX_SHEET_BYTES), told))
+
+
 def recording_at_death(store: Store, run_id: str) -> str | None:
     """The recording that a run was working on when it died without a word; None if it ended otherwise."""
     try:
@@ -351,19 +392,24 @@ def _failure_sentence(stage: str, total: int, failed: Mapping[str, str], stop: P
 
 
 def _reporter(context: AssetExecutionContext, asset_name: str, recording_id: str) -> Progress:
-    """Tells the UI and the command line how far a recording is, at most every two seconds."""
+    """Tells the UI and the command line how far a recording is, every two seconds or when there is a picture."""
     started = last = time.monotonic()
+    last_done = 0
 
-    def report(done: int, total: int) -> None:
-        nonlocal last
+    def report(done: int, total: int, picture: np.ndarray | None = None, /) -> None:
+        nonlocal last, last_done
         now = time.monotonic()
-        if now - last < PROGRESS_EVERY_S and done != total:
+        is_due = now - last >= PROGRESS_EVERY_S or (done == total and done != last_done)
+        if picture is None and not is_due:
             return
-        last = now
+        last, last_done = now, done
         rate_fps = done / max(now - started, 1e-3)
-        metadata = {"frames_done": done, "frames_total": total, "frames_per_s": round(rate_fps, 1)}
+        metadata: dict[str, Any] = {"frames_done": done, "frames_total": total, "frames_per_s": round(rate_fps, 1)}
         if total > done:
             metadata["eta_s"] = round((total - done) / rate_fps, 1)
+        if picture is not None:
+            shown = as_markdown(jpeg(picture, MAX_FRAME_BYTES), f"frame {done} of {total}")
+            metadata["picture"] = MetadataValue.md(shown)
         context.log_event(AssetObservation(asset_name, partition=recording_id, metadata=metadata))
 
     return report

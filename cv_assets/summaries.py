@@ -3,18 +3,20 @@
 With them heatmap_cells (where the class was) and recording_hours (when, by the clock on the wall).
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from dagster import AssetExecutionContext, ResourceParam, multi_asset
+from dagster import AssetExecutionContext, MetadataValue, ResourceParam, multi_asset
 
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
     Stage,
     backfill_policy,
+    class_counts,
     count_metadata,
     recordings_partitions,
     table_asset,
@@ -22,6 +24,7 @@ from cv_assets.stage import (
 )
 from resources.arrow_sql import select
 from resources.errors import RecordingError
+from resources.pictures import TIMELINE_BINS, as_markdown, presence, timeline
 from resources.schema import (
     CLASS_MINUTES,
     DETECTIONS,
@@ -162,9 +165,13 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
     for table in STAGE.tables:
         store.replace(table, [recording_id], found[table.name])
     shown = found[SUMMARIES.name].to_pylist()[0]
-    numbers = {name: shown[name] for name in ("duration_s", "frame_count", "detection_count", "track_count")}
+    names = ("duration_s", "frame_count", "detection_count", "track_count", "max_at_once", "mean_at_once")
+    told = {name: shown[name] for name in (*names, "engine_name")}
+    per_class = class_counts("tracks", Counter(inputs[TRACKS.name]["class_name"].to_pylist()))
+    lanes = presence(inputs[TRACK_BOXES.name], shown["duration_s"], TIMELINE_BINS)
+    drawn = as_markdown(timeline(lanes, {}, shown["duration_s"]), "objects of each class at once, over the recording")
     counts = {name: count_metadata(rows.num_rows) for name, rows in found.items()}
-    return counts | {SUMMARIES.name: count_metadata(1, **numbers)}
+    return counts | {SUMMARIES.name: count_metadata(1, **told, **per_class, timeline=MetadataValue.md(drawn))}
 
 
 @multi_asset(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
 from cv_assets.stage import (
@@ -18,6 +19,7 @@ from cv_assets.stage import (
     Metadata,
     Stage,
     backfill_policy,
+    class_counts,
     count_metadata,
     recordings_partitions,
     table_asset,
@@ -278,10 +280,12 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     tracks, track_boxes = track_rows(boxes, frames, row["rate_fps"], settings.tracks)
     store.replace(TRACKS, [recording_id], tracks)
     store.replace(TRACK_BOXES, [recording_id], track_boxes)
-    per_class = dict(Counter(tracks["class_name"].to_pylist()).most_common())
+    per_class = class_counts("tracks", Counter(tracks["class_name"].to_pylist()))
+    lasted = {"mean_duration_s": float(tracks["duration_s"].to_numpy().mean())} if tracks.num_rows else {}
+    interpolated_count = pc.sum(track_boxes["is_interpolated"]).as_py() or 0
     return {
-        TRACKS.name: count_metadata(tracks.num_rows, tracks_per_class=per_class),
-        TRACK_BOXES.name: count_metadata(track_boxes.num_rows),
+        TRACKS.name: count_metadata(tracks.num_rows, **per_class, **lasted),
+        TRACK_BOXES.name: count_metadata(track_boxes.num_rows, interpolated_count=interpolated_count),
     }
 
 

@@ -6,18 +6,21 @@ way from one line to the next) and ground_tracks (objects in metres, for cameras
 Made from stored tracks and what is drawn in the settings: moving a line reruns no model and no tracker.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from dagster import AssetExecutionContext, ResourceParam, multi_asset
+import pyarrow.compute as pc
+from dagster import AssetExecutionContext, MetadataValue, ResourceParam, multi_asset
 
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
     Stage,
     backfill_policy,
+    class_counts,
     count_metadata,
     recordings_partitions,
     table_asset,
@@ -26,6 +29,7 @@ from cv_assets.stage import (
 from cv_assets.tracks import corners
 from resources.arrow_sql import select
 from resources.errors import RecordingError
+from resources.pictures import TIMELINE_BINS, as_markdown, presence, timeline
 from resources.schema import (
     FRAMES,
     GROUND_TRACKS,
@@ -280,15 +284,35 @@ def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dic
     if outside := camera.outside(row["width_px"], row["height_px"]):
         raise RecordingError(f"cameras.{row['camera'] or ''}: {outside}: mend the settings.")
     found = {table.name: table.empty for table in TABLES}
+    told: dict[str, Metadata] = {}
     if camera.zones or camera.lines or camera.ground:
         boxes = store.read(TRACK_BOXES, [recording_id], list(_BOX_COLUMNS))
         boxes = pa.concat_tables([boxes, boxes_before(row, store)]) if camera.joined_within_s else boxes
         boxes = boxes.sort_by([("track_id", "ascending"), ("time_s", "ascending")])
         frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
         found = zone_rows(recording_id, boxes, frames, camera, row["width_px"], row["height_px"])
+        told = _told(found, boxes, row["duration_s_from_content"])
     for table in TABLES:
         store.replace(table, [recording_id], found[table.name])
-    return {table.name: count_metadata(found[table.name].num_rows) for table in TABLES}
+    return {t.name: count_metadata(found[t.name].num_rows, **told.get(t.name, {})) for t in TABLES}
+
+
+def _told(found: dict[str, pa.Table], boxes: pa.Table, duration_s: float) -> dict[str, Metadata]:
+    """What Dagster is to show of one recording's rows, by table name."""
+    events, seconds = found[ZONE_EVENTS.name], found[ZONE_SECONDS.name]
+    times_s, is_up = events["time_s"].to_numpy(), np.isin(events["event"].to_pylist(), ("in", "enter"))
+    place = pc.coalesce(events["line_name"], events["zone_name"])
+    owns = {name: np.asarray(pc.equal(place, name).to_numpy()) for name in sorted(pc.unique(place).to_pylist())}
+    marks = {name: (times_s[own], is_up[own]) for name, own in owns.items()}
+    lanes = presence(boxes.filter(pc.greater_equal(boxes["time_s"], 0)), duration_s, TIMELINE_BINS)
+    drawn = as_markdown(timeline(lanes, marks, duration_s), "objects at once, and what happened at lines and zones")
+    happened = zip(place.to_pylist(), events["event"].to_pylist(), strict=True)
+    counts = Counter(f"{name} {event}" for name, event in happened)
+    most = {name: pc.max(seconds[name]).as_py() or 0 for name in ("max_occupancy", "max_queue")}
+    return {
+        ZONE_EVENTS.name: {**class_counts("events", counts), "timeline": MetadataValue.md(drawn)},
+        ZONE_SECONDS.name: most,
+    }
 
 
 def boxes_before(row: dict[str, Any], store: Store) -> pa.Table:

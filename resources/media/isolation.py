@@ -21,9 +21,12 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from resources.errors import PipelineError, RecordingError, RejectedRecordingError
 from resources.media.normalizing import NormalizedVideo, Progress, normalize
 from resources.media.probing import Probe, probe
+from resources.pictures import Occasions
 from resources.settings import PROJECT_ROOT, VideoSettings
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ _TELL_EVERY_S = 0.5
 _LOOK_AFTER_PARENT_EVERY_S = 2.0
 _RETRY_THREAD_COUNT = 1
 _SLOW_DISK_BYTES_PER_S = 5_000_000  # finishing a large file rewrites it, in silence
-_NO_PROGRESS: Progress = lambda done, total: None  # noqa: E731 - a constant, not a function of its own
+_NO_PROGRESS: Progress = lambda done, total, picture=None: None  # noqa: E731 - a constant, not a function of its own
 
 Answer = TypeVar("Answer")
 
@@ -222,22 +225,30 @@ def _serve(connection: "Connection[Any, Any]") -> None:
         limit = max_memory_mb * 1_000_000
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-        last = 0.0
-
-        def tell(done: int, total: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= _TELL_EVERY_S or done == total > 0:
-                last = now
-                connection.send(("progress", (done, total)))
-
         try:
-            reply = ("answer", globals()[name](tell, thread_count, *arguments))
+            reply = ("answer", globals()[name](_teller(connection), thread_count, *arguments))
         except BrokenPipeError:
             raise
         except Exception as error:
             reply = ("error", _told(error, max_memory_mb))
         connection.send(reply)
+
+
+def _teller(connection: "Connection[Any, Any]") -> Progress:
+    """Tells the other side how far the work is, twice a second at most, and now and then with a picture."""
+    last, occasions = 0.0, Occasions()
+    shown: np.ndarray | None = None
+
+    def tell(done: int, total: int, picture: np.ndarray | None = None, /) -> None:
+        nonlocal last, shown
+        now = time.monotonic()
+        if now - last >= _TELL_EVERY_S or done == total > 0:
+            last = now
+            is_new = picture is not None and picture is not shown and occasions.is_due(done, total)
+            shown = picture if is_new else shown
+            connection.send(("progress", (done, total, picture if is_new else None)))
+
+    return tell
 
 
 def _is_memory_left(max_memory_mb: int) -> bool:

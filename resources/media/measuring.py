@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from av.video.frame import VideoFrame
 
+from resources.pictures import small_size
+
 _SHARPNESS_ROWS = 360
 _MOTION_ROWS = 90
 # Luma below this is black: a tenth of the way from black to white in video range, as in ffmpeg's blackdetect.
 _BLACK_LUMA = 16 + 0.1 * 219
+_GLIMPSES = 12
 
 
 def _floats() -> "array[float]":
@@ -17,10 +20,43 @@ def _floats() -> "array[float]":
 
 
 @dataclass
+class Glimpses:
+    """Small pictures of some frames, spread evenly over however many there are.
+
+    Attributes:
+        expected_count: How many frames there may be: a good guess saves work.
+        kept: Index of the normalized frame and its picture, a uint8 BGR array of shape (height_px, width_px, 3).
+    """
+
+    expected_count: int = 0
+    kept: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    _count: int = 0
+
+    def __post_init__(self) -> None:
+        self._stride = max(1, self.expected_count // _GLIMPSES)
+
+    def add(self, frame_index: int, frame: VideoFrame) -> None:
+        """Take the next picture, if it is one of those to be kept."""
+        if self._count % self._stride == 0 and len(self.kept) == 2 * _GLIMPSES:
+            self.kept, self._stride = self.kept[::2], 2 * self._stride
+        if self._count % self._stride == 0:
+            width_px, height_px = small_size(frame.width, frame.height)
+            small = frame.reformat(width=width_px, height=height_px, format="bgr24").to_ndarray()
+            self.kept.append((frame_index, small))
+        self._count += 1
+
+    @property
+    def newest(self) -> np.ndarray | None:
+        """The last picture kept, if there is one."""
+        return self.kept[-1][1] if self.kept else None
+
+
+@dataclass
 class Measures:
     """One entry per normalized frame.
 
     Attributes:
+        glimpses: A few of the pictures themselves.
         brightness: Mean luma, 0 to 255.
         sharpness: Variance of the Laplacian of the luma at 360 rows (Pech-Pacheco et al., "Diatom autofocusing in
             brightfield microscopy", ICPR 2000); less where the picture is less tall.
@@ -35,6 +71,7 @@ class Measures:
     motion: "array[float]" = field(default_factory=_floats)
     scene_score: "array[float]" = field(default_factory=_floats)
     black_share: "array[float]" = field(default_factory=_floats)
+    glimpses: Glimpses = field(default_factory=Glimpses)
     _small_before: np.ndarray | None = None
     _motion_before: float = 0.0
 
@@ -54,6 +91,7 @@ class Measures:
         """
         import cv2
 
+        self.glimpses.add(len(self), frame)
         plane = frame.planes[0]
         luma = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
         picture = _reduced(luma, _SHARPNESS_ROWS)

@@ -3,12 +3,13 @@
 import logging
 import math
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import av
+import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
@@ -16,7 +17,7 @@ from av.video.stream import VideoStream
 from resources.errors import RejectedRecordingError
 from resources.media.decoding import Decoding, Ledger
 from resources.media.encoding import Encoder, is_high_dynamic_range
-from resources.media.measuring import Measures
+from resources.media.measuring import Glimpses, Measures
 from resources.media.opening import (
     best_stream,
     bound_decoder,
@@ -30,8 +31,21 @@ from resources.settings import VideoSettings
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called with frames done and frames expected (0 if unknown)."""
+
+class Progress(Protocol):
+    """Told how far some work is."""
+
+    def __call__(self, done: int, total: int, picture: np.ndarray | None = None, /) -> None:
+        """Take note.
+
+        Args:
+            done: Frames done.
+            total: Frames expected; 0 if unknown.
+            picture: Where there is one to show: what was worked on lately, small, a uint8 BGR array of shape
+                (height_px, width_px, 3).
+        """
+        ...
+
 
 _REFERABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2",)  # what browsers play
 _HALF_SLOT = 0.4999  # a frame half-way between two places takes the earlier: of every two, the first is kept
@@ -127,7 +141,7 @@ def normalize(
     Raises:
         RejectedRecordingError: Nothing of the file can be decoded, or nothing in the time range of the settings.
     """
-    told = progress or (lambda done, total: None)
+    told = progress or (lambda done, total, picture=None: None)
     timeline = read_timeline(path, lambda: told(0, 0))
     if settings.hardware_decoding == "auto" and has_hardware_decoder():
         source = _Source(path, settings, timeline, told, thread_count, hardware=True)
@@ -219,7 +233,8 @@ class _Slots:
 def _take_over(source: _Source, output: Path) -> NormalizedVideo | None:
     """Take the packets over as they are, decoding each once to account for it; None if the source does not conform."""
     settings, timeline = source.settings, source.timeline
-    slots, measures = _Slots(timeline.rate_fps, settings.max_gap_fill_s), Measures()
+    slots = _Slots(timeline.rate_fps, settings.max_gap_fill_s)
+    measures = Measures(glimpses=Glimpses(timeline.packet_count))
     with opened(source.path, hardware=source.hardware) as container:
         stream = best_stream(container)
         bound_decoder(stream, settings.max_pixels, source.thread_count)
@@ -240,7 +255,7 @@ def _take_over(source: _Source, output: Path) -> NormalizedVideo | None:
                     width_px, height_px = frame.width, frame.height
                 if target and packet.size and packet.pts is not None:
                     target.add(packet, decoding.packet_count - 1)
-                source.progress(decoding.decoded_count, timeline.packet_count)
+                source.progress(decoding.decoded_count, timeline.packet_count, measures.glimpses.newest)
             source.progress(timeline.packet_count, timeline.packet_count)
         finally:
             if target:
@@ -295,7 +310,9 @@ def _encode(source: _Source, output: Path) -> NormalizedVideo:
     rate = timeline.rate_fps / settings.every_nth
     if settings.max_rate_fps and rate > settings.max_rate_fps:
         rate = Fraction(settings.max_rate_fps).limit_denominator(1001)
-    slots, measures = _Slots(rate, settings.max_gap_fill_s), Measures()
+    slots = _Slots(rate, settings.max_gap_fill_s)
+    kept_s = min(timeline.packet_count / float(timeline.rate_fps), (settings.end_s or math.inf) - settings.start_s)
+    measures = Measures(glimpses=Glimpses(int(kept_s * float(rate))))
     with opened(source.path, hardware=source.hardware) as container:
         stream = best_stream(container)
         bound_decoder(stream, settings.max_pixels, source.thread_count)
@@ -303,7 +320,7 @@ def _encode(source: _Source, output: Path) -> NormalizedVideo:
         encoder: Encoder | None = None
         try:
             for index, time_s, frame in decoding.frames():
-                source.progress(decoding.decoded_count, timeline.packet_count)
+                source.progress(decoding.decoded_count, timeline.packet_count, measures.glimpses.newest)
                 if time_s < settings.start_s:
                     slots.cut_off_count += 1
                     continue

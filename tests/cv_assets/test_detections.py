@@ -15,11 +15,14 @@ import pyarrow as pa
 import pytest
 from dagster import DagsterInstance, materialize
 
+import resources.pictures
 from cv_assets.detections import analysed_frames, detect_recording, model_assets
 from cv_assets.stage import recordings_partitions
 from cv_assets.walk import WALK
 from demo.scenes import demo_scene, write_video
 from resources.inference import Models
+from resources.media.reading import read_frames
+from resources.pictures import shrunk
 from resources.results import open_results, publish
 from resources.schema import DETECTIONS, MODEL_RUNS, MODELS, RECORDINGS, model_tables, table_named
 from resources.settings import DetectionSettings, ModelSettings, Settings
@@ -40,7 +43,7 @@ from resources.storage import Store
 data, recording_id, weights = sys.argv[1:]
 settings = DetectionSettings(weights=weights)
 told = detect_recording(recording_id, Store(Path(data)), settings, model_tables("detect"), Models(), "cpu",
-                        lambda done, total: None, checkpoint_s=1)
+                        lambda *_: None, checkpoint_s=1)
 print(told["detections"]["resumed_at_frame"])
 sys.stdout.flush()
 os._exit(0)
@@ -102,6 +105,39 @@ def test_kills_lose_at_most_a_part_and_change_nothing(prepared: tuple[Store, str
     assert in_order(killed).equals(in_order(Store(tmp_path / "undisturbed")))
     assert killed.row_count(DETECTIONS) > 100
     assert not parts.exists()
+
+
+def test_pictures_show_the_frames_they_tell_of_with_their_boxes(
+    prepared: tuple[Store, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, recording_id = prepared
+    store = Store(shutil.copytree(original.data_folder, tmp_path / "data"))
+    monkeypatch.setattr(resources.pictures, "EVERY_S", 0.0)
+    left = ((0.0, 0.0), (0.6, 0.0), (0.6, 1.0), (0.0, 1.0))
+    settings = SETTINGS.model_copy(update={"regions": {"*": (left,)}})
+    shown: dict[int, np.ndarray] = {}
+
+    def told(done: int, total: int, picture: np.ndarray | None = None, /) -> None:
+        assert total == 400
+        if picture is not None:
+            shown[done - 1] = picture
+
+    detect_recording(recording_id, store, settings, model_tables("detect"), Models(), "cpu", told)
+    assert 10 <= len(shown) <= resources.pictures.MOST_PER_RECORDING
+    row = store.read(RECORDINGS).to_pylist()[0]
+    boxes = store.read(DETECTIONS).to_pylist()
+    with_boxes = 0
+    for frame_index, frame in read_frames(store.data_folder / row["video_path"], wanted=sorted(shown)):
+        own = [box for box in boxes if box["frame_index"] == frame_index]
+        drawn = (np.abs(shown[frame_index].astype(int) - shrunk(frame)) > 8).any(axis=2)
+        scale = (drawn.shape[1] - 1) / row["width_px"]
+        for box in own:
+            x, top, bottom = (round(box[edge] * scale) for edge in ("x_min_px", "y_min_px", "y_max_px"))
+            assert drawn[top : bottom + 1, max(0, x - 1) : x + 2].any(axis=1).mean() > 0.9
+        with_boxes += bool(own)
+        # Besides boxes, names and the outline of the region it is the frame itself.
+        assert drawn.mean() < 0.05 + 0.05 * len(own)
+    assert with_boxes > 5
 
 
 def test_parts_of_other_settings_are_not_taken_up(prepared: tuple[Store, str]) -> None:

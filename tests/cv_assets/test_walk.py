@@ -1,5 +1,8 @@
 """The assets in one process, on a real Dagster instance: batches, versions, checks and pure parts."""
 
+import base64
+import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from dagster import (
     ExecuteInProcessResult,
     materialize,
 )
+from PIL import Image
 
+import resources.pictures
 from cv_assets.crops import choose_crops, cut_out
 from cv_assets.stage import media_status, recordings_partitions
 from cv_assets.tracks import track_rows
@@ -114,8 +119,52 @@ def test_the_rest_of_the_walk_gives_rows_checks_and_counts(pipeline: Pipeline) -
     assert {event["recording_id"] for event in events} == {pipeline.ids["c"]}
     assert sorted(event["event"] for event in events) in (["enter", "exit", "in"], ["enter", "exit", "out"])
     assert pipeline.store.read(LINE_MINUTES)["crossing_count"].to_pylist() == [1]
-    made = ended.asset_materializations_for_node("detections")[0]
-    assert made.metadata["dagster/partition_row_count"].value == summary["detection_count"]
+    told = metadata_of(ended)
+    boxes = sum(value for name, value in told["detections"].items() if name.startswith("boxes/"))
+    assert told["detections"]["dagster/partition_row_count"] == boxes == summary["detection_count"]
+    assert told["tracks"]["tracks/car"] == told["summaries"]["tracks/car"] == 1
+    assert told["zone_events"]["events/left half enter"] == told["zone_events"]["events/left half exit"] == 1
+    assert told["zone_seconds"]["max_occupancy"] == 1
+    for name, values in told.items():
+        assert values["seconds"] >= 0, name
+        assert values["realtime_factor"] == pytest.approx(5 / max(values["seconds"], 1e-3), rel=0.01, abs=0.01), name
+    assert told["crops"]["contact_sheet"].startswith("![the best pictures of the first 1 tracks](data:image/jpeg;")
+    assert all(told[name]["timeline"].startswith("![objects") for name in ("summaries", "zone_events"))
+
+
+def metadata_of(ended: ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    """By asset, the values of one recording's materialization."""
+    return {
+        event.asset_key.to_user_string(): {
+            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
+        }
+        for event in ended.get_asset_materialization_events()
+        if event.asset_key
+    }
+
+
+def test_the_pages_of_what_was_normalized_show_its_frames(pipeline: Pipeline) -> None:
+    told = metadata_of(pipeline.run(WALK[:2], "c", "c"))
+    kind, content = re.fullmatch(
+        r"!\[12 frames of the recording and their times\]\(data:image/(\w+);base64,(.+)\)",
+        told["normalized_video"]["contact_sheet"],
+    ).groups()  # type: ignore[union-attr]
+    with Image.open(io.BytesIO(base64.b64decode(content))) as sheet:
+        assert (kind, sheet.format) == ("jpeg", "JPEG")
+        assert sheet.size == (4 * 164 + 4, 3 * (90 + 15 + 4) + 4)
+    assert told["normalized_video"]["frame_count"] == 125 == told["frames"]["dagster/partition_row_count"]
+    assert 10 < told["frames"]["mean_brightness"] < 245
+
+
+def test_progress_is_told_with_pictures(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources.pictures, "EVERY_S", 0.0)
+    assert pipeline.run(WALK[:4], "a", "a").success
+    records = pipeline.instance.fetch_observations(AssetKey("detections"), limit=100).records
+    told = [record.asset_observation.metadata for record in records if record.asset_observation]
+    assert told[0]["frames_done"].value == told[0]["frames_total"].value == 100
+    pictures = [values["picture"].value for values in told if "picture" in values]
+    assert 2 <= len(pictures) <= resources.pictures.MOST_PER_RECORDING
+    assert all(str(picture).startswith("![frame ") and len(str(picture)) < 20_100 for picture in pictures)
 
 
 def test_a_stage_without_its_inputs_says_what_to_do(pipeline: Pipeline) -> None:

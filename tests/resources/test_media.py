@@ -1,5 +1,6 @@
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from demo.scenes import demo_scene, write_video
 from resources.errors import RejectedRecordingError
+from resources.media.measuring import Glimpses
 from resources.media.normalizing import NormalizedVideo, normalize
 from resources.media.probing import probe
 from resources.media.reading import read_frames
@@ -344,3 +346,43 @@ def test_no_line_of_an_interlaced_recording_is_combed(corpus: Path, tmp_path: Pa
     for _, picture in read_frames(tmp_path / "out.mp4", "gray", wanted=range(5, 60, 5)):
         lines = picture.astype(int)
         assert np.abs(lines[1:] - lines[:-1])[:-1].mean() < np.abs(lines[2:] - lines[:-2]).mean()
+
+
+@pytest.mark.parametrize(
+    ("frame_count", "changed", "expected"),
+    [
+        (1, {}, 1),
+        (5, {}, 5),
+        (100, {}, 13),
+        (100, {"when_conforming": "encode"}, 13),
+        (100, {"every_nth": 4}, 13),
+        (100, {"start_s": 1.0, "end_s": 3.0}, 12),
+    ],
+)
+def test_small_pictures_spread_over_the_recording_are_kept(
+    make_video: MakeVideo, tmp_path: Path, frame_count: int, changed: dict[str, Any], expected: int
+) -> None:
+    source = make_video("a.mp4", frame_count, size=(640, 384))
+    told: list[np.ndarray] = []
+
+    def progress(done: int, total: int, picture: np.ndarray | None = None, /) -> None:
+        if picture is not None:
+            told.append(picture)
+
+    video = normalize(source, tmp_path / "out.mp4", VideoSettings(**changed), progress)
+    kept = video.measures.glimpses.kept
+    assert len(kept) == expected
+    assert {picture.shape for _, picture in kept} == {(192, 320, 3)}
+    shown = [number_in(picture) for _, picture in kept]
+    assert shown == [video.frames.source_frame_index[frame_index] for frame_index, _ in kept]
+    assert {id(picture) for picture in told} <= {id(picture) for _, picture in kept}
+
+
+def test_small_pictures_are_few_also_where_their_number_was_not_known() -> None:
+    glimpses = Glimpses()
+    frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+    for frame_index in range(1000):
+        glimpses.add(frame_index, frame)
+    places = [frame_index for frame_index, _ in glimpses.kept]
+    assert 12 <= len(places) <= 24
+    assert len(set(np.diff(places))) == 1 and places[0] == 0 and places[-1] > 900

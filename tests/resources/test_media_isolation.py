@@ -7,14 +7,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+import resources.pictures
 from resources.errors import RecordingError, RejectedRecordingError
 from resources.media import isolation
 from resources.media.isolation import normalize_isolated, probe_isolated
+from resources.media.normalizing import Progress
 from resources.settings import PROJECT_ROOT, VideoSettings
 from tests.conftest import MakeVideo
 
@@ -28,11 +32,11 @@ def media_pid() -> int:
     return process.pid
 
 
-def struck(when_told: int, strike: Callable[[int], None]) -> Callable[[int, int], None]:
+def struck(when_told: int, strike: Callable[[int], None]) -> Progress:
     """A progress function that strikes the media process at its first signs of life, `when_told` times in all."""
     stricken: set[int] = set()
 
-    def progress(done: int, total: int) -> None:
+    def progress(*_: object) -> None:
         if media_pid() not in stricken and len(stricken) < when_told:
             stricken.add(media_pid())
             strike(media_pid())
@@ -77,7 +81,7 @@ def test_an_interruption_ends_the_work_at_once(make_video: MakeVideo, tmp_path: 
     source = make_video("a.mkv", LONG, pixel_format="yuv444p")
     pids = []
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(*_: object) -> None:
         pids.append(media_pid())
         raise KeyboardInterrupt
 
@@ -113,7 +117,7 @@ def test_the_process_ends_with_the_one_that_started_it(make_video: MakeVideo, tm
     code = (
         "import sys; from pathlib import Path; from resources.media import isolation; "
         "from resources.settings import VideoSettings\n"
-        "def told(done, total): print(isolation._process._process.pid, flush=True)\n"
+        "def told(*_): print(isolation._process._process.pid, flush=True)\n"
         f"isolation.normalize_isolated(Path({str(source)!r}), Path({str(tmp_path / 'o.mp4')!r}), VideoSettings(), told)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
@@ -138,3 +142,18 @@ def test_two_threads_take_turns(make_video: MakeVideo) -> None:
     for thread in threads:
         thread.join()
     assert found == ["h264"] * 4
+
+
+def test_each_picture_is_handed_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources.pictures, "EVERY_S", 0.0)
+    monkeypatch.setattr(isolation, "_TELL_EVERY_S", 0.0)
+    ours, theirs = Pipe()
+    tell = isolation._teller(theirs)
+    first, second = (np.full((2, 2, 3), shade, np.uint8) for shade in (1, 2))
+    told: list[object] = []
+    for done, picture in ((10, None), (20, first), (30, first), (40, second)):
+        tell(done, 100, picture)
+        kind, (reached, total, shown) = ours.recv()
+        assert (kind, reached, total) == ("progress", done, 100)
+        told.append(None if shown is None else int(shown[0, 0, 0]))
+    assert told == [None, 1, None, 2]
