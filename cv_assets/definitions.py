@@ -6,6 +6,7 @@ from cv_assets.walk import WALK, analysis_job, ingest_job
 from resources.inference import Models
 from resources.settings import current_settings
 from resources.storage import Store
+from sensors.outcomes import outcomes_sensor
 from sensors.reconciliation import reconciliation_sensor
 from sensors.watched_folder import watched_folder_sensor
 
@@ -14,7 +15,7 @@ _settings = current_settings()
 defs = Definitions(
     assets=list(WALK),
     jobs=[ingest_job, analysis_job],
-    sensors=[watched_folder_sensor, reconciliation_sensor],
+    sensors=[watched_folder_sensor, reconciliation_sensor, outcomes_sensor],
     resources={
         "settings": _settings,
         "store": Store(_settings.data_folder),
