@@ -249,7 +249,12 @@ RECORDINGS = Table(
             nullable=True,
             allowed=("encode", "remux", "reference"),
         ),
-        Column("video_path", TEXT, "The normalized video, relative to the data folder", nullable=True),
+        Column(
+            "video_path",
+            TEXT,
+            "The normalized video, relative to the data folder; NULL also once it was removed by retention",
+            nullable=True,
+        ),
     ),
     is_small=True,
 )
@@ -626,7 +631,7 @@ CROPS = Table(
         *BOX,
         Column("crop_width_px", INT, "Width of the picture", "px", minimum=1),
         Column("crop_height_px", INT, "Height of the picture", "px", minimum=1),
-        Column("jpeg", pa.binary(), "The picture as JPEG"),
+        Column("jpeg", pa.binary(), "The picture as JPEG; NULL once it was removed by retention", nullable=True),
     ),
 )
 

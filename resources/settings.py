@@ -456,6 +456,20 @@ class QueueSettings(_Section):
     cpu_runs: int = Field(2, ge=1, description="Runs without one, such as ingest, each of which uses a core or two.")
 
 
+class RetentionSettings(_Section):
+    """What is removed after some days; null: never."""
+
+    daily_at_hour_utc: int | None = Field(3, ge=0, le=23, description="When; null: never anything.")
+    runs_after_days: float | None = Field(
+        30, ge=0, description="Ended runs that hold nobody's newest results, with their events."
+    )
+    logs_after_days: float | None = Field(14, ge=0, description="What the steps of ended runs wrote to their outputs.")
+    media_after_days: float | None = Field(
+        None, ge=0, description="Normalized videos made so long ago; what was found in them stays."
+    )
+    crops_after_days: float | None = Field(None, ge=0, description="Pictures of crops made so long ago; rows stay.")
+
+
 class EnvironmentVariable(_Section):
     """A secret that the pipeline finds in its environment, so that it need not stand in a file."""
 
@@ -581,6 +595,7 @@ class Settings(_Section):
         "particular to it.",
     )
     notifications: NotificationSettings = NotificationSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @property
     def watched_folders(self) -> tuple[Path, ...]:
