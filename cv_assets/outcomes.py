@@ -87,7 +87,15 @@ def failure_of(instance: DagsterInstance, run_id: str) -> str | None:
     return None
 
 
-def tell(instance: DagsterInstance, store: Store, settings: Settings, now: float | None = None) -> str:
+@dataclass(frozen=True)
+class Told:
+    """What one look came to: in a sentence, and whether something waits to be sent again."""
+
+    sentence: str
+    is_waiting: bool
+
+
+def tell(instance: DagsterInstance, store: Store, settings: Settings, now: float | None = None) -> Told:
     """Find what is new, write it down, and tell those who asked for it.
 
     Takes at most half a minute. What does not go out is tried again by later calls.
@@ -97,9 +105,6 @@ def tell(instance: DagsterInstance, store: Store, settings: Settings, now: float
         store: The tables.
         settings: The settings in force.
         now: Seconds since 1970; None means the clock.
-
-    Returns:
-        What was done, in one sentence.
 
     Raises:
         PipelineError: The table cannot be written, so nothing was sent.
@@ -125,7 +130,7 @@ def tell(instance: DagsterInstance, store: Store, settings: Settings, now: float
             ledger.note(channel, delivery)
             ledger.save()
             told.append(f"{channel.name}: {delivery.state}{f' ({delivery.error})' if delivery.error else ''}")
-    return "; ".join(told) if told else "Nothing new to tell."
+        return Told("; ".join(told) or "Nothing new to tell.", ledger.is_waiting)
 
 
 class Ledger:
@@ -145,6 +150,11 @@ class Ledger:
     def is_empty(self) -> bool:
         """Whether nothing was ever noticed."""
         return not self._rows
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is yet to be sent."""
+        return any(row["state"] == "waiting" for row in self._rows)
 
     @property
     def began_at(self) -> datetime:

@@ -223,6 +223,8 @@ def _remove_videos(store: Store, recording_ids: Collection[str]) -> int:
 
 def _remove_pictures(store: Store, recording_ids: Collection[str]) -> int:
     """Remove the pictures of crops; their rows stay."""
+    if not recording_ids:
+        return 0
     having = store.scan(CROPS, sorted(recording_ids)).filter(pc.field("jpeg").is_valid())
     found = having.to_table(columns=["recording_id"])["recording_id"].unique().to_pylist()
     if found:

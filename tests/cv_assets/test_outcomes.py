@@ -48,7 +48,7 @@ class House:
 
     def tell(self, after_s: float = 30.0) -> str:
         self.now += after_s
-        return tell(self.instance, self.store, self.settings, self.now)
+        return tell(self.instance, self.store, self.settings, self.now).sentence
 
     def arrive(self, *recording_ids: str, status: str = "ok", error: str | None = None) -> None:
         """Recordings of the camera gate are there and wait."""

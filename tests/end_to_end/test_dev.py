@@ -155,7 +155,8 @@ def test_housekeeping_stands_in_no_queue(stack: Stack, recording_ids: list[str])
     assert run["status"] == "SUCCESS"
     assert not {"gpu", "cpu"} & {tag["key"] for tag in run["tags"]}
     assert stack.sql("SELECT count(*) FROM summaries") == [(3,)]
-    query = "{ schedulesOrError(repositorySelector: %s) { ... on Schedules { results { name scheduleState { status } } } } }"
     selector = '{repositoryLocationName: "cv_assets", repositoryName: "__repository__"}'
-    (schedule,) = stack.graphql(query % selector)["schedulesOrError"]["results"]
+    shown = "... on Schedules { results { name scheduleState { status } } }"
+    found = stack.graphql(f"{{ schedulesOrError(repositorySelector: {selector}) {{ {shown} }} }}")
+    (schedule,) = found["schedulesOrError"]["results"]
     assert (schedule["name"], schedule["scheduleState"]["status"]) == ("retention", "RUNNING")
