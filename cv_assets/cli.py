@@ -96,10 +96,13 @@ def run_folder(
     Raises:
         PipelineError: A person must act first; nothing was written.
     """
+    from resources.notifications import check_channel
     from resources.watched_folder import list_recordings
     from resources.weights import check_weights
 
     chosen = choose(settings=settings, watched_folder=folder, data_folder=data, weights=weights)
+    for channel in chosen.notifications.channels:
+        check_channel(channel)
     if not list_recordings(chosen).files:
         raise PipelineError(f"There are no recordings in {chosen.watched_folder}: nothing to do.")
     for model in chosen.every_model:
@@ -128,7 +131,11 @@ def run_folder(
 @click.option("--port", default=3000, show_default=True, help="Port of the UI.")
 def dev(data: Path | None, weights: str | None, settings: Path | None, port: int) -> None:
     """Run the UI and the daemon on this machine, with the sensors on, until stopped."""
+    from resources.notifications import check_channel
+
     chosen = choose(settings=settings, data_folder=data, weights=weights)
+    for channel in chosen.notifications.channels:
+        check_channel(channel)
     prepare_data_folder(chosen.data_folder)
     chosen.watched_folder.mkdir(parents=True, exist_ok=True)  # further ones may be mounts, which are not ours to make
     with data_folder_lock(chosen.data_folder), disk_errors(chosen.data_folder):
@@ -262,6 +269,25 @@ def stale(data: Path | None, settings: Path | None) -> None:
         click.echo(f"{one.recording_id}  {one.asset_name}: {one.reason}")
     count = len({one.recording_id for one in found})
     click.echo(f"{len(found)} assets of {count} of {len(recording_ids)} recordings are stale.")
+
+
+@commands.command()
+@click.option("--channel", "only", help="The channel [default: every one].")
+@_settings_option
+def notify(only: str | None, settings: Path | None) -> None:
+    """Send a test message through the channels of the settings, and tell what came of it."""
+    from resources.notifications import send_all, trial_message
+
+    channels = load_settings(settings).notifications.channels
+    chosen = [channel for channel in channels if only in (None, channel.name)]
+    if not chosen:
+        known = ", ".join(channel.name for channel in channels) or "none; name one at notifications"
+        raise PipelineError(f"There is no channel {only or 'to send through'} in the settings; known: {known}.")
+    states = []
+    for channel, delivery in send_all([(channel, trial_message()) for channel in chosen]):
+        states.append(delivery.state)
+        click.echo(f"{channel.name}: {delivery.state}{f': {delivery.error}' if delivery.error else ''}")
+    sys.exit(0 if set(states) == {"sent"} else 1)
 
 
 @commands.command(name="settings")

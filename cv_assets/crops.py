@@ -18,6 +18,7 @@ from cv_assets.stage import (
     sheet_metadata,
     table_asset,
     table_checks,
+    video_of,
 )
 from resources.arrow_sql import select
 from resources.errors import RecordingError
@@ -103,8 +104,8 @@ def crop_recording(recording_id: str, store: Store, settings: Settings, progress
     import cv2
 
     row = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
-    if row is None or row["video_path"] is None:
-        raise RecordingError("It has no normalized video: materialize normalized_video first.")
+    video = video_of(row, store.data_folder)
+    assert row is not None
     boxes = store.read(TRACK_BOXES, [recording_id])
     chosen = choose_crops(boxes, row["width_px"], row["height_px"], settings.crops).to_pylist()
     by_frame: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -115,7 +116,7 @@ def crop_recording(recording_id: str, store: Store, settings: Settings, progress
     best: dict[int, tuple[np.ndarray, str]] = {}
     rows: list[dict[str, Any]] = []
     quality = [cv2.IMWRITE_JPEG_QUALITY, settings.crops.jpeg_quality]
-    for frame_index, picture in read_frames(store.data_folder / row["video_path"], wanted=wanted) if wanted else ():
+    for frame_index, picture in read_frames(video, wanted=wanted) if wanted else ():
         for crop in by_frame.pop(frame_index):
             xyxy = np.array([crop[f"{edge}_px"] for edge in ("x_min", "y_min", "x_max", "y_max")])
             cut = cut_out(picture, xyxy, settings.crops.padding)

@@ -2,19 +2,23 @@
 
 from dagster import Definitions, in_process_executor
 
+from cv_assets.retention import retention_job
 from cv_assets.walk import WALK, analysis_job, ingest_job
 from resources.inference import Models
 from resources.settings import current_settings
 from resources.storage import Store
+from sensors.outcomes import outcomes_sensor
 from sensors.reconciliation import reconciliation_sensor
+from sensors.retention import retention_schedule
 from sensors.watched_folder import watched_folder_sensor
 
 _settings = current_settings()
 
 defs = Definitions(
     assets=list(WALK),
-    jobs=[ingest_job, analysis_job],
-    sensors=[watched_folder_sensor, reconciliation_sensor],
+    jobs=[ingest_job, analysis_job, retention_job],
+    schedules=[retention_schedule],
+    sensors=[watched_folder_sensor, reconciliation_sensor, outcomes_sensor],
     resources={
         "settings": _settings,
         "store": Store(_settings.data_folder),

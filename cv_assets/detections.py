@@ -27,6 +27,7 @@ from cv_assets.stage import (
     recordings_partitions,
     table_asset,
     table_checks,
+    video_of,
 )
 from resources.checkpoints import Parts
 from resources.device_lease import device_lease
@@ -259,11 +260,11 @@ def _work(
     checkpoint_s: float,
 ) -> _Work:
     row = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
-    if row is None or row["video_path"] is None or row["status"] == "rejected":
-        raise RecordingError("It has no normalized video: materialize normalized_video first.")
+    video = video_of(row, store.data_folder)
+    assert row is not None
     frames = store.read(FRAMES, [recording_id], ["frame_index", "source_frame_index", "time_s", "captured_at_utc"])
     frames = frames.sort_by("frame_index")
-    video, rate = store.data_folder / row["video_path"], Fraction(row["rate_fps_num"], row["rate_fps_den"])
+    rate = Fraction(row["rate_fps_num"], row["rate_fps_den"])
     if frames.num_rows != row["frame_count"]:
         raise RecordingError(
             f"Its normalized video holds {row['frame_count']} frames and its frames table {frames.num_rows}: "

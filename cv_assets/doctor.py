@@ -10,6 +10,7 @@ from pathlib import Path
 
 from resources.errors import PipelineError
 from resources.inference import available_devices
+from resources.notifications import check_channel
 from resources.results import open_results, results_path
 from resources.settings import PROJECT_ROOT, Settings
 from resources.storage import check_data_folder
@@ -45,7 +46,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything that the pipeline needs; changes nothing but making the data folder."""
-    return [*_versions(), *_codecs(), *_devices(settings), *_folders(settings), *_weights(settings)]
+    return [*_versions(), *_codecs(), *_devices(settings), *_folders(settings), *_weights(settings), *_told(settings)]
 
 
 def _versions() -> Iterator[Finding]:
@@ -141,6 +142,15 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             f"{model.weights} is not here yet: Ultralytics fetches it at the first run where there is a network; "
             f"otherwise put it at {PROJECT_ROOT / 'weights' / model.weights}.",
         )
+
+
+def _told(settings: Settings) -> Iterator[Finding]:
+    for channel in settings.notifications.channels:
+        try:
+            check_channel(channel)
+            yield Finding("notifications", True, f"{channel.name}; try it with cv-assets notify")
+        except PipelineError as error:
+            yield Finding("notifications", False, str(error))
 
 
 def _megabytes(path: Path) -> str:

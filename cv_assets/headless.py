@@ -18,6 +18,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
 
+from cv_assets.outcomes import ending_of, failure_of, tell
 from cv_assets.outstanding import RecordingState, observe, set_aside
 from cv_assets.stage import STOPPED_TAG
 from cv_assets.walk import WALK
@@ -94,6 +95,7 @@ def process_folder(settings: Settings, show: Callable[[Progress], None]) -> tupl
     store = Store(settings.data_folder)
     with DagsterInstance.get() as instance:
         recover(instance, settings.data_folder)
+        _tell(instance, store, settings)
         if _is_complete(instance, store, settings, Progress()):
             publish(store)
             return _outcomes(instance, store, settings), False
@@ -104,9 +106,16 @@ def process_folder(settings: Settings, show: Callable[[Progress], None]) -> tupl
                 _watch(instance, store, settings, daemon, show)
             finally:
                 spare_running(instance)
+            # While the daemon still runs, so that what its sensor is sending just now is not cut off.
+            _tell(instance, store, settings)
         set_aside(store, observe(instance, store), settings.batches.max_attempts)
         publish(store)
         return _outcomes(instance, store, settings), True
+
+
+def _tell(instance: DagsterInstance, store: Store, settings: Settings) -> None:
+    if settings.notifications.channels:
+        tell(instance, store, settings)
 
 
 def recover(instance: DagsterInstance, data_folder: Path) -> int:
@@ -183,7 +192,7 @@ def _watch(
         show(progress)
         stopped = _stopped_run(instance, since)
         if stopped is not None:
-            raise PipelineError(_failure_of(instance, stopped))
+            raise PipelineError(failure_of(instance, stopped) or f"The run {stopped} stopped: see it in the UI.")
         if failing := _failing_sensor(instance):
             raise PipelineError(f"{failing} The log is {settings.data_folder / 'logs' / 'daemon.log'}.")
         if daemon.poll() is not None:
@@ -214,14 +223,6 @@ def _stopped_run(instance: DagsterInstance, since: float) -> str | None:
         if record.start_time and record.start_time > since:
             return record.dagster_run.run_id
     return None
-
-
-def _failure_of(instance: DagsterInstance, run_id: str) -> str:
-    for record in instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_FAILURE).records:
-        data = record.event_log_entry.get_dagster_event().step_failure_data
-        if data.user_failure_data and data.user_failure_data.description:
-            return str(data.user_failure_data.description)
-    return f"The run {run_id} stopped: see it in the UI."
 
 
 def _read_observations(instance: DagsterInstance, cursors: dict[str, Any], progress: Progress) -> None:
@@ -302,12 +303,7 @@ def _outcome(
     sums: Mapping[str, Mapping[str, Any]],
     seconds: Mapping[str, float],
 ) -> Outcome:
-    status, error = row.get("status", "failed"), row.get("error")
-    if status in ("ok", "partial") and (state is None or state.missing):
-        # The run died before it could say why: the recording is incomplete all the same.
-        status = "failed"
-        failed = ", ".join(sorted(state.failed if state else ())) or "its run"
-        error = f"{failed} did not finish; the run's log in the UI says why."
+    status, error = ending_of(state, row)
     total = sums.get(recording_id, {}) if status in ("ok", "partial") else {}
     took = seconds.get(recording_id)
     footage_s = row.get("duration_s_from_content")

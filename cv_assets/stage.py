@@ -278,6 +278,26 @@ class Stage:
             versions.log(context, recording_id, done[recording_id])
 
 
+def video_of(row: Mapping[str, Any] | None, data_folder: Path) -> Path:
+    """The normalized video of a recording.
+
+    Args:
+        row: Its row of `recordings`; None when it has none.
+        data_folder: What paths are relative to.
+
+    Raises:
+        RecordingError: It was never made, or is gone.
+    """
+    if row is None or row["frame_count"] is None or row["status"] == "rejected":
+        raise RecordingError("It has no normalized video: materialize normalized_video first.")
+    if row["video_path"] is None or not (data_folder / row["video_path"]).exists():
+        raise RecordingError(
+            "Its normalized video was removed to make room (retention.media_after_days) or by hand: materialize "
+            "normalized_video again, for which its file must be in the watched folder."
+        )
+    return data_folder / str(row["video_path"])
+
+
 def media_status(row: Mapping[str, Any]) -> tuple[str, str | None]:
     """Status and error of a recordings row as far as the file itself decides them.
 

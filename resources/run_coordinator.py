@@ -13,6 +13,7 @@ INGEST_TAG = {"cpu": "true"}
 INGEST_PRIORITY = 10
 PERSON_PRIORITY = 20
 _MACHINERY = (SENSOR_NAME_TAG, SCHEDULE_NAME_TAG, BACKFILL_ID_TAG)
+HOUSEKEEPING_TAG = {"cv_assets/housekeeping": "true"}
 
 
 class TaggingRunCoordinator(QueuedRunCoordinator):
@@ -22,11 +23,15 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
     bound the two tags. Nobody has to remember a tag, and nobody can forget one. Ingest goes ahead of analysis, and what
     a person asks for goes ahead of what sensors, schedules and backfills have queued; a priority given with the run
     stands.
+
+    Housekeeping, which makes nothing, gets neither tag: it must not wait behind a backlog, nor take a place in it.
     """
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Tag the run, then queue it."""
         run = context.dagster_run
+        if HOUSEKEEPING_TAG.items() <= run.tags.items():
+            return super().submit_run(context)
         pools = run.run_op_concurrency.all_pools if run.run_op_concurrency else None
         has_model = GPU_POOL in (pools or ())
         tags = dict(GPU_TAG if has_model else INGEST_TAG)

@@ -141,6 +141,7 @@ SOURCE_FILES = Table(
             allowed=("known", "duplicate", "unreadable", "skipped"),
         ),
         Column("reason", TEXT, "Why the file is not taken as a recording of its own", nullable=True),
+        Column("seen_at_utc", UTC, "When it was first seen at rest, as it is now", "UTC"),
     ),
     per_recording=False,
     is_small=True,
@@ -248,7 +249,12 @@ RECORDINGS = Table(
             nullable=True,
             allowed=("encode", "remux", "reference"),
         ),
-        Column("video_path", TEXT, "The normalized video, relative to the data folder", nullable=True),
+        Column(
+            "video_path",
+            TEXT,
+            "The normalized video, relative to the data folder; NULL also once it was removed by retention",
+            nullable=True,
+        ),
     ),
     is_small=True,
 )
@@ -625,7 +631,7 @@ CROPS = Table(
         *BOX,
         Column("crop_width_px", INT, "Width of the picture", "px", minimum=1),
         Column("crop_height_px", INT, "Height of the picture", "px", minimum=1),
-        Column("jpeg", pa.binary(), "The picture as JPEG"),
+        Column("jpeg", pa.binary(), "The picture as JPEG; NULL once it was removed by retention", nullable=True),
     ),
 )
 
@@ -763,6 +769,40 @@ ORIGIN_DESTINATIONS = Table(
     is_small=True,
 )
 
+NOTIFICATIONS = Table(
+    "notifications",
+    "One row per event and channel that is told of it.",
+    ("event_id", "channel"),
+    (
+        Column("event_id", TEXT, "The event"),
+        Column("channel", TEXT, "Name of the channel in the settings; empty where none asks for such events"),
+        Column(
+            "kind",
+            TEXT,
+            "What happened; start: notifications began; heard: a silent camera sends again",
+            allowed=("start", "success", "failure", "hold", "backlog", "recovered", "silent", "heard"),
+        ),
+        Column("subject", TEXT, "What it is about: recording, file or camera; empty for all of the work"),
+        CAMERA,
+        Column("told", TEXT, "What happened, in one sentence"),
+        Column("noticed_at_utc", UTC, "When it was noticed", "UTC"),
+        Column(
+            "state",
+            TEXT,
+            "baseline: was so before notifications began; unwanted: no channel asks for it; waiting: is sent at the "
+            "next opportunity; sending; sent; unknown: may have arrived, is not sent again; failed: given up",
+            allowed=("baseline", "unwanted", "waiting", "sending", "sent", "unknown", "failed"),
+        ),
+        Column("message_id", TEXT, "The message that it was last sent in, together with others", nullable=True),
+        Column("attempt_count", INT, "How often it was tried to send it", minimum=0),
+        Column("tried_at_utc", UTC, "When that was tried last", "UTC", nullable=True),
+        Column("next_try_at_utc", UTC, "When it is tried again at the earliest", "UTC", nullable=True),
+        Column("error", TEXT, "Why it was not sent, or may not have been", nullable=True),
+    ),
+    per_recording=False,
+    is_small=True,
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -793,6 +833,7 @@ TABLES: dict[str, Table] = {
         ZONE_MINUTES,
         LINE_MINUTES,
         ORIGIN_DESTINATIONS,
+        NOTIFICATIONS,
     )
 }
 

@@ -16,9 +16,19 @@ import zoneinfo
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from resources.errors import PipelineError
 
@@ -446,6 +456,124 @@ class QueueSettings(_Section):
     cpu_runs: int = Field(2, ge=1, description="Runs without one, such as ingest, each of which uses a core or two.")
 
 
+class RetentionSettings(_Section):
+    """What is removed after some days; null: never."""
+
+    daily_at_hour_utc: int | None = Field(3, ge=0, le=23, description="When; null: never anything.")
+    runs_after_days: float | None = Field(
+        30, ge=0, description="Ended runs that hold nobody's newest results, with their events."
+    )
+    logs_after_days: float | None = Field(14, ge=0, description="What the steps of ended runs wrote to their outputs.")
+    media_after_days: float | None = Field(
+        None, ge=0, description="Normalized videos made so long ago; what was found in them stays."
+    )
+    crops_after_days: float | None = Field(None, ge=0, description="Pictures of crops made so long ago; rows stay.")
+
+
+class EnvironmentVariable(_Section):
+    """A secret that the pipeline finds in its environment, so that it need not stand in a file."""
+
+    env: str = Field(min_length=1, description="Name of the variable.")
+
+
+Secret = SecretStr | EnvironmentVariable
+Topic = Literal["success", "failure", "recovered", "silent"]
+
+
+class ChannelSettings(_Section):
+    """A way by which people are told."""
+
+    name: str = Field(pattern=r"^[\w.-]{1,40}$", description="How the table notifications calls it.")
+    events: tuple[Topic, ...] = Field(
+        get_args(Topic),
+        description="success: a recording came through; failure: one failed for good, or work is on hold; recovered: "
+        "what had failed or waited is done; silent: nothing arrives from a camera, or something does again.",
+    )
+    ca_file: Path | None = Field(
+        None, description="Certificates (PEM) that its server's is checked against; null: those of the system."
+    )
+
+
+class WebhookSettings(ChannelSettings):
+    """A channel that is an address to which messages are posted."""
+
+    url: Secret = Field(description="Where to: http(s)://…, or {env: NAME}.")
+    format: Literal["json", "slack", "teams"] = Field(
+        "json", description="json: every field; slack: an incoming webhook; teams: a webhook of Workflows."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _web_address(cls, value: Secret) -> Secret:
+        if isinstance(value, SecretStr):
+            web_address(value.get_secret_value())
+        return value
+
+
+class MailSettings(ChannelSettings):
+    """A channel that is a mail server."""
+
+    host: str = Field(min_length=1, description="The server.")
+    port: int | None = Field(None, ge=1, le=65535, description="null: 25, with starttls 587, with ssl 465.")
+    security: Literal["none", "starttls", "ssl"] = Field("starttls", description="How the connection is encrypted.")
+    user: str | None = Field(None, description="Who logs in; null: nobody does.")
+    password: Secret | None = Field(None, description="The user's: {env: NAME}, or the password itself.")
+    sender: str = Field(pattern=r"^[^\s@]+@[^\s@]+$", description="Address that the mails are from.")
+    recipients: tuple[Annotated[str, Field(pattern=r"^[^\s@]+@[^\s@]+$")], ...] = Field(
+        min_length=1, description="Addresses that they are sent to."
+    )
+
+    @model_validator(mode="after")
+    def _can_log_in(self) -> Self:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password go together: give both or neither")
+        return self
+
+
+class NotificationSettings(_Section):
+    """Who is told of what; nobody, unless a channel is named here."""
+
+    every_s: int = Field(30, ge=1, description="News are told this often, in one message a channel.")
+    backlog_from: int = Field(20, ge=1, description="So many waiting recordings are a backlog, whose end is told.")
+    silent_after_h: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description='By camera (* for all others, "": beside the folders): tell when nothing arrived for so long.'
+    )
+    webhooks: tuple[WebhookSettings, ...] = Field((), description="Channels that are web addresses.")
+    mails: tuple[MailSettings, ...] = Field((), description="Channels that are mail servers.")
+
+    @property
+    def channels(self) -> tuple[WebhookSettings | MailSettings, ...]:
+        """All channels."""
+        return (*self.webhooks, *self.mails)
+
+    def silence_of(self, camera: str) -> float | None:
+        """After how many hours without a file a camera is silent; None: it may be silent for ever."""
+        return self.silent_after_h.get(camera, self.silent_after_h.get("*"))
+
+    @model_validator(mode="after")
+    def _different_names(self) -> Self:
+        names = [channel.name for channel in self.channels]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two channels are called {repeated[0]}")
+        return self
+
+
+def web_address(text: str) -> str:
+    """A web address as it is given.
+
+    Raises:
+        ValueError: It is none. The address is not quoted, because it may be a secret.
+    """
+    try:
+        parts = urlsplit(text)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one or not text.isascii() or any(c.isspace() or not c.isprintable() for c in text):
+        raise ValueError("the address must be like https://host/path, of ASCII letters and without spaces")
+    return text
+
+
 class Settings(_Section):
     """All settings. Folders are relative to the settings file's own folder."""
 
@@ -466,6 +594,8 @@ class Settings(_Section):
         description='By camera, the first folder under the watched folder ("": recordings beside the folders): what is '
         "particular to it.",
     )
+    notifications: NotificationSettings = NotificationSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @property
     def watched_folders(self) -> tuple[Path, ...]:
@@ -535,7 +665,8 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ").replace("tuple", "list")
         said = repr(first["input"])
-        told = f" (it says {said})" if len(said) <= _LONGEST_QUOTE else ""
+        is_quotable = len(said) <= _LONGEST_QUOTE and not where.startswith("notifications")  # there it may be a secret
+        told = f" (it says {said})" if is_quotable else ""
         raise PipelineError(f"{file}: {where}: {message}{told}.") from error
     if "\0" in f"{settings.watched_folder}{settings.data_folder}{settings.detections.weights}":
         raise PipelineError(f"{file}: a path holds a zero byte.")
@@ -543,6 +674,7 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         update={
             "detections": _beside(settings.detections, file.parent),
             "models": tuple(_beside(model, file.parent) for model in settings.models),
+            "notifications": _with_certificates(settings.notifications, file.parent),
         }
     )
     watched_folder = file.parent / settings.watched_folder.expanduser()
@@ -580,12 +712,28 @@ def _check_folders(settings: Settings, file: Path) -> None:
 
 
 _Model = TypeVar("_Model", bound=DetectionSettings)
+_Channel = TypeVar("_Channel", bound=ChannelSettings)
 
 
 def _beside(model: _Model, folder: Path) -> _Model:
     """The model's settings, its weights as an absolute path where they lie beside the settings file."""
     weights = folder / Path(model.weights).expanduser()
     return model.model_copy(update={"weights": str(weights)}) if weights.exists() else model
+
+
+def _with_certificates(notifications: NotificationSettings, folder: Path) -> NotificationSettings:
+    """The same, each ca_file as an absolute path."""
+
+    def placed(channel: _Channel) -> _Channel:
+        file = channel.ca_file and folder / channel.ca_file.expanduser()
+        return channel.model_copy(update={"ca_file": file})
+
+    return notifications.model_copy(
+        update={
+            "webhooks": tuple(placed(channel) for channel in notifications.webhooks),
+            "mails": tuple(placed(channel) for channel in notifications.mails),
+        }
+    )
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -121,24 +121,25 @@ class Store:
                 found.append(table.name)
         return found
 
-    def update(self, table: Table, recording_id: str, values: Mapping[str, object]) -> None:
-        """Change single columns of a recording's only row, in one commit.
+    def update(self, table: Table, recording_ids: str | Sequence[str], values: Mapping[str, object]) -> None:
+        """Change single columns of all rows of one recording or of several, in one commit.
 
         Args:
-            table: A table with one row per recording.
-            recording_id: The recording.
+            table: The declaration of the table.
+            recording_ids: The recording, or the recordings.
             values: New values by column name; strings, numbers, booleans or None.
         """
         unknown = set(values) - set(table.arrow_schema.names)
         if unknown:
             raise ValueError(f"{table.name} has no columns {sorted(unknown)}.")
-        predicate = f"recording_id = {_quoted(recording_id)}"
+        wanted = [recording_ids] if isinstance(recording_ids, str) else list(recording_ids)
+        predicate = f"recording_id IN ({', '.join(_quoted(one) for one in wanted)})"
 
         # Not by Delta's own UPDATE: it writes strings as Arrow views, by which its readers then cannot filter.
         def commit() -> None:
             newest = self._existing(table)
             self.may_write()
-            rows = newest.to_pyarrow_table(filters=[("recording_id", "=", recording_id)])
+            rows = newest.to_pyarrow_table(filters=[("recording_id", "in", wanted)])
             rows = rows.select(table.arrow_schema.names).cast(table.arrow_schema)
             for name, value in values.items():
                 column = table.arrow_schema.get_field_index(name)
@@ -220,15 +221,20 @@ class Store:
             return
         try:
             delta.optimize.compact(commit_properties=_NO_RETRY)
-            delta.cleanup_metadata()
-            delta.vacuum(
-                retention_hours=int(_KEEP_OLD_FILES.total_seconds() // 3600),
-                enforce_retention_duration=False,
-                dry_run=False,
-            )
+            _vacuum(delta)
         except (CommitFailedError, DeltaError) as error:
             # Somebody wrote meanwhile; compaction is only ever a saving, so the next write tries again.
             logger.info("Compacting %s was put off: %s", table.name, error)
+
+    def vacuum(self, table: Table) -> None:
+        """Delete files that no reader can still need, of tables too that are too small to be compacted."""
+        delta = self._open(table)
+        if delta is None:
+            return
+        try:
+            _vacuum(delta)
+        except (CommitFailedError, DeltaError) as error:
+            logger.info("Clearing up %s was put off: %s", table.name, error)
 
     def _folder(self, table: Table) -> Path:
         return self.tables_folder / table.name
@@ -270,6 +276,12 @@ class Store:
 _FULL = ("no space left", "quota exceeded", "database or disk is full")
 _NOTHING_FREE_BYTES = 1_000_000  # with less, SQLite cannot even read: its index of the log is a file
 _NO_RETRY = CommitProperties(max_commit_retries=0)
+
+
+def _vacuum(delta: DeltaTable) -> None:
+    hours = int(_KEEP_OLD_FILES.total_seconds() // 3600)
+    delta.cleanup_metadata()
+    delta.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=False)
 
 
 @contextmanager

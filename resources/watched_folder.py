@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -48,6 +49,7 @@ class SourceFile:
     state: str
     reason: str | None
     camera: str | None = None
+    seen_at_utc: datetime = field(default_factory=lambda: datetime.now(UTC), compare=False)
 
     @property
     def file_state(self) -> FileState:
@@ -241,8 +243,7 @@ class SourceIndex:
 
     def load(self) -> dict[str, SourceFile]:
         """All known files by path."""
-        names = [field.name for field in fields(SourceFile)]
-        rows = self._store.read(SOURCE_FILES, columns=names)
+        rows = self._store.read(SOURCE_FILES, columns=[one.name for one in fields(SourceFile)])
         return {row["source_path"]: SourceFile(**row) for row in rows.to_pylist()}
 
     def save(self, files: Iterable[SourceFile]) -> None:

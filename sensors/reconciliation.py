@@ -7,13 +7,11 @@ from dagster import (
     DagsterInstance,
     DefaultSensorStatus,
     ResourceParam,
-    RunsFilter,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
     sensor,
 )
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from cv_assets.outstanding import Outstanding, observe, plan_runs, remove_replaced, set_aside
 from cv_assets.stage import ANALYSIS
@@ -24,7 +22,7 @@ from resources.settings import Settings
 from resources.storage import Store, check_data_folder
 from resources.weights import check_weights
 from sensors.requests import run_request
-from sensors.waiting import wait_for
+from sensors.waiting import newest, wait_for
 
 _LOOK_AGAIN_AFTER_S = 15.0  # where something is amiss that a person may mend, or runs were requested
 _REST_BETWEEN_LOOKS = 5  # times as long as the last look took: thousands of recordings must not keep a core busy
@@ -66,7 +64,7 @@ def reconciliation_sensor(
     seen = _seen.get(str(store.data_folder))
     if seen is not None and not wait_for(lambda: _has_news(context.instance, store, seen)):
         return SkipReason(seen.told)
-    news, started = _news(context.instance, store), time.monotonic()
+    news, started = newest(context.instance, store), time.monotonic()
     try:
         check_data_folder(store.data_folder)
         outstanding = observe(context.instance, store)
@@ -99,13 +97,7 @@ def reconciliation_sensor(
 def _has_news(instance: DagsterInstance, store: Store, seen: _Seen) -> bool:
     if time.monotonic() < seen.rested_at:
         return False
-    return time.time() >= seen.until or _news(instance, store) != seen.news
-
-
-def _news(instance: DagsterInstance, store: Store) -> object:
-    """Something cheap that changes with every event of an asset or a run, and with every row of a table."""
-    run_ids = instance.run_storage.get_run_ids(RunsFilter(statuses=NOT_FINISHED_STATUSES))
-    return instance.event_log_storage.get_maximum_record_id(), frozenset(run_ids), store.newest_commits()
+    return time.time() >= seen.until or newest(instance, store) != seen.news
 
 
 def _told(outstanding: Outstanding) -> str:

@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import watchfiles
+from dagster import DagsterInstance, RunsFilter
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from resources.storage import Store
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +31,12 @@ def wait_for(has_happened: Callable[[], bool], longest_s: float = LONGEST_WAIT_S
             return False
         time.sleep(min(_SLICE_S, left_s))
     return True
+
+
+def newest(instance: DagsterInstance, store: Store) -> object:
+    """Something cheap that changes with every event of an asset or a run, and with every row of a table."""
+    run_ids = instance.run_storage.get_run_ids(RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    return instance.event_log_storage.get_maximum_record_id(), frozenset(run_ids), store.newest_commits()
 
 
 class _Stopping:

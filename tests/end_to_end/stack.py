@@ -146,6 +146,13 @@ class Stack:
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return str(answer["run"]["runId"])
 
+    def launch(self, job: str) -> str:
+        """Launch a job without assets as the UI's Launchpad does; returns the run's id."""
+        params = {"selector": {**_REPOSITORY, "pipelineName": job}}
+        answer = self.graphql(_LAUNCH, {"params": params})["launchPipelineExecution"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return str(answer["run"]["runId"])
+
     def backfill(self, assets: Sequence[str], recording_ids: Sequence[str]) -> str:
         """Launch a backfill as the UI does; returns its id."""
         params = {"assetSelection": [{"path": [name]} for name in assets], "partitionNames": list(recording_ids)}

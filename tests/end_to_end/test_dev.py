@@ -146,3 +146,17 @@ def test_a_copy_under_another_name_costs_nothing(stack: Stack, recording_ids: li
         "the copy to be recognised",
     )
     assert stack.graphql(query)["runsOrError"]["count"] == before
+
+
+def test_housekeeping_stands_in_no_queue(stack: Stack, recording_ids: list[str]) -> None:
+    run_id = stack.launch("retention")
+    stack.until(lambda: stack.run(run_id)["status"] in ("SUCCESS", "FAILURE"), 120, "the retention run")
+    run = stack.run(run_id)
+    assert run["status"] == "SUCCESS"
+    assert not {"gpu", "cpu"} & {tag["key"] for tag in run["tags"]}
+    assert stack.sql("SELECT count(*) FROM summaries") == [(3,)]
+    selector = '{repositoryLocationName: "cv_assets", repositoryName: "__repository__"}'
+    shown = "... on Schedules { results { name scheduleState { status } } }"
+    found = stack.graphql(f"{{ schedulesOrError(repositorySelector: {selector}) {{ {shown} }} }}")
+    (schedule,) = found["schedulesOrError"]["results"]
+    assert (schedule["name"], schedule["scheduleState"]["status"]) == ("retention", "RUNNING")

@@ -1,7 +1,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
+from cv_assets.cli import commands
 from resources.errors import PipelineError
 from resources.settings import Settings, load_settings, settings_version
 
@@ -22,6 +25,15 @@ def line(points: str) -> str:
 
 def ground(points: str) -> str:
     return f"cameras: {{gate: {{ground: {{points: [{points}], metres: [[0, 0], [1, 0], [1, 1], [0, 1]]}}}}}}"
+
+
+def hook(text: str) -> str:
+    return f"notifications: {{webhooks: [{{name: ops, {text}}}]}}"
+
+
+def post(text: str) -> str:
+    given = {"name": "desk", "host": "h", "sender": "a@b", "recipients": ["c@d"]} | yaml.safe_load(f"{{{text}}}")
+    return yaml.safe_dump({"notifications": {"mails": [given], "webhooks": [{"name": "a", "url": "http://a/"}]}})
 
 
 TWICE = (
@@ -84,6 +96,17 @@ def test_every_key_is_optional(tmp_path: Path) -> None:
         ),
         pytest.param("intake: {captured_at_patterns: ['(']}", "not a regular expression", id="pattern"),
         pytest.param("intake: {captured_at_patterns: ['x']}", "lacks the named groups", id="groups"),
+        pytest.param(hook("url: ftp://hidden/x"), "url: the address must be like https://host/path", id="address"),
+        pytest.param(hook("urll: hidden"), "webhooks.0.urll; did you mean notifications.webhooks.0.url", id="in hook"),
+        pytest.param(hook("url: {enf: HOOK}"), "url.enf; did you mean notifications.webhooks.0.url.env", id="secret"),
+        pytest.param(hook("url: http://a/, events: [faliure]"), "events.0: Input should be 'success'", id="event"),
+        pytest.param(post("user: cv"), "user and password go together", id="no password"),
+        pytest.param(post("password: hidden"), "user and password go together", id="no user"),
+        pytest.param(post("port: 0"), "mails.0.port: .*greater than or equal to 1", id="port"),
+        pytest.param(post("recipients: []"), "mails.0.recipients: .*at least 1", id="nobody"),
+        pytest.param(post("sender: cv"), "mails.0.sender: ", id="no address"),
+        pytest.param(post("name: a"), "two channels are called a", id="same channel"),
+        pytest.param("notifications: {silent_after_h: {gate: 0}}", "silent_after_h.gate: .*greater than 0", id="hours"),
     ],
 )
 def test_a_wrong_file_gets_one_sentence_that_names_it(tmp_path: Path, text: str, sentence: str) -> None:
@@ -92,6 +115,7 @@ def test_a_wrong_file_gets_one_sentence_that_names_it(tmp_path: Path, text: str,
         load_settings(file, {})
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 def test_a_named_file_that_is_missing_is_told(tmp_path: Path) -> None:
@@ -140,3 +164,18 @@ def test_weights_in_the_watched_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "recordings" / "mine.pt").write_bytes(b"x")
     with pytest.raises(PipelineError, match="lie in the watched folder, where anybody may drop files"):
         load_settings(write(tmp_path, "detections: {weights: recordings/mine.pt}"), {})
+
+
+def test_secrets_of_channels_are_not_printed_and_their_certificates_lie_beside_the_file(tmp_path: Path) -> None:
+    text = (
+        "notifications: {webhooks: [{name: ops, url: 'http://a/hidden', ca_file: ca.pem}], mails: [{name: desk, "
+        "host: h, user: cv, password: hidden, sender: a@b, recipients: [c@d]}], silent_after_h: {gate: 2, '*': 24}}"
+    )
+    file = write(tmp_path, text)
+    settings = load_settings(file, {})
+    assert "hidden" not in str(settings)
+    assert settings.notifications.channels[0].ca_file == tmp_path / "ca.pem"
+    assert [settings.notifications.silence_of(camera) for camera in ("gate", "yard")] == [2, 24]
+    printed = CliRunner().invoke(commands, ["settings", "--settings", str(file)])
+    assert "silent_after_h" in printed.output
+    assert "hidden" not in printed.output
