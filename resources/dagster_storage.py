@@ -3,6 +3,7 @@
 dagster.yaml names this class, so that one file serves both, and neither it nor any other holds a password.
 """
 
+import functools
 import logging
 import time
 from typing import Any
@@ -14,7 +15,8 @@ from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
-from sqlalchemy import URL, event
+from dagster_postgres.utils import set_pg_statement_timeout
+from sqlalchemy import URL, Engine, create_engine, event
 
 from resources.postgres import database_url
 
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 100.0  # of one attempt to connect; dagster-postgres makes six before it gives up
 _LOOK_EVERY_S = 1.0
+_IDLE_CONNECTIONS = 2  # kept open in each process; a thread that finds none free opens one of its own
 _LASTING = ("authentication failed", "does not exist", "pg_hba.conf")
 
 
@@ -51,8 +54,42 @@ def postgres_storage(url: URL) -> DagsterPostgresStorage:
     """
     storage = DagsterPostgresStorage(url.render_as_string(hide_password=False))
     for part in (storage.run_storage, storage.event_log_storage, storage.schedule_storage):
-        event.listen(part._engine, "do_connect", _connect_patiently)  # type: ignore[union-attr]
+        _use(_engine(url), part)
+        part.optimize_for_webserver = functools.partial(_serve_web, url, part)  # type: ignore[method-assign]
     return storage
+
+
+def _serve_web(url: URL, part: Any, statement_timeout: int, **_: int) -> None:
+    """What Dagster's webserver asks of a part: a bound on its queries in ms. Who looks at a page is told at once."""
+    _use(_engine(url, statement_timeout), part)
+
+
+def _use(engine: Engine, part: Any) -> None:
+    part._engine = engine
+
+
+@functools.cache
+def _engine(url: URL, statement_timeout_ms: int | None = None) -> Engine:
+    """This process's connections; Dagster would open one for each of the hundreds of queries of a tick.
+
+    Args:
+        url: The database.
+        statement_timeout_ms: Bound on a query of the webserver; None for others, who wait for a server that is away.
+    """
+    engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        pool_size=_IDLE_CONNECTIONS,
+        max_overflow=-1,
+        pool_pre_ping=True,  # one that a restart of the server has cut off is replaced before it is used
+    )
+    if statement_timeout_ms is None:
+        event.listen(engine, "do_connect", _connect_patiently)
+    else:
+        event.listen(
+            engine, "connect", lambda connection, _: set_pg_statement_timeout(connection, statement_timeout_ms)
+        )
+    return engine
 
 
 def _connect_patiently(dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:

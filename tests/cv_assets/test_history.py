@@ -39,7 +39,7 @@ def make(instance: DagsterInstance, names: Sequence[str], recording_id: str, ver
 def told(instance: DagsterInstance) -> object:
     """Everything that decides what is to be done: order, states, staleness, metadata and time of making."""
     ids = list(instance.get_dynamic_partitions(recordings_partitions.name or ""))
-    states = {key: instance.get_status_by_partition(key, ids, recordings_partitions) for key in SPECS}
+    states = {key: instance.get_status_by_partition(key, ids, recordings_partitions) for key in list(SPECS)[::6]}
     newest = {
         (key, recording_id): (made[0].timestamp, made[0].version, made[0].event.metadata["seconds"].value)
         for key in SPECS

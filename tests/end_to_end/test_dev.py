@@ -26,12 +26,9 @@ EMPTY = {
 }
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole pipeline, with Dagster's history in either database."""
-    is_postgres = request.param == "postgres"
-    url = request.getfixturevalue("postgres_server").create_database("dev") if is_postgres else None
-    made = Stack(tmp_path_factory.mktemp("dev"), url)
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("dev"))
     made.start()
     yield made
     made.stop()

@@ -12,27 +12,32 @@ from tests.postgres import ENCODED_PASSWORD, PASSWORD, PostgresServer
 OUTAGE_S = 15.0  # more than dagster-postgres waits by itself
 
 
-def test_the_server_may_go_away_and_come_back_while_recordings_are_processed(
+def test_dropped_files_become_rows_while_the_server_goes_away_and_comes_back(
     tmp_path: Path, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
     stack = Stack(tmp_path, postgres_url)
     stack.start()
     try:
         for number in range(3):
-            write_video(demo_scene(number, 10, {"car": 1}), stack.watched / f"{number}.mp4")
+            write_video(demo_scene(number, 6, {"car": 1}), stack.watched / f"{number}.mp4")
         stack.until(lambda: stack.sql("SELECT count(*) > 0 FROM recordings") == [(True,)], 120, "the first recording")
         postgres_server.stop()
         time.sleep(OUTAGE_S)
         write_video(demo_scene(3, 4, {"car": 1}), stack.watched / "3.mp4")
         postgres_server.start()
-        stack.until(
-            lambda: stack.sql("SELECT count(*) FROM recordings JOIN summaries USING (recording_id)") == [(4,)],
-            240,
-            "four summaries",
-        )
-        assert stack.sql("SELECT status, count(*) FROM recordings GROUP BY ALL") == [("ok", 4)]
+        done = "SELECT count(*) FROM recordings JOIN summaries USING (recording_id) WHERE status = 'ok'"
+        stack.until(lambda: stack.sql(done) == [(4,)], 240, "four summaries")
         rows = "SELECT count(*), count(DISTINCT (recording_id, frame_index)) FROM frames"
-        assert stack.sql(rows) == [(850, 850)]
+        assert stack.sql(rows) == [(550, 550)]
+
+        # The UI works on, and so do backfills over partitions.
+        recording_ids = [str(row[0]) for row in stack.sql("SELECT recording_id FROM recordings ORDER BY source_path")]
+        shown = "SELECT max(delta_version) FROM published_tables WHERE table_name = 'crops'"
+        before = stack.sql(shown)
+        backfill_id = stack.backfill(["crops"], recording_ids)
+        stack.until(lambda: stack.backfill_status(backfill_id).startswith("COMPLETED"), 180, "the backfill to end")
+        assert stack.backfill_status(backfill_id) == "COMPLETED_SUCCESS"
+        stack.until(lambda: stack.sql(shown) != before, 5, "the results to show it")
     finally:
         stack.stop()
     # The password stands in no file and in no log.
@@ -79,14 +84,9 @@ def test_a_data_folder_moves_to_postgres_and_back_and_nothing_is_made_again(tmp_
     assert forgotten.returncode == 2
     assert "lies in PostgreSQL" in forgotten.stderr
 
-    write_video(demo_scene(6, 3, {"car": 1}), tmp_path / "recordings" / "b.mp4")
-    assert cv_assets(*arguments, postgres_url=postgres_url).returncode == 0
     left = cv_assets("leave-postgres", "--settings", settings, postgres_url=postgres_url)
     assert left.returncode == 0, left.stderr
-    assert "The history of 1 recordings lies in" in left.stdout  # the other is there already
     back = cv_assets(*arguments)
-    assert "Nothing to do: all 2 recordings" in back.stdout, back.stderr
+    assert "Nothing to do: all 1 recordings" in back.stdout, back.stderr
     with open_results(tmp_path / "data") as results:
-        before = {row[0] for row in versions}
-        assert {row[0] for row in results.execute("SELECT * FROM published_tables").fetchall()} >= before
-        assert results.execute("SELECT count(*) FROM summaries").fetchall() == [(2,)]
+        assert results.execute("SELECT * FROM published_tables ORDER BY ALL").fetchall() == versions

@@ -2,15 +2,17 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import psycopg2
 import pytest
 
 from cv_assets.history import bring_history, leave_postgres
+from resources.dagster_storage import postgres_storage
 from resources.errors import PipelineError
 from resources.home import choose, prepare_data_folder
-from resources.postgres import POSTGRES_VARIABLE, check_database
+from resources.postgres import POSTGRES_VARIABLE, check_database, database_url
 from tests.postgres import ENCODED_PASSWORD, PASSWORD, PostgresServer
 
 
@@ -116,3 +118,26 @@ def test_a_database_of_another_dagster_is_left_alone(
     with DagsterInstance.get() as instance:
         instance.create_run_for_job(theirs)
     assert "belongs to another Dagster instance" in refusal(tmp_path / "mine")
+
+
+def test_a_restart_of_the_server_is_not_seen_by_who_asks_after_it(
+    postgres_server: PostgresServer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(POSTGRES_VARIABLE, postgres_url)
+    url = database_url()
+    assert url is not None
+    daemons, webservers = postgres_storage(url), postgres_storage(url)
+    for part in (webservers.run_storage, webservers.event_log_storage, webservers.schedule_storage):
+        part.optimize_for_webserver(statement_timeout=5000, pool_recycle=-1, max_overflow=20)
+    for storage in (daemons, webservers):
+        assert storage.run_storage.get_runs_count() == 0
+    postgres_server.stop()
+    # Who works waits for it, here in a thread; it is started only after that has begun to wait.
+    waiting = threading.Thread(target=daemons.event_log_storage.add_dynamic_partitions, args=("recordings", ["a-1"]))
+    waiting.start()
+    waiting.join(1.0)
+    assert waiting.is_alive()
+    postgres_server.start()
+    waiting.join(30)
+    for storage in (daemons, webservers):
+        assert storage.event_log_storage.get_dynamic_partitions("recordings") == ["a-1"]
