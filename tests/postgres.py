@@ -71,16 +71,16 @@ class PostgresServer:
                     raise AssertionError((self.folder / "server.log").read_text()[-3000:]) from None
                 time.sleep(0.1)
 
-    def stop(self) -> None:
-        """Stop at once, as an administrator's restart does: sessions are cut off."""
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop as an administrator's restart does: sessions are cut off."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(how)
             self._process.wait(30)
             self._process = None
 
     def close(self) -> None:
-        """Stop, and leave nothing."""
-        self.stop()
+        """Stop without saving anything, and leave nothing."""
+        self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder)
 
     def url(self, database: str) -> str:
