@@ -11,6 +11,7 @@ import click
 
 from resources.errors import PipelineError
 from resources.home import choose, data_folder_lock, prepare_data_folder
+from resources.postgres import is_history_to_be_brought, postgres_problem
 from resources.settings import PROJECT_ROOT, load_settings
 from resources.storage import check_data_folder, disk_errors
 
@@ -35,6 +36,12 @@ class _OneSentence(click.Group):
             return super().invoke(ctx)
         except PipelineError as error:
             click.echo(f"cv-assets: {error}", err=True)
+            ctx.exit(2)
+        except Exception as error:
+            sentence = postgres_problem(error)
+            if sentence is None:
+                raise
+            click.echo(f"cv-assets: {sentence}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("Interrupted. Finished recordings are kept; run the same command to go on.", err=True)
@@ -115,6 +122,7 @@ def run_folder(
 
         if stale:
             os.environ[STALE_VARIABLE] = "1"
+        _bring_history(chosen.data_folder)
         with _progress_display() as show:
             outcomes, had_work = process_folder(chosen, show)
     if not had_work:
@@ -146,6 +154,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
 
         from cv_assets.headless import end_group, recover, script, spare_running
 
+        _bring_history(chosen.data_folder)
         click.echo(f"Drop recordings into {', '.join(map(str, chosen.watched_folders))}")
         click.echo(f"UI: http://127.0.0.1:{port}   results: {chosen.data_folder / 'results.duckdb'}", nl=True)
         workspace = str(PROJECT_ROOT / "workspace.yaml")
@@ -154,30 +163,29 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
         home = chosen.data_folder / "dagster"
         quiet = {**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"}
         status, lasted_s = 0, float("inf")
-        while lasted_s > _SHORTEST_S or _waited_for_disk(chosen.data_folder):
-            with DagsterInstance.get() as instance:
-                closed = recover(instance, chosen.data_folder)
-            if closed:
-                click.echo(f"{closed} runs were interrupted and are closed; what they lacked is done again.")
-            started = time.monotonic()
-            server = subprocess.Popen(command, start_new_session=True, cwd=home, env=quiet)
-            try:
-                with _stoppable():
-                    status = server.wait()
-            except KeyboardInterrupt:
-                status = 0
-                break
-            finally:
+        with DagsterInstance.get() as instance:
+            while lasted_s > _SHORTEST_S or _waited_for_disk(chosen.data_folder):
+                if closed := recover(instance, chosen.data_folder):
+                    click.echo(f"{closed} runs were interrupted and are closed; what they lacked is done again.")
+                started = time.monotonic()
+                server = subprocess.Popen(command, start_new_session=True, cwd=home, env=quiet)
                 try:
-                    with disk_errors(chosen.data_folder), DagsterInstance.get() as instance:
-                        spare_running(instance)
-                except PipelineError as error:
-                    click.echo(str(error), err=True)  # the next start does it
+                    with _stoppable():
+                        status = server.wait()
+                except KeyboardInterrupt:
+                    status = 0
+                    break
                 finally:
-                    end_group(server)
-            lasted_s = time.monotonic() - started
-            again = "it is started again" if lasted_s > _SHORTEST_S else "it would do so again"
-            click.echo(f"Dagster ended by itself (exit {status}): {again}.", err=True)
+                    try:
+                        with disk_errors(chosen.data_folder):
+                            spare_running(instance)
+                    except PipelineError as error:
+                        click.echo(str(error), err=True)  # the next start does it
+                    finally:
+                        end_group(server)
+                lasted_s = time.monotonic() - started
+                again = "it is started again" if lasted_s > _SHORTEST_S else "it would do so again"
+                click.echo(f"Dagster ended by itself (exit {status}): {again}.", err=True)
     sys.exit(status)
 
 
@@ -257,6 +265,8 @@ def stale(data: Path | None, settings: Path | None) -> None:
     if not (chosen.data_folder / "dagster").is_dir():
         raise PipelineError(f"There is no pipeline in {chosen.data_folder} yet: process some recordings first.")
     prepare_data_folder(chosen.data_folder)
+    if is_history_to_be_brought(chosen.data_folder):
+        raise PipelineError("The database has no history yet: process or dev take it along when they are next started.")
     from dagster import DagsterInstance
 
     from cv_assets.stage import recordings_partitions
@@ -290,6 +300,21 @@ def notify(only: str | None, settings: Path | None) -> None:
     sys.exit(0 if set(states) == {"sent"} else 1)
 
 
+@commands.command()
+@_data_option
+@_settings_option
+def leave_postgres(data: Path | None, settings: Path | None) -> None:
+    """Take Dagster's history from PostgreSQL back into the data folder; then unset CV_ASSETS_POSTGRES."""
+    chosen = choose(settings=settings, data_folder=data)
+    prepare_data_folder(chosen.data_folder)
+    with data_folder_lock(chosen.data_folder):
+        from cv_assets.history import leave_postgres
+
+        count = leave_postgres(chosen.data_folder)
+    click.echo(f"The history of {count} recordings lies in {chosen.data_folder / 'dagster'} again.")
+    click.echo("Unset CV_ASSETS_POSTGRES; the database is not needed any more.")
+
+
 @commands.command(name="settings")
 @_settings_option
 def settings_command(settings: Path | None) -> None:
@@ -310,6 +335,13 @@ def _print_section(section: Any, indent: str) -> None:
         else:
             plain = json.dumps(section.model_dump(mode="json", include={name})[name])
             click.echo(f"{indent}{name}: {plain}  # {info.description}")
+
+
+def _bring_history(data_folder: Path) -> None:
+    from cv_assets.history import bring_history
+
+    if count := bring_history(data_folder):
+        click.echo(f"Took the history of {count} recordings along from SQLite to PostgreSQL.", err=True)
 
 
 def _print_outcomes(outcomes: Sequence["Outcome"]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from resources.errors import PipelineError
 from resources.inference import available_devices
 from resources.notifications import check_channel
+from resources.postgres import check_database, database_url, described
 from resources.results import open_results, results_path
 from resources.settings import PROJECT_ROOT, Settings
 from resources.storage import check_data_folder
@@ -20,6 +21,7 @@ from resources.weights import check_weights, find_weights
 _PACKAGES = (
     "dagster",
     "dagster-webserver",
+    "dagster-postgres",
     "torch",
     "torchvision",
     "ultralytics-opencv-headless",
@@ -46,7 +48,15 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything that the pipeline needs; changes nothing but making the data folder."""
-    return [*_versions(), *_codecs(), *_devices(settings), *_folders(settings), *_weights(settings), *_told(settings)]
+    return [
+        *_versions(),
+        *_codecs(),
+        *_devices(settings),
+        *_folders(settings),
+        *_history(settings),
+        *_weights(settings),
+        *_told(settings),
+    ]
 
 
 def _versions() -> Iterator[Finding]:
@@ -123,6 +133,17 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         with open_results(settings.data_folder) as connection:
             rows = connection.execute("SELECT count(*) FROM recordings").fetchall()[0][0]
         yield Finding("results", True, f"{results_path(settings.data_folder)} ({rows} recordings)")
+
+
+def _history(settings: Settings) -> Iterator[Finding]:
+    try:
+        url = database_url()
+        check_database(settings.data_folder)
+    except PipelineError as error:
+        yield Finding("history", False, str(error))
+        return
+    told = f"PostgreSQL: {described(url)}" if url else f"SQLite: {settings.data_folder / 'dagster'}"
+    yield Finding("history", True, told)
 
 
 def _weights(settings: Settings) -> Iterator[Finding]:

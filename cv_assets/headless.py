@@ -17,6 +17,7 @@ from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInsta
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
+from sqlalchemy.exc import OperationalError
 
 from cv_assets.outcomes import ending_of, failure_of, tell
 from cv_assets.outstanding import RecordingState, observe, set_aside
@@ -24,6 +25,7 @@ from cv_assets.stage import STOPPED_TAG
 from cv_assets.walk import WALK
 from resources.errors import PipelineError
 from resources.inference import Models
+from resources.postgres import is_out_of_reach, postgres_problem
 from resources.results import publish
 from resources.schema import RECORDINGS, SUMMARIES
 from resources.settings import PROJECT_ROOT, Settings
@@ -142,6 +144,8 @@ def recover(instance: DagsterInstance, data_folder: Path) -> int:
 
 def spare_running(instance: DagsterInstance) -> None:
     """Note that the runs under way are about to be interrupted, which is no attempt at their recordings."""
+    if is_out_of_reach():
+        return  # Nobody who wants to stop is made to wait for the database.
     for run in instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
         instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
 
@@ -186,8 +190,15 @@ def _watch(
 ) -> None:
     progress, cursors, started = Progress(), dict[str, int](), time.monotonic()
     since = time.time() - 1
-    while not _is_complete(instance, store, settings, progress):
-        _read_observations(instance, cursors, progress)
+    while True:
+        try:
+            if _is_complete(instance, store, settings, progress):
+                break
+            _read_observations(instance, cursors, progress)
+        except OperationalError as error:
+            # The server went away within a query; new connections wait for it.
+            if postgres_problem(error) is None:
+                raise
         progress.elapsed_s = time.monotonic() - started
         show(progress)
         stopped = _stopped_run(instance, since)

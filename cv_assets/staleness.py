@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
+from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance, EventRecordsResult
 from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_event_pointer_tag
 
 from cv_assets.walk import WALK
@@ -30,7 +31,7 @@ def stale_assets(instance: DagsterInstance, recording_ids: Sequence[str]) -> lis
     """
     wanted = set(recording_ids)
     specs = [spec for assets in WALK for spec in assets.specs if wanted]
-    made = {spec.key: _materializations(instance, spec.key, wanted) for spec in specs}
+    made = {spec.key: materializations(instance, spec.key, wanted) for spec in specs}
     found: list[Stale] = []
     is_stale: set[tuple[AssetKey, str]] = set()
     for spec in specs:
@@ -41,7 +42,7 @@ def stale_assets(instance: DagsterInstance, recording_ids: Sequence[str]) -> lis
                 upstream = made.get(key, {}).get(recording_id, [])
                 if (key, recording_id) in is_stale:
                     reasons.append(f"{key.to_user_string()} is stale")
-                elif upstream and upstream[0].version != _version_read(tags, key, upstream):
+                elif upstream and upstream[0].version != version_read(tags, key, upstream):
                     reasons.append(f"{key.to_user_string()} was made anew")
             if reasons:
                 is_stale.add((spec.key, recording_id))
@@ -50,32 +51,53 @@ def stale_assets(instance: DagsterInstance, recording_ids: Sequence[str]) -> lis
 
 
 @dataclass(frozen=True)
-class _Made:
+class Made:
+    """One materialization.
+
+    Attributes:
+        number: Its place in Dagster's event log.
+        timestamp: When it was made, in seconds since 1970.
+        event: What was told of it.
+        tags: Its tags, the versions among them.
+    """
+
     number: int
+    timestamp: float
+    event: AssetMaterialization
     tags: Mapping[str, str]
 
     @property
     def version(self) -> str | None:
+        """Its data version."""
         return self.tags.get(DATA_VERSION_TAG)
 
 
-def _version_read(tags: Mapping[str, str], key: AssetKey, upstream: Sequence[_Made]) -> str | None:
+def version_read(tags: Mapping[str, str], key: AssetKey, upstream: Sequence[Made]) -> str | None:
     """The version of an input that a materialization was made from: the newest at the time, which its tags number."""
     pointer = tags.get(get_input_event_pointer_tag(key), "")
     read = next((made for made in upstream if pointer.isdigit() and made.number <= int(pointer)), None)
     return read.version if read else None
 
 
-def _materializations(instance: DagsterInstance, key: AssetKey, wanted: set[str]) -> dict[str, list[_Made]]:
+class _EventLog(Protocol):
+    """Dagster's instance, or its event log alone."""
+
+    def fetch_materializations(
+        self, records_filter: AssetKey | AssetRecordsFilter, limit: int, cursor: str | None = None
+    ) -> EventRecordsResult: ...
+
+
+def materializations(log: _EventLog, key: AssetKey, wanted: set[str]) -> dict[str, list[Made]]:
     """By recording, an asset's materializations, newest first."""
-    found: dict[str, list[_Made]] = {}
+    found: dict[str, list[Made]] = {}
     cursor: str | None = None
     while True:
-        page = instance.fetch_materializations(AssetRecordsFilter(asset_key=key), limit=_PAGE, cursor=cursor)
+        page = log.fetch_materializations(AssetRecordsFilter(asset_key=key), limit=_PAGE, cursor=cursor)
         for record in page.records:
             event = record.asset_materialization
             if event is not None and event.partition in wanted:
-                found.setdefault(event.partition, []).append(_Made(record.storage_id, event.tags or {}))
+                made = Made(record.storage_id, record.timestamp, event, event.tags or {})
+                found.setdefault(event.partition, []).append(made)
         cursor = page.cursor
         if not page.has_more:
             return found

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resources.errors import PipelineError
+from resources.postgres import check_database
 from resources.settings import PROJECT_ROOT, SETTINGS_VARIABLE, Settings, load_settings
 from resources.storage import Store, check_data_folder, disk_errors
 
@@ -46,7 +47,8 @@ def prepare_data_folder(data_folder: Path) -> None:
     """Make the data folder and, in it, Dagster's home with the project's dagster.yaml linked into it.
 
     Raises:
-        PipelineError: The folder cannot be made or written, its disk is full, or another version wrote its tables.
+        PipelineError: The folder cannot be made or written, its disk is full, another version wrote its tables, or the
+            database that keeps its history cannot be used.
     """
     check_data_folder(data_folder)
     if outdated := Store(data_folder).outdated_tables():
@@ -61,6 +63,7 @@ def prepare_data_folder(data_folder: Path) -> None:
         if not link.is_symlink() or link.readlink() != target:
             link.unlink(missing_ok=True)
             link.symlink_to(target)
+    check_database(data_folder)
 
 
 @contextmanager

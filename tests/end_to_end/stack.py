@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from resources.postgres import POSTGRES_VARIABLE
 from resources.results import open_results, results_path
 from tests.conftest import BUNDLED_WEIGHTS
 
@@ -43,13 +44,14 @@ mutation($params: LaunchBackfillParams!) {
 """
 
 
-def clean_environment() -> dict[str, str]:
-    """The environment of a person who has set nothing of ours."""
-    return {
+def clean_environment(postgres_url: str | None = None) -> dict[str, str]:
+    """The environment of a person who has set nothing of ours but, if given, the database of Dagster's history."""
+    environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("CV_ASSETS_", "DAGSTER_", "PYTEST_")) or name == "CV_ASSETS_CORPUS"
     }
+    return environment | ({POSTGRES_VARIABLE: postgres_url} if postgres_url else {})
 
 
 def write_settings(folder: Path, weights: Path = BUNDLED_WEIGHTS, **more: Any) -> Path:
@@ -62,10 +64,11 @@ def write_settings(folder: Path, weights: Path = BUNDLED_WEIGHTS, **more: Any) -
 
 
 class Stack:
-    """`cv-assets dev` on folders of its own."""
+    """`cv-assets dev` on folders of its own, with Dagster's history in SQLite or a given PostgreSQL database."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, postgres_url: str | None = None, **settings: Any) -> None:
         self.folder = folder
+        self.environment = clean_environment(postgres_url)
         self.watched, self.data = folder / "recordings", folder / "data"
         self.settings = write_settings(folder, **settings)
         with socket.socket() as found:
@@ -81,7 +84,7 @@ class Stack:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env=clean_environment(),
+                env=self.environment,
                 start_new_session=True,
             )
         self.until(lambda: self.is_loaded(), 120, "the code location to load")

@@ -19,12 +19,14 @@ from tests.conftest import BUNDLED_WEIGHTS
 from tests.end_to_end.stack import CV_ASSETS, clean_environment, write_settings
 
 
-def cv_assets(*arguments: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+def cv_assets(
+    *arguments: object, seconds: float = 300, postgres_url: str | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(CV_ASSETS), *(str(argument) for argument in arguments)],
         capture_output=True,
         text=True,
-        env=clean_environment(),
+        env=clean_environment(postgres_url),
         timeout=seconds,
         cwd="/",
     )
@@ -141,13 +143,15 @@ def test_weights_that_fail_only_when_loaded_stop_the_command_once(tmp_path: Path
     assert mended.returncode == 0, mended.stdout + mended.stderr
 
 
-def test_after_a_kill_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("history", ["sqlite", "postgres"])
+def test_after_a_kill_the_same_command_goes_on(history: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("postgres_url") if history == "postgres" else None
     settings = write_settings(tmp_path)
     for number in range(3):
         write_video(demo_scene(number, 4, {"car": 1}), tmp_path / "recordings" / f"{number}.mp4")
     command = [str(CV_ASSETS), "process", str(tmp_path / "recordings"), "--settings", str(settings)]
     running = subprocess.Popen(
-        command, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, env=clean_environment(url), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert running.stderr is not None
     for line in running.stderr:
@@ -155,7 +159,7 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path: Path) -> None:
             break
     running.send_signal(signal.SIGKILL)
     running.wait()
-    ended = cv_assets(*command[1:])
+    ended = cv_assets(*command[1:], postgres_url=url)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     with open_results(tmp_path / "data") as results:
         counts = "SELECT count(*), sum(frame_count)::INT, sum(track_count)::INT FROM summaries"

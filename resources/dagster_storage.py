@@ -1,0 +1,108 @@
+"""Dagster's storage, chosen by the environment: PostgreSQL where CV_ASSETS_POSTGRES names it, else SQLite.
+
+dagster.yaml names this class, so that one file serves both, and neither it nor any other holds a password.
+"""
+
+import functools
+import logging
+import time
+from typing import Any
+
+import psycopg2
+from dagster import StringSource
+from dagster._config.config_schema import UserConfigSchema
+from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres.utils import set_pg_statement_timeout
+from sqlalchemy import URL, Engine, create_engine, event
+
+from resources.postgres import database_url
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE_S = 100.0  # of one attempt to connect; dagster-postgres makes six before it gives up
+_LOOK_EVERY_S = 1.0
+_IDLE_CONNECTIONS = 2  # kept open in each process; a thread that finds none free opens one of its own
+_LASTING = ("authentication failed", "does not exist", "pg_hba.conf")
+
+
+class ChosenStorage(DagsterStorage, ConfigurableClass):
+    """What dagster.yaml names; it is never made itself, but makes the storage that the environment asks for."""
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """`base_dir`: where the SQLite files lie."""
+        return {"base_dir": StringSource}
+
+    @classmethod
+    def from_config_value(  # type: ignore[override]
+        cls, inst_data: ConfigurableClassData | None, config_value: dict[str, Any]
+    ) -> DagsterStorage:
+        """The storage that the environment asks for."""
+        url = database_url()
+        if url is not None:
+            return postgres_storage(url)
+        return DagsterSqliteStorage.from_local(inst_data=inst_data, **config_value)
+
+
+def postgres_storage(url: URL) -> DagsterPostgresStorage:
+    """Dagster's storage in a PostgreSQL database; its tables are made when it is first opened.
+
+    A server that goes away while the pipeline runs is waited for: a run that is at work stands still and then goes on.
+    """
+    storage = DagsterPostgresStorage(url.render_as_string(hide_password=False))
+    for part in (storage.run_storage, storage.event_log_storage, storage.schedule_storage):
+        _use(_engine(url), part)
+        part.optimize_for_webserver = functools.partial(_serve_web, url, part)  # type: ignore[method-assign]
+    return storage
+
+
+def _serve_web(url: URL, part: Any, statement_timeout: int, **_: int) -> None:
+    """What Dagster's webserver asks of a part: a bound on its queries in ms. Who looks at a page is told at once."""
+    _use(_engine(url, statement_timeout), part)
+
+
+def _use(engine: Engine, part: Any) -> None:
+    part._engine = engine
+
+
+@functools.cache
+def _engine(url: URL, statement_timeout_ms: int | None = None) -> Engine:
+    """This process's connections; Dagster would open one for each of the hundreds of queries of a tick.
+
+    Args:
+        url: The database.
+        statement_timeout_ms: Bound on a query of the webserver; None for others, who wait for a server that is away.
+    """
+    engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        pool_size=_IDLE_CONNECTIONS,
+        max_overflow=-1,
+        pool_pre_ping=True,  # one that a restart of the server has cut off is replaced before it is used
+    )
+    if statement_timeout_ms is None:
+        event.listen(engine, "do_connect", _connect_patiently)
+    else:
+        event.listen(
+            engine, "connect", lambda connection, _: set_pg_statement_timeout(connection, statement_timeout_ms)
+        )
+    return engine
+
+
+def _connect_patiently(dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
+    """Connect for SQLAlchemy, waiting for a server that is being started or restarted."""
+    deadline = time.monotonic() + _PATIENCE_S
+    is_told = False
+    while True:
+        try:
+            return dialect.connect(*arguments, **parameters)
+        except psycopg2.OperationalError as error:
+            if time.monotonic() > deadline or any(words in str(error) for words in _LASTING):
+                raise
+            if not is_told:
+                logger.warning("PostgreSQL does not answer, waiting for it: %s", str(error).strip().splitlines()[0])
+                is_told = True
+            time.sleep(_LOOK_EVERY_S)
