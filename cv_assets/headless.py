@@ -171,7 +171,9 @@ def _is_complete(instance: DagsterInstance, store: Store, settings: Settings, pr
     here = {path: known[path] for path, state in listed.items() if path in known and known[path].file_state == state}
     outstanding = observe(instance, store)
     progress.states = {state.recording_id: state for state in outstanding.states}
-    progress.recording_ids = list(dict.fromkeys(file.recording_id for file in here.values() if file.recording_id))
+    progress.recording_ids = list(
+        dict.fromkeys(file.recording_id for file in here.values() if file.recording_id and file.state != "closed")
+    )
     progress.unreadable = {path: file.reason or "" for path, file in here.items() if file.state == "unreadable"}
     progress.unsettled_count = len(listed) - len(here)
     return (

@@ -7,7 +7,7 @@ had not been made, or as if it were stale. Rows stay queryable.
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,11 +28,13 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from cv_assets.outstanding import RecordingState, observe
-from cv_assets.walk import WALK
+from cv_assets.stage import recordings_partitions
+from cv_assets.walk import LAST_OF_STEP, WALK
 from resources.run_coordinator import HOUSEKEEPING_TAG
 from resources.schema import CROPS, RECORDINGS
 from resources.settings import Settings
 from resources.storage import Store
+from resources.watched_folder import SourceIndex
 
 _DAY_S = 86_400.0
 _PAGE = 1000
@@ -62,13 +64,14 @@ class Removed:
     videos: int = 0
     pictures_of: int = 0
     leftovers: int = 0
+    closed: int = 0
 
     @property
     def told(self) -> str:
         """One sentence."""
         return (
             f"Removed {self.runs} runs, the videos of {self.videos} recordings, the pictures of {self.pictures_of}, "
-            f"and {self.leftovers} leftovers of unfinished work."
+            f"and {self.leftovers} leftovers of unfinished work; closed {self.closed} recordings."
         )
 
 
@@ -104,6 +107,11 @@ def prune(instance: DagsterInstance, store: Store, settings: Settings, now: floa
     if wanted.crops_after_days is not None:
         before = now - wanted.crops_after_days * _DAY_S
         removed.pictures_of = _remove_pictures(store, _old(needed, PICTURES, before) & resting)
+    if wanted.close_after_days is not None:
+        before, most = now - wanted.close_after_days * _DAY_S, settings.batches.max_attempts
+        young = {recording_id for (_, recording_id), at in needed.made_at.items() if at >= before}
+        done = {recording_id for recording_id, state in states.items() if state.is_done(most)}
+        removed.closed = _close(instance, store, done - young)
     removed.leftovers = _remove_leftovers(store, states, now - _LEFTOVER_AFTER_S)
     for table in store.tables():
         store.vacuum(table)
@@ -234,15 +242,35 @@ def _remove_pictures(store: Store, recording_ids: Collection[str]) -> int:
     return len(found)
 
 
+def _close(instance: DagsterInstance, store: Store, recording_ids: Collection[str]) -> int:
+    """Let Dagster forget recordings that are done: all their rows stay, but they are no partitions any more."""
+    index = SourceIndex(store)
+    files = index.load()
+    holders = {path: file for path, file in files.items() if file.recording_id in recording_ids}
+    if not holders:
+        return 0
+    # First the files, so that the watched folder does not make partitions of them again.
+    closed = {path: replace(file, state="closed") for path, file in holders.items() if file.state == "known"}
+    index.save((files | closed).values())
+    known = set(instance.get_dynamic_partitions(recordings_partitions.name or "")) & set(recording_ids)
+    for recording_id in known:
+        instance.delete_dynamic_partition(recordings_partitions.name or "", recording_id)
+    return len(known)
+
+
 def _remove_leftovers(store: Store, states: Mapping[str, RecordingState], before: float) -> int:
     """Remove parts of work that is finished since, and files that no row names: kills leave them behind."""
     count = 0
     for folder in (store.data_folder / "unfinished").glob("*/*"):
         state = states.get(folder.name)
-        is_wanted = state is not None and (state.is_in_flight or folder.parent.name in state.missing)
-        if not is_wanted and folder.stat().st_mtime < before:
+        is_wanted = state is not None and (state.is_in_flight or LAST_OF_STEP.get(folder.parent.name) in state.missing)
+        if is_wanted or folder.stat().st_mtime >= before:
+            continue
+        if folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
-            count += 1
+        else:
+            folder.unlink(missing_ok=True)  # the note of a run that died
+        count += 1
     rows = store.read(RECORDINGS, columns=["recording_id", "video_path"]).to_pylist()
     named = {store.data_folder / row["video_path"] for row in rows if row["video_path"]}
     for file in store.media_folder.glob("*/*"):

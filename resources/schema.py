@@ -137,8 +137,8 @@ SOURCE_FILES = Table(
             "state",
             TEXT,
             "known: is a recording; duplicate: same content as another path; unreadable: could not be read; "
-            "skipped: not taken for a recording",
-            allowed=("known", "duplicate", "unreadable", "skipped"),
+            "skipped: not taken for a recording; closed: is one that Dagster no longer lists",
+            allowed=("known", "duplicate", "unreadable", "skipped", "closed"),
         ),
         Column("reason", TEXT, "Why the file is not taken as a recording of its own", nullable=True),
         Column("seen_at_utc", UTC, "When it was first seen at rest, as it is now", "UTC"),

@@ -468,6 +468,12 @@ class RetentionSettings(_Section):
         None, ge=0, description="Normalized videos made so long ago; what was found in them stays."
     )
     crops_after_days: float | None = Field(None, ge=0, description="Pictures of crops made so long ago; rows stay.")
+    close_after_days: float | None = Field(
+        None,
+        ge=0,
+        description="Recordings done so long ago are no partitions of Dagster any more; all their rows stay. For "
+        "archives past 100,000 recordings.",
+    )
 
 
 class EnvironmentVariable(_Section):

@@ -284,7 +284,9 @@ def identify(
         recording.
     """
     folders = settings.watched_folders
-    by_fingerprint = {file.fingerprint: file for file in known.values() if file.fingerprint and file.state == "known"}
+    by_fingerprint = {
+        file.fingerprint: file for file in known.values() if file.fingerprint and file.state in ("known", "closed")
+    }
     found: dict[str, SourceFile] = {}
     for source_path, listed in settled.items():
         path = settings.watched_folder / source_path

@@ -20,6 +20,7 @@ from cv_assets.walk import WALK
 from resources.results import open_results, publish
 from resources.schema import CROPS, RECORDINGS
 from resources.settings import RetentionSettings
+from resources.watched_folder import SourceIndex, identify, list_recordings
 from tests.cv_assets.test_walk import Pipeline
 
 DAY_S = 86_400.0
@@ -151,7 +152,7 @@ def test_leftovers_of_kills_go_once_nobody_needs_them(pipeline: Pipeline) -> Non
     fresh.write_bytes(b"x")
     for path in (*parts.values(), partial, media / "normalized.mp4"):
         os.utime(path, (time.time() - 2 * DAY_S,) * 2)
-    assert removed(pipeline, days=0).endswith("and 3 leftovers of unfinished work.")
+    assert removed(pipeline, days=0).endswith("and 3 leftovers of unfinished work; closed 0 recordings.")
     assert [folder.exists() for folder in parts.values()] == [True, False, False]  # a can still be gone on with
     assert sorted(file.name for file in media.iterdir()) == [".1.partial.mp4", "normalized.mp4"]
 
@@ -162,3 +163,32 @@ def test_the_job_runs_daily_and_says_what_went(pipeline: Pipeline) -> None:
     resources = {"store": pipeline.store, "settings": pipeline.settings}
     assert job.execute_in_process(instance=pipeline.instance, resources=resources).success
     assert np.isclose(pipeline.settings.retention.runs_after_days or 0, 30)
+
+
+def test_closed_recordings_are_no_partitions_any_more_but_all_their_rows_answer(pipeline: Pipeline) -> None:
+    instance, store, ids = pipeline.instance, pipeline.store, pipeline.ids
+    pipeline.run(INGEST, "a", "c")
+    pipeline.run(WALK[2:], "c", "c")
+    counts = {table.name: store.row_count(table) for table in store.tables() if table.per_recording}
+    assert removed(pipeline, days=364, close_after_days=365).endswith("closed 0 recordings.")
+    assert removed(pipeline, days=366, close_after_days=365).endswith("closed 2 recordings.")  # c is done, bad rejected
+    assert [state.recording_id for state in observe(instance, store).states] == [ids["a"]]
+    assert {table.name: store.row_count(table) for table in store.tables() if table.per_recording} == counts
+    publish(store)
+    with open_results(store.data_folder) as results:
+        assert results.execute("SELECT recording_id FROM summaries").fetchall() == [(ids["c"],)]
+    # Neither the folder nor a copy makes them recordings to be done again.
+    known = SourceIndex(store).load()
+    assert {path: file.state for path, file in known.items()} == {
+        "a.mp4": "known",
+        "bad.mp4": "closed",
+        "c.mp4": "closed",
+    }
+    copy = pipeline.settings.watched_folder / "copy.mp4"
+    copy.write_bytes((pipeline.settings.watched_folder / "c.mp4").read_bytes())
+    listed = list_recordings(pipeline.settings).files
+    assert identify(pipeline.settings, {"copy.mp4": listed["copy.mp4"]}, known)["copy.mp4"].state == "duplicate"
+    # Opened again, they are as done as they were.
+    instance.add_dynamic_partitions(recordings_partitions.name or "", [ids["c"]])
+    opened = {state.recording_id: state for state in observe(instance, store).states}[ids["c"]]
+    assert not opened.missing
