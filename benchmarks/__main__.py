@@ -16,6 +16,7 @@ import click
 
 from benchmarks import media, model
 from benchmarks.agreement import agreement
+from benchmarks.latency import latency
 from benchmarks.material import Material, material, process
 from benchmarks.report import Case, alone, compared, keep, machine, show
 from benchmarks.tracking import tracking
@@ -81,6 +82,7 @@ def main() -> int:
         normalizing = media.cases(found.recording, Path(folder))
         for measured in (
             code_location(),
+            latency(Path(folder)),
             normalizing,
             tracking(),
             model.cases(found, Path(folder)),

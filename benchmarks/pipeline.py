@@ -55,8 +55,12 @@ class Pipeline:
         ours = Path(sys.executable).with_name("cv-assets")
         command = [str(ours), "dev", "--settings", str(self.settings), "--port", str(self._port)]
         with (self.home / "dev.log").open("ab") as log:
+            # Nothing of what another case has chosen for this process.
+            clean = {
+                name: value for name, value in os.environ.items() if not name.startswith(("CV_ASSETS_", "DAGSTER_"))
+            }
             self._server = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=clean
             )
         self.until(self.is_loaded, 180, "the UI to load the code")
 
@@ -158,8 +162,3 @@ class Pipeline:
             with suppress(psutil.Error):
                 process.kill()
         return len(found)
-
-
-def environment_of(pipeline: Pipeline) -> None:
-    """Let this process speak of that pipeline's Dagster instance, too."""
-    os.environ["DAGSTER_HOME"] = str(pipeline.data / "dagster")
