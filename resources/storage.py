@@ -141,8 +141,7 @@ class Store:
         def commit() -> None:
             newest = self._existing(table)
             self.may_write()
-            rows = newest.to_pyarrow_table(filters=[("recording_id", "in", wanted)])
-            rows = rows.select(table.arrow_schema.names).cast(table.arrow_schema)
+            rows = self._rows(newest, table, wanted).to_table().cast(table.arrow_schema)
             for name, value in values.items():
                 column = table.arrow_schema.get_field_index(name)
                 field_of = table.arrow_schema.field(column)
@@ -183,8 +182,9 @@ class Store:
             recording_ids: Only rows of these; None means all.
         """
         delta = self._open(table)
-        if delta is None:
-            return dataset(table.arrow_schema.empty_table())
+        return self._rows(delta, table, recording_ids) if delta else dataset(table.arrow_schema.empty_table())
+
+    def _rows(self, delta: DeltaTable, table: Table, recording_ids: Sequence[str] | None) -> Dataset:
         # Not by deltalake's own dataset, which sets up a filter for every file of the table to read one recording.
         files = pa.table(delta.get_add_actions(flatten=True))
         if recording_ids is not None:
