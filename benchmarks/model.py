@@ -239,18 +239,22 @@ def memory(scratch: Path) -> Iterator[Case]:
     code = _OURS.replace("run()\nfps = run()", "fps = run()")
     command = [sys.executable, "-c", code, str(store.data_folder), str(BUNDLED_WEIGHTS), "{}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        started, peak, first_minute = time.monotonic(), 0, 0
+        started, peak, own_peak, first_minute = time.monotonic(), 0, 0, 0
         process = psutil.Process(running.pid)
         while running.poll() is None:
             try:
-                peak = max(peak, process.memory_info().rss)
+                told = process.memory_info()
             except psutil.NoSuchProcess:
                 break
+            # Of finished parts, which are files, more is mapped at the end; that the system takes back at any time.
+            peak, own_peak = max(peak, told.rss), max(own_peak, told.rss - getattr(told, "shared", 0))
             if time.monotonic() - started < 60:
-                first_minute = peak
+                first_minute = own_peak
             time.sleep(0.2)
-    yield alone("2 h of 720p: peak memory", peak / 1e9, "GB", at_most=1.5)
-    yield compared("2 h of 720p: first minute's peak vs the whole", first_minute / 1e9, peak / 1e9, "GB", 0.9)
+    if running.returncode:
+        raise RuntimeError(f"The stage ended with {running.returncode}.")
+    yield alone("2 h of 720p: peak memory, mapped files included", peak / 1e9, "GB", at_most=1.5)
+    yield compared("2 h of 720p: first minute's peak vs the whole", first_minute / 1e9, own_peak / 1e9, "GB", 0.9)
 
 
 def cases(found: Material, scratch: Path) -> Iterator[Case]:
