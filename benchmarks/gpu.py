@@ -29,7 +29,7 @@ class BusyShare:
 
     def __init__(self, device: str) -> None:
         self.share: float | None = None
-        self._index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else None
+        self._device = device
         self._ended = threading.Event()
         self._seen: list[int] = []
 
@@ -45,17 +45,14 @@ class BusyShare:
             self.share = float(np.mean(self._seen)) / 100
 
     def _watch(self) -> None:
-        if self._index is None:
-            return
-        try:
-            import pynvml
-        except ImportError:
-            return
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
-        while not self._ended.wait(_SAMPLE_EVERY_S):
-            self._seen.append(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-        pynvml.nvmlShutdown()
+        import torch
+
+        while self._device.startswith("cuda") and not self._ended.wait(_SAMPLE_EVERY_S):
+            try:
+                self._seen.append(torch.cuda.utilization(self._device))
+            except ImportError as error:
+                print(f"The GPU's busy share is not told: {error}", file=sys.stderr)
+                return
 
 
 def timed(work: Callable[[], int]) -> float:
@@ -101,8 +98,9 @@ def main(video: Path, weights: Path, device: str) -> int:
     yolo = YOLO(weights)
 
     def peer() -> int:
-        half = device.startswith("cuda")
-        return sum(1 for _ in yolo.predict(str(video), stream=True, verbose=False, half=half, batch=16, device=device))
+        bits = 16 if device.startswith("cuda") else 32
+        asked = {"stream": True, "verbose": False, "batch": 16, "device": device}
+        return sum(1 for _ in yolo.predict(str(video), quantize=bits, **asked))
 
     ours()  # warm-up
     with BusyShare(device) as busy:

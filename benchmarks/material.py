@@ -64,7 +64,11 @@ def process(folder: Path, data: Path, weights: Path) -> float:
     started = time.monotonic()
     ours = Path(sys.executable).with_name("cv-assets")
     command = [ours, "process", folder, "--data", data, "--weights", weights]
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    shown = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if shown.returncode:
+        raise RuntimeError(
+            f"cv-assets process ended with {shown.returncode}:\n{shown.stdout[-1500:]}{shown.stderr[-1500:]}"
+        )
     return time.monotonic() - started
 
 

@@ -25,6 +25,7 @@ from resources.storage import Store
 
 ROUNDS = 2
 CLIP_COUNT = 60
+PEER_CLIPS = 20  # each takes it as long as the other
 
 # Loads, warms up by running once, then runs again; prints the frames/s of the second time.
 _OURS = """
@@ -80,7 +81,7 @@ _PEER_CLIPS = """
 import json, pathlib, sys, time
 from ultralytics import YOLO
 model, asked = YOLO(sys.argv[1], task="detect"), json.loads(sys.argv[3])
-clips = sorted(pathlib.Path(sys.argv[2]).glob("*.mp4"))
+clips = sorted(pathlib.Path(sys.argv[2]).glob("*.mp4"))[:int(sys.argv[4])]
 def track(clip):
     for _ in model.track(str(clip), stream=True, verbose=False, save=False, persist=False, device="cpu", **asked): pass
 track(clips[0])
@@ -211,7 +212,10 @@ def clips(found: Material, scratch: Path) -> Iterator[Case]:
     """Many short clips, from the folder to the published tables, beside one warm process of `ultralytics track`."""
     folder = scratch / "clips"
     short_clips(found.recording, folder, CLIP_COUNT, 3.0)
-    process(folder, scratch / "clips-warm", found.weights)
+    warm_up = scratch / "clip"
+    warm_up.mkdir()
+    shutil.copy(min(folder.glob("*.mp4")), warm_up)
+    process(warm_up, scratch / "clip-data", found.weights)
     ours_s = process(folder, scratch / "clips-data", found.weights) / CLIP_COUNT
     engine = Store(scratch / "clips-data").read(MODEL_RUNS).to_pylist()[0]["engine_name"]
     width_px, height_px = (int(side) for side in engine.rsplit("-", 1)[1].split("x"))
@@ -220,7 +224,7 @@ def clips(found: Material, scratch: Path) -> Iterator[Case]:
         (".pt", found.weights, max(width_px, height_px)),
         ("OpenVINO", openvino, [height_px, width_px]),
     ):
-        peer_s = _told(_PEER_CLIPS, weights, folder, json.dumps({"imgsz": size}))["seconds_per_clip"]
+        peer_s = _told(_PEER_CLIPS, weights, folder, json.dumps({"imgsz": size}), PEER_CLIPS)["seconds_per_clip"]
         case = f"{CLIP_COUNT} clips of 3 s, per clip, vs one warm ultralytics track {name}"
         yield compared_at_most(case, ours_s, peer_s, "s", 1.3)
 
@@ -235,18 +239,22 @@ def memory(scratch: Path) -> Iterator[Case]:
     code = _OURS.replace("run()\nfps = run()", "fps = run()")
     command = [sys.executable, "-c", code, str(store.data_folder), str(BUNDLED_WEIGHTS), "{}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        started, peak, first_minute = time.monotonic(), 0, 0
+        started, peak, own_peak, first_minute = time.monotonic(), 0, 0, 0
         process = psutil.Process(running.pid)
         while running.poll() is None:
             try:
-                peak = max(peak, process.memory_info().rss)
+                told = process.memory_info()
             except psutil.NoSuchProcess:
                 break
+            # Of finished parts, which are files, more is mapped at the end; that the system takes back at any time.
+            peak, own_peak = max(peak, told.rss), max(own_peak, told.rss - getattr(told, "shared", 0))
             if time.monotonic() - started < 60:
-                first_minute = peak
+                first_minute = own_peak
             time.sleep(0.2)
-    yield alone("2 h of 720p: peak memory", peak / 1e9, "GB", at_most=1.5)
-    yield compared("2 h of 720p: first minute's peak vs the whole", first_minute / 1e9, peak / 1e9, "GB", 0.9)
+    if running.returncode:
+        raise RuntimeError(f"The stage ended with {running.returncode}.")
+    yield alone("2 h of 720p: peak memory, mapped files included", peak / 1e9, "GB", at_most=1.5)
+    yield compared("2 h of 720p: first minute's peak vs the whole", first_minute / 1e9, own_peak / 1e9, "GB", 0.9)
 
 
 def cases(found: Material, scratch: Path) -> Iterator[Case]:

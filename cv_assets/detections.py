@@ -33,7 +33,7 @@ from resources.checkpoints import Parts
 from resources.device_lease import device_lease
 from resources.errors import RecordingError
 from resources.footage import pictures, sample
-from resources.inference import Detector, Models, available_devices, device_name
+from resources.inference import Detector, Models, available_devices, device_name, lock_name
 from resources.media.normalizing import Progress
 from resources.pictures import Glance, annotated
 from resources.postprocessing import Found
@@ -436,7 +436,7 @@ def model_assets(settings: DetectionSettings, name: str | None = None) -> Assets
         mine = settings.detections if name is None else next(m for m in settings.models if m.name == name)
         checkpoint_s = settings.batches.checkpoint_s
         devices = available_devices(mine)
-        with device_lease(devices, lambda: context.log.info(f"Waiting for one of {devices}")) as device:
+        with device_lease(devices, lambda: context.log.info(f"Waiting for one of {devices}"), lock_name) as device:
             context.log.info(f"Holds {device}.")
             try:
                 yield from stage.each_recording(

@@ -115,7 +115,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
             yield Finding("watched folder", False, problem)
         if strays := [path for path in listing.skipped if path.lower().endswith(_WEIGHTS_ENDINGS)]:
             yield Finding(
-                "weights in folder", False, f"{strays[0]}: weights are programs; they are never loaded from here."
+                "weights in folder", False, f"{min(strays)}: weights are programs; they are never loaded from here."
             )
     except PipelineError as error:
         yield Finding("watched folder", False, str(error))

@@ -61,6 +61,7 @@ _LEAST_FREE_BYTES = 100_000_000  # runs stop before Dagster's own storage has no
 _NAMED_STRETCHES = 3
 _NAMED_CLASSES = 12
 CHECK_NAME = "keys_and_ranges"
+_MATERIALIZATIONS_A_LOOK = 200
 ATTEMPT_TAG = "cv_assets/attempt"
 STOPPED_TAG = "cv_assets/stopped"
 
@@ -462,7 +463,7 @@ class _Versions:
         specs = context.assets_def.specs_by_key
         upstream = {name: [dep.asset_key for dep in specs[key].deps] for name, key in keys.items()}
         latest = {
-            key: {recording_id: _latest(context.instance, key, recording_id) for recording_id in recording_ids}
+            key: _latest(context.instance, key, recording_ids)
             for key in {key for deps in upstream.values() for key in deps}
         }
         inputs = {
@@ -512,12 +513,18 @@ class _Versions:
             )
 
 
-def _latest(instance: DagsterInstance, key: AssetKey, recording_id: str) -> tuple[str, int]:
-    """Data version and event number of an asset's newest materialization of a recording."""
-    records = instance.fetch_materializations(
-        AssetRecordsFilter(asset_key=key, asset_partitions=[recording_id]), limit=1
-    ).records
-    if not records or records[0].asset_materialization is None:
-        return "none", 0
-    tags = records[0].asset_materialization.tags or {}
-    return tags.get(DATA_VERSION_TAG, "none"), records[0].storage_id
+def _latest(instance: DagsterInstance, key: AssetKey, recording_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """By recording, data version and event number of an asset's newest materialization."""
+    latest: dict[str, tuple[str, int]] = {}
+    wanted = AssetRecordsFilter(asset_key=key, asset_partitions=list(recording_ids))
+    cursor: str | None = None
+    while len(latest) < len(recording_ids):
+        page = instance.fetch_materializations(wanted, limit=_MATERIALIZATIONS_A_LOOK, cursor=cursor)  # newest first
+        for record in page.records:
+            made = record.asset_materialization
+            if made is not None and made.partition is not None and made.partition not in latest:
+                latest[made.partition] = (made.tags or {}).get(DATA_VERSION_TAG, "none"), record.storage_id
+        cursor = page.cursor
+        if not page.has_more:
+            break
+    return {recording_id: latest.get(recording_id, ("none", 0)) for recording_id in recording_ids}

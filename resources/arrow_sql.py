@@ -1,5 +1,6 @@
 """SQL over rows in memory."""
 
+import functools
 from collections.abc import Mapping
 
 import duckdb
@@ -17,7 +18,13 @@ def select(
         tables: The tables by the names that the query gives them; of a dataset only what it needs is read.
         parameters: Values of the query's `$name` parameters.
     """
-    with duckdb.connect() as connection:
+    with _database().cursor() as connection:  # a connection of its own, with names of its own
         for name, rows in tables.items():
             connection.register(name, rows)
         return connection.sql(query, params=dict(parameters or {})).to_arrow_table()
+
+
+@functools.cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """One database in memory per process: opening one costs more than a query over a recording's rows."""
+    return duckdb.connect()

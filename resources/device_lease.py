@@ -20,12 +20,15 @@ def lease_folder() -> Path:
 
 
 @contextmanager
-def device_lease(devices: list[str], on_wait: Callable[[], None] | None = None) -> Iterator[str]:
+def device_lease(
+    devices: list[str], on_wait: Callable[[], None] | None = None, lock_name: Callable[[str], str] = str
+) -> Iterator[str]:
     """Hold one of the devices until the block ends, waiting for one to become free.
 
     Args:
         devices: Names such as `cpu` or `cuda:0`; the first free one is taken.
         on_wait: Called once if none is free at first.
+        lock_name: What a device is called on this whole machine, whatever this process calls it.
 
     Yields:
         The name of the device that is held.
@@ -35,7 +38,7 @@ def device_lease(devices: list[str], on_wait: Callable[[], None] | None = None) 
     waited = False
     while True:
         for device in devices:
-            with (folder / f"{device.replace(':', '-')}.lock").open("w") as lock:
+            with (folder / f"{lock_name(device).replace(':', '-')}.lock").open("w") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

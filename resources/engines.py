@@ -1,21 +1,24 @@
-"""What computes a network: OpenVINO on the CPU, torch on a GPU and as the reference everywhere.
+"""What computes a network: OpenVINO on the CPU, torch or TensorRT on a GPU, torch as the reference everywhere.
 
 Networks are compiled once per machine and kept in its cache folder, by the weights' content, OpenVINO's version, input
 size and precision. torch, Ultralytics and OpenVINO are imported only when they are really needed: a network that lies
 compiled in the cache is run without torch.
 """
 
+import importlib.util
 import itertools
 import logging
 import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from resources.errors import PipelineError
 from resources.postprocessing import Fit
 from resources.quantization import quantized
 from resources.weights import ModelWeights, load_yolo
@@ -26,6 +29,7 @@ Outputs = tuple[np.ndarray, ...]
 
 _EXTRA_REQUESTS = 2  # waiting in OpenVINO's queue, so that none of its streams waits for Python
 _MAX_BATCH = 64
+_TENSORRT_BATCH = 16  # its engines are built for one size of batch
 _MEMORY_SHARE = 0.5  # of a GPU's free memory that batches may fill
 _MAX_CANDIDATES = 1024  # anchors per picture that leave a GPU, those with the best class first
 
@@ -207,59 +211,75 @@ class TorchEngine:
         fit: The input's size.
         device: As torch names it, such as `cuda:0`.
         precision: f32 or f16.
+
+    Raises:
+        PipelineError: The GPU has no memory left for a picture.
     """
 
     def __init__(self, model: ModelWeights, fit: Fit, device: str, precision: str) -> None:
         import torch
 
-        self._device = torch.device(device)
-        self._dtype = torch.float16 if precision == "f16" else torch.float32
-        network = load_yolo(model.path).model
-        self._network = network.fuse(verbose=False).eval().to(self._device, self._dtype)
-        self._class_count = len(model.class_names)
-        self._input_shape = (fit.input_height_px, fit.input_width_px, 3)
-        self._batch = self._fitting_batch() if self._device.type == "cuda" else 1
         self.precision = precision
         self.name = f"torch-{precision}-{fit.input_width_px}x{fit.input_height_px}"
+        self._begin(model, fit, device, torch.float16 if precision == "f16" else torch.float32)
+        try:
+            network = load_yolo(model.path).model.fuse(verbose=False).eval().to(self._device, self._dtype)
+            # The order of a decoded picture's bytes, and that in which a GPU multiplies halves fastest.
+            self._network = network.to(memory_format=torch.channels_last) if self._on_gpu else network
+            self._batch = self._fitting_batch() if self._on_gpu else 1
+        except torch.OutOfMemoryError as error:
+            raise PipelineError(_no_memory(self._device)) from error
+
+    def _begin(self, model: ModelWeights, fit: Fit, device: str, dtype: Any) -> None:
+        import torch
+
+        self._device, self._dtype = torch.device(device), dtype
+        self._on_gpu = self._device.type == "cuda"
+        self._class_count = len(model.class_names)
+        self._input_shape = (fit.input_height_px, fit.input_width_px, 3)
+        # All computing is done on one stream, in order: networks keep memory between calls. Copies have their own.
+        if self._on_gpu:
+            self._copying, self._computing = torch.cuda.Stream(self._device), torch.cuda.Stream(self._device)
 
     def infer(self, pictures: Iterable[np.ndarray]) -> Iterator[Outputs]:
         """See `Engine.infer`."""
         source = iter(pictures)
         flying: deque[_Batch] = deque()
-        # Two batches in flight, each on a stream of its own: one is copied while the other is computed.
-        streams = itertools.cycle([self._stream(), self._stream()])
         while batch := list(itertools.islice(source, self._batch)):
-            flying.append(self._start(batch, next(streams)))
-            if len(flying) == 2:
+            flying.append(self._start(batch))
+            if len(flying) == 2:  # one is copied while the other is computed
                 yield from self._finished(flying.popleft())
         while flying:
             yield from self._finished(flying.popleft())
 
-    def _stream(self) -> Any:
-        import torch
-
-        return torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-
-    def _start(self, pictures: list[np.ndarray], stream: Any) -> "_Batch":
+    def _start(self, pictures: list[np.ndarray]) -> "_Batch":
         import torch
 
         try:
-            if stream is None:
-                with torch.inference_mode():
-                    return _Batch(pictures, self._run(torch.from_numpy(np.stack(pictures)).to(self._device)), None)
-            pinned = torch.empty((len(pictures), *self._input_shape), dtype=torch.uint8, pin_memory=True)
-            np.stack(pictures, out=pinned.numpy())
-            with torch.inference_mode(), torch.cuda.stream(stream):
-                outputs = self._run(pinned.to(self._device, non_blocking=True))
-                # Into pinned memory, or the copy would wait for everything before it.
-                held = [torch.empty(out.shape, dtype=out.dtype, pin_memory=True) for out in outputs]
-                for here, there in zip(held, outputs, strict=True):
-                    here.copy_(there, non_blocking=True)
-                done = torch.cuda.Event()
-                done.record(stream)
-            return _Batch(pictures, held, done, pinned)
+            with torch.inference_mode():
+                if not self._on_gpu:
+                    return _Batch(pictures, self._run(torch.from_numpy(np.stack(pictures)).to(self._device)))
+                return self._started(pictures)
         except torch.OutOfMemoryError:
-            return _Batch(pictures, None, None)
+            return _Batch(pictures, None)
+
+    def _started(self, pictures: list[np.ndarray]) -> "_Batch":
+        import torch
+
+        pinned = torch.empty((len(pictures), *self._input_shape), dtype=torch.uint8, pin_memory=True)
+        np.stack(pictures, out=pinned.numpy())
+        with torch.cuda.device(self._device), torch.cuda.stream(self._copying):
+            there = pinned.to(self._device, non_blocking=True)
+        with torch.cuda.device(self._device), torch.cuda.stream(self._computing):
+            self._computing.wait_stream(self._copying)
+            outputs = self._run(there)
+            # Into pinned memory, or this thread would wait for the copy.
+            held = [torch.empty(out.shape, dtype=out.dtype, pin_memory=True) for out in outputs]
+            for here, output in zip(held, outputs, strict=True):
+                here.copy_(output, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(self._computing)
+        return _Batch(pictures, held, done, (pinned, there))
 
     def _finished(self, batch: "_Batch") -> Iterator[Outputs]:
         if batch.outputs is None:
@@ -276,29 +296,31 @@ class TorchEngine:
         import torch
 
         if len(pictures) == 1:
-            raise MemoryError(f"{self._device} has no memory left for a single picture: free some, or use another.")
-        if self._device.type == "cuda":
+            raise PipelineError(_no_memory(self._device))
+        if self._on_gpu:
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
-        half = len(pictures) // 2
-        self._batch = min(self._batch, half)
+        half = self._batch = min(self._batch, (len(pictures) + 1) // 2)
         logger.warning("%s is out of memory: going on with batches of %d", self._device, self._batch)
         for begin in range(0, len(pictures), half):
-            yield from self._finished(self._start(pictures[begin : begin + half], self._stream()))
+            yield from self._finished(self._start(pictures[begin : begin + half]))
 
     def _run(self, pictures: Any) -> list[Any]:
         """The network's outputs for uint8 pictures on the device, in float32 there."""
         pixels = pictures.flip(-1).permute(0, 3, 1, 2).to(self._dtype) / 255
-        answer = self._network(pixels)
-        # Ultralytics answers with the predictions, or with them and what they were made from.
-        first = answer[0] if isinstance(answer, list | tuple) else answer
-        outputs = [output.float() for output in (first if isinstance(first, list | tuple) else (first,))]
-        if self._device.type == "cuda":
+        outputs = [output.float() for output in self._answer(pixels)]
+        if self._on_gpu:
             outputs[0] = self._candidates(outputs[0])
         return outputs
 
+    def _answer(self, pixels: Any) -> Sequence[Any]:
+        answer = self._network(pixels)
+        # Ultralytics answers with the predictions, or with them and what they were made from.
+        first = answer[0] if isinstance(answer, list | tuple) else answer
+        return first if isinstance(first, list | tuple) else (first,)
+
     def _candidates(self, output: Any) -> Any:
-        """Of (batch, values, anchors) the anchors that any threshold could keep, so that little leaves the GPU."""
+        """Of (batch, values, anchors) the anchors with the best class, so that little leaves the GPU."""
         if output.ndim != 3 or output.shape[2] <= _MAX_CANDIDATES or output.shape[1] < 4 + self._class_count:
             return output
         best = output[:, 4 : 4 + self._class_count].amax(dim=1)
@@ -311,16 +333,99 @@ class TorchEngine:
 
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.cuda.device(self._device):
             self._run(torch.zeros((2, *self._input_shape), dtype=torch.uint8, device=self._device))
+            torch.cuda.synchronize(self._device)  # the weights are there before another stream reads them
         each_bytes = max(1, (torch.cuda.max_memory_allocated(self._device) - before) // 2)
         free_bytes = torch.cuda.mem_get_info(self._device)[0] * _MEMORY_SHARE
         return int(max(1, min(_MAX_BATCH, free_bytes // (2 * each_bytes))))  # two batches are in flight
 
 
-class _Batch:
-    """Pictures on their way through the GPU; `outputs` is None where its memory did not suffice."""
+class TensorRtEngine(TorchEngine):
+    """TensorRT in half precision, built and run by Ultralytics; for NVIDIA GPUs where its package is installed.
 
-    def __init__(self, pictures: list[np.ndarray], outputs: list[Any] | None, done: Any, pinned: Any = None) -> None:
-        self.pictures, self.outputs, self.done = pictures, outputs, done
-        self._pinned = pinned  # must outlive the copy that reads it
+    Args:
+        model: The weights, a .pt file.
+        fit: The input's size.
+        device: As torch names it, such as `cuda:0`.
+        cache_folder: Where engines are kept.
+    """
+
+    def __init__(self, model: ModelWeights, fit: Fit, device: str, cache_folder: Path) -> None:
+        import torch
+        from ultralytics.nn.autobackend import AutoBackend
+
+        self.precision = "f16"
+        self.name = f"tensorrt-f16-{fit.input_width_px}x{fit.input_height_px}"
+        self._begin(model, fit, device, torch.float16)
+        file = _tensorrt_file(model, fit, self._device, cache_folder)
+        self._network = AutoBackend(str(file), device=self._device, fp16=True, verbose=False).eval()
+        self._batch = _TENSORRT_BATCH
+        with torch.inference_mode(), torch.cuda.device(self._device):
+            self._run(torch.zeros((1, *self._input_shape), dtype=torch.uint8, device=self._device))
+            torch.cuda.synchronize(self._device)
+
+    def _answer(self, pixels: Any) -> Sequence[Any]:
+        import torch
+
+        if self._network.backend.graph is None:
+            # Then it is run on a stream of TensorRT's own choice, which knows nothing of ours.
+            torch.cuda.current_stream(self._device).synchronize()
+        answer = self._network(pixels.contiguous())
+        return answer if isinstance(answer, list | tuple) else (answer,)
+
+
+def has_tensorrt() -> bool:
+    """Whether TensorRT's package is installed."""
+    return importlib.util.find_spec("tensorrt") is not None
+
+
+def _tensorrt_file(model: ModelWeights, fit: Fit, device: Any, cache_folder: Path) -> Path:
+    """The engine for one kind of GPU, built by Ultralytics the first time, which takes minutes."""
+    import tensorrt
+    import torch
+
+    gpu = torch.cuda.get_device_name(device).replace(" ", "-").replace("/", "-")
+    size = f"{fit.input_width_px}x{fit.input_height_px}"
+    folder = cache_folder / model.content_hash / f"tensorrt-{tensorrt.__version__}-{gpu}-{size}"
+    file = folder / "model.engine"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        logger.info("Building a TensorRT engine of %s for %s, which takes some minutes", model.model_id, gpu)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            copy = Path(scratch, "model.pt")  # the exporter writes beside the weights, which are not ours to touch
+            shutil.copyfile(model.path, copy)
+            made = load_yolo(copy).export(
+                format="engine",
+                imgsz=(fit.input_height_px, fit.input_width_px),
+                quantize=16,
+                batch=_TENSORRT_BATCH,
+                device=device.index or 0,
+                verbose=False,
+            )
+            Path(made).replace(file)
+    return file
+
+
+def _no_memory(device: Any) -> str:
+    return (
+        f"{device} has no memory left for a single picture: end what else runs there, or name another device with "
+        "detections.device."
+    )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Pictures on their way through the GPU.
+
+    Attributes:
+        pictures: The pictures.
+        outputs: The network's outputs, complete once `done` has happened; None where the memory did not suffice.
+        done: The event that says so; None where there is nothing to wait for.
+        lent: What the GPU reads until then.
+    """
+
+    pictures: list[np.ndarray]
+    outputs: list[Any] | None
+    done: Any = None
+    lent: Any = None

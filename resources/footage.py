@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from resources.media.opening import opened
-from resources.media.reading import read_frames
+from resources.media.reading import Converter, read_frames
 
 
 def pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction) -> Generator[np.ndarray, None, None]:
@@ -35,12 +35,13 @@ def pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction) -> Generator
         assert stream.time_base is not None
         first = stream.start_time or 0
         container.seek(first + round(wanted[0] / rate_fps / stream.time_base), stream=stream)
+        converter = Converter()
         for frame in container.decode(stream):
             if next_wanted is None:
                 return
             index = round(((frame.pts or 0) - first) * stream.time_base * rate_fps)
             if index == next_wanted:
-                yield frame.to_ndarray(format="bgr24")
+                yield converter.array(frame)
                 next_wanted = next(remaining, None)
 
 

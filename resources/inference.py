@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections import deque
@@ -22,7 +23,9 @@ from resources.agreement import SURE, FrameBoxes, agreement_of
 from resources.engines import (
     Engine,
     OpenVinoEngine,
+    TensorRtEngine,
     TorchEngine,
+    has_tensorrt,
     network_folder,
     openvino_precisions,
     processor_name,
@@ -42,6 +45,8 @@ _PREFETCHED = 8
 _FITTING_THREADS = min(4, (os.cpu_count() or 1) // 4)  # few cores have enough to do with the network
 _MEASURE_S = 0.6
 _WARM_UP = 4
+_TENSORRT = "tensorrt"  # beside the precisions, a candidate for a GPU
+_TO_BE_PROVEN = ("int8", _TENSORRT)
 _ENOUGH_BOXES = 30  # fewer say too little about an engine to keep its measure
 
 
@@ -205,8 +210,11 @@ class _Choice:
             if len(candidates) == 1:
                 return self._engine(candidates[0], sample), ()
             measured = self._remembered() or (self._measure(candidates, sample) if sample else [])
-            return self._engine(self._fastest(candidates, measured), None), measured
-        except (PipelineError, MemoryError):
+            *better, last = self._ranked(candidates, measured)
+            for _, engine in self._built(better, None):
+                return engine, measured
+            return self._engine(last, None), measured
+        except PipelineError:
             raise
         except Exception as error:
             if self.settings.engine == "openvino" or self.model.is_exported:
@@ -222,11 +230,13 @@ class _Choice:
         return self.settings.engine == "torch" or (self.settings.engine == "auto" and self.device != "cpu")
 
     def _candidates(self) -> list[str]:
-        """Precisions that may be used here, the fastest that needs no measuring last."""
+        """What may be used here: precisions, and TensorRT; the fastest that needs no measuring last."""
         on_gpu = self.device.startswith("cuda")
         possible = (("f32", "f16") if on_gpu else ("f32",)) if self._uses_torch else openvino_precisions()
         if self.settings.precision == "auto":
-            return [possible[0]] if self._uses_torch and not on_gpu else list(possible)
+            if self._uses_torch:
+                return [*([_TENSORRT] if has_tensorrt() else []), *possible] if on_gpu else [possible[0]]
+            return list(possible)
         if self.settings.precision not in possible:
             raise PipelineError(
                 f"precision: {self.settings.precision} cannot be computed on {self.device} here; "
@@ -234,18 +244,36 @@ class _Choice:
             )
         return [self.settings.precision]
 
-    def _engine(self, precision: str, sample: Sample | None) -> Engine:
+    def _engine(self, candidate: str, sample: Sample | None) -> Engine:
+        if candidate == _TENSORRT:
+            return TensorRtEngine(self.model, self.fit, self.device, self.cache_folder)
         if self._uses_torch:
-            return TorchEngine(self.model, self.fit, self.device, precision)
+            return TorchEngine(self.model, self.fit, self.device, candidate)
         pictures = None if sample is None else lambda: [self.fit.apply(picture) for picture in sample()]
-        return OpenVinoEngine(self.model, self.fit, precision, self.cache_folder, pictures)
+        return OpenVinoEngine(self.model, self.fit, candidate, self.cache_folder, pictures)
 
-    def _fastest(self, candidates: Sequence[str], measured: Sequence[MeasuredEngine]) -> str:
-        """The fastest precision that agrees; without a measure, the last that needs no calibrating."""
+    def _built(self, candidates: Iterable[str], sample: Sample | None) -> Iterator[tuple[str, Engine]]:
+        """The engines of those candidates that can be built and loaded here, one after the other."""
+        for candidate in candidates:
+            try:
+                yield candidate, self._engine(candidate, sample)
+            except PipelineError:
+                raise
+            except Exception as error:
+                # A driver or a package too old or too new fails in a way of its own; another engine does the work.
+                told = " ".join(str(error).split())[:300] or type(error).__name__
+                logger.warning("%s cannot be used for %s: %s", candidate, self.model.model_id, told)
+
+    def _ranked(self, candidates: Sequence[str], measured: Sequence[MeasuredEngine]) -> list[str]:
+        """Which candidates to try, best first: those that agree by their speed, then the reference's own precision.
+
+        Without a measure, the last that needs neither calibrating nor building.
+        """
         if not measured:
-            return [name for name in candidates if name != "int8"][-1]
+            return [[name for name in candidates if name not in _TO_BE_PROVEN][-1]]
         trusted = [m for m in measured if m.precision in candidates and m.agrees(self.settings.min_agreement)]
-        return max(trusted, key=lambda m: m.frames_per_s).precision if trusted else "f32"
+        ranked = [m.precision for m in sorted(trusted, key=lambda m: -m.frames_per_s)]
+        return ranked if "f32" in ranked else [*ranked, "f32"]
 
     @property
     def _folder(self) -> Path:
@@ -258,13 +286,17 @@ class _Choice:
 
     @property
     def _measures_file(self) -> Path:
-        return self._folder / f"measured-{self.device.replace(':', '-')}.json"
+        # cuda:0 may be another GPU tomorrow.
+        device = re.sub(r"\W+", "-", device_name(self.device)) if self.device.startswith("cuda") else self.device
+        return self._folder / f"measured-{device}.json"
 
     def _remembered(self) -> list[MeasuredEngine]:
         """What was measured before, unless the network that was measured is gone."""
-        if not self._measures_file.exists() or not (self._uses_torch or (self._folder / "int8.xml").exists()):
+        if not self._measures_file.exists():
             return []
-        return [MeasuredEngine(**values) for values in json.loads(self._measures_file.read_text())]
+        measured = [MeasuredEngine(**values) for values in json.loads(self._measures_file.read_text())]
+        is_gone = any(m.precision == "int8" for m in measured) and not (self._folder / "int8.xml").exists()
+        return [] if is_gone else measured
 
     def _measure(self, candidates: Sequence[str], sample: Sample) -> list[MeasuredEngine]:
         """Measure every candidate on the user's own footage; half of it calibrates int8, the other half judges.
@@ -275,11 +307,11 @@ class _Choice:
         calibrating, judging = pictures[0::2], pictures[1::2]
         fitted = [self.fit.apply(picture) for picture in judging]
         enough = len(judging) // 2 if self.model.task == "classify" else _ENOUGH_BOXES
-        quick = self._engine(self._fastest(candidates, []), None)
+        quick = self._engine(self._ranked(candidates, [])[0], None)
         if sum(int((one.confidence >= SURE).sum()) for one in self._boxes(quick, fitted, judging)) < max(1, enough):
             return []
         reference = self._reference()
-        engines = {name: self._engine(name, lambda: calibrating) for name in candidates}
+        engines = dict(self._built(candidates, lambda: calibrating))
         if self._uses_torch:
             engines[reference.precision] = reference
         truth = self._boxes(reference, fitted, judging)
@@ -346,6 +378,15 @@ def _frames_per_s(engine: Engine, fitted: Sequence[np.ndarray]) -> float:
             started = time.monotonic()
         count = max(0, number - _WARM_UP)
     return count / (time.monotonic() - started)
+
+
+def lock_name(device: str) -> str:
+    """What tells a device from all others of this machine: `cuda:0` is another GPU for whoever sees only some."""
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return f"gpu-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def device_name(device: str) -> str:

@@ -108,6 +108,7 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH '{_escaped(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE results")
+        connection.execute("BEGIN")  # or every comment would be written to the disk by itself
         counts = {table.name: _publish_table(connection, table, store) for table in store.tables()}
         counts |= {table.name: _derive(connection, table, query) for table, query in DERIVED_SQL.values()}
         connection.execute(_CAMERA_TIMELINE)
@@ -130,6 +131,7 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
                 ],
             )
         connection.execute(f"COMMENT ON TABLE {_CATALOG} IS 'What this file shows, and since when.'")
+        connection.execute("COMMIT")
         connection.execute("USE memory")
         connection.execute("DETACH results")
 

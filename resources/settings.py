@@ -206,7 +206,9 @@ class DetectionSettings(_Section):
         description="An Ultralytics model (.pt), or its export as .onnx or OpenVINO folder: a path, or a name looked "
         "for in weights/ and, if Ultralytics publishes it, fetched there once.",
     )
-    engine: Literal["auto", "openvino", "torch"] = Field("auto", description="auto: torch on a GPU, OpenVINO on a CPU.")
+    engine: Literal["auto", "openvino", "torch"] = Field(
+        "auto", description="auto: torch, or TensorRT where it is installed, on a GPU; OpenVINO on a CPU."
+    )
     precision: Literal["auto", "f32", "f16", "bf16", "int8"] = Field(
         "auto",
         description="auto: what this machine can do is measured once on your own footage, and the fastest that agrees "

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from pyarrow.dataset import Dataset, dataset, field
@@ -139,8 +141,7 @@ class Store:
         def commit() -> None:
             newest = self._existing(table)
             self.may_write()
-            rows = newest.to_pyarrow_table(filters=[("recording_id", "in", wanted)])
-            rows = rows.select(table.arrow_schema.names).cast(table.arrow_schema)
+            rows = self._rows(newest, table, wanted).to_table().cast(table.arrow_schema)
             for name, value in values.items():
                 column = table.arrow_schema.get_field_index(name)
                 field_of = table.arrow_schema.field(column)
@@ -164,25 +165,38 @@ class Store:
         schema = pa.schema([table.arrow_schema.field(name) for name in names])
         if recording_ids is not None and not recording_ids:
             return schema.empty_table()
-        filters = [("recording_id", "in", list(recording_ids))] if recording_ids is not None else None
         for attempt in range(3):
             try:
-                delta = DeltaTable(str(self._folder(table)))
-                rows = delta.to_pyarrow_table(columns=names, filters=filters)
-                return rows.select(names).cast(schema)  # type: ignore[no-any-return]
-            except TableNotFoundError:
-                return schema.empty_table()
+                return self.scan(table, recording_ids).to_table(names).cast(schema)
             except FileNotFoundError:
                 # Vacuumed between reading the log and the files: the next look finds the newer ones.
                 if attempt == 2:
                     raise
         raise AssertionError("unreachable")
 
-    def scan(self, table: Table, recording_ids: Sequence[str]) -> Dataset:
-        """Rows of some recordings, in no particular order, read from disk only as they are asked for."""
+    def scan(self, table: Table, recording_ids: Sequence[str] | None) -> Dataset:
+        """Rows of some recordings, in no particular order, read from disk only as they are asked for.
+
+        Args:
+            table: The declaration of the table.
+            recording_ids: Only rows of these; None means all.
+        """
         delta = self._open(table)
-        rows = delta.to_pyarrow_dataset() if delta is not None else dataset(table.arrow_schema.empty_table())
-        return rows.filter(field("recording_id").isin(list(recording_ids)))
+        return self._rows(delta, table, recording_ids) if delta else dataset(table.arrow_schema.empty_table())
+
+    def _rows(self, delta: DeltaTable, table: Table, recording_ids: Sequence[str] | None) -> Dataset:
+        # Not by deltalake's own dataset, which sets up a filter for every file of the table to read one recording.
+        files = pa.table(delta.get_add_actions(flatten=True))
+        if recording_ids is not None:
+            least, most = files["min.recording_id"], files["max.recording_id"]
+            is_wanted = pc.is_null(least)  # no telling what is in it
+            for recording_id in recording_ids:
+                holds = pc.and_(pc.less_equal(least, recording_id), pc.greater_equal(most, recording_id))
+                is_wanted = pc.or_(is_wanted, pc.fill_null(holds, True))
+            files = files.filter(is_wanted)
+        paths = [str(self._folder(table) / path) for path in files["path"].to_pylist()]
+        rows = dataset(paths, schema=table.arrow_schema, format="parquet")
+        return rows if recording_ids is None else rows.filter(field("recording_id").isin(list(recording_ids)))
 
     def row_count(self, table: Table) -> int:
         """How many rows the table holds, from its log alone."""
@@ -240,10 +254,16 @@ class Store:
         return self.tables_folder / table.name
 
     def _open(self, table: Table) -> DeltaTable | None:
-        try:
-            return DeltaTable(str(self._folder(table)))
-        except TableNotFoundError:
-            return None
+        """The table as it is now, None while there is none; once opened it only reads on in its log."""
+        folder = self._folder(table)
+        held = _opened.tables.pop(folder, None)
+        if held is None or not held.goes_on():
+            try:
+                held = _Opened(folder, DeltaTable(str(folder)))
+            except TableNotFoundError:
+                return None
+        _opened.tables[folder] = held
+        return held.delta
 
     def _existing(self, table: Table) -> DeltaTable:
         delta = self._open(table)
@@ -282,6 +302,47 @@ def _vacuum(delta: DeltaTable) -> None:
     hours = int(_KEEP_OLD_FILES.total_seconds() // 3600)
     delta.cleanup_metadata()
     delta.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=False)
+
+
+class _Opened:
+    """A table that this process has opened, and the commit at which it last saw it."""
+
+    def __init__(self, folder: Path, delta: DeltaTable) -> None:
+        self.delta, self._log = delta, folder / "_delta_log"
+        self._remember()
+
+    def goes_on(self) -> bool:
+        """Read what was committed since; False if the table is not the one that was opened."""
+        if self._identity(self._version) != self._seen:
+            return False
+        try:
+            self.delta.update_incremental()
+        except DeltaError as error:
+            logger.info("%s is opened anew: %s", self._log.parent, error)
+            return False
+        self._remember()
+        return True
+
+    def _remember(self) -> None:
+        self._version = self.delta.version()
+        self._seen = self._identity(self._version)
+
+    def _identity(self, version: int) -> tuple[int, int] | None:
+        try:
+            commit = (self._log / f"{version:020}.json").stat()
+        except FileNotFoundError:
+            return None
+        return commit.st_ino, commit.st_mtime_ns
+
+
+class _OpenedTables(threading.local):
+    """Of each thread its own, so that none sees a table move on under its hands."""
+
+    def __init__(self) -> None:
+        self.tables: dict[Path, _Opened] = {}
+
+
+_opened = _OpenedTables()
 
 
 @contextmanager

@@ -239,6 +239,12 @@ def load_yolo(path: Path) -> Any:
 
 
 def _read_pt(path: Path, content_hash: str) -> ModelWeights:
+    with zipfile.ZipFile(path) as parts:
+        damaged = parts.testzip()  # torch loads what does not match its checksum
+    if damaged:
+        raise PipelineError(
+            f"The weights {path} are damaged ({damaged} does not match its checksum): fetch or copy them again."
+        )
     yolo = load_yolo(path)
     head = yolo.model.model[-1]
     size = yolo.overrides.get("imgsz") or getattr(yolo.model, "args", {}).get("imgsz") or 640

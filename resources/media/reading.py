@@ -4,8 +4,25 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 
 from resources.media.opening import opened
+
+
+class Converter:
+    """Makes arrays of a video's frames: setting a conversion up costs more than the conversion, so it is kept.
+
+    Args:
+        pixel_format: Format of the arrays, as ffmpeg names it.
+    """
+
+    def __init__(self, pixel_format: str = "bgr24") -> None:
+        self._pixel_format, self._reformatter = pixel_format, VideoReformatter()
+
+    def array(self, frame: VideoFrame) -> np.ndarray:
+        """The picture of a frame, a uint8 array of shape (height_px, width_px, 3) for bgr24 and rgb24."""
+        return self._reformatter.reformat(frame, format=self._pixel_format, threads=1).to_ndarray()
 
 
 def read_frames(
@@ -26,11 +43,12 @@ def read_frames(
     with opened(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        converter = Converter(pixel_format)
         for index, frame in enumerate(container.decode(stream)):
             if remaining is None:
-                yield index, frame.to_ndarray(format=pixel_format)
+                yield index, converter.array(frame)
             elif index == next_wanted:
-                yield index, frame.to_ndarray(format=pixel_format)
+                yield index, converter.array(frame)
                 next_wanted = next(remaining, None)
                 if next_wanted is None:
                     return

@@ -2,13 +2,17 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resources.device_lease import device_lease, lease_folder
-from resources.inference import Models
+from resources.errors import PipelineError
+from resources.inference import MeasuredEngine, Models, _Choice
+from resources.postprocessing import Letterbox
 from resources.settings import DetectionSettings
+from resources.weights import load_weights
 from tests.conftest import BUNDLED_WEIGHTS
 
 SETTINGS = DetectionSettings(weights=str(BUNDLED_WEIGHTS))
@@ -89,8 +93,6 @@ def test_what_does_not_fit_into_memory_is_done_in_smaller_batches(monkeypatch: p
     import torch
 
     from resources.engines import TorchEngine
-    from resources.postprocessing import Letterbox
-    from resources.weights import load_weights
 
     model = load_weights(SETTINGS, Models().cache_folder)
     fit = Letterbox.of(320, 180, 320)
@@ -110,9 +112,84 @@ def test_what_does_not_fit_into_memory_is_done_in_smaller_batches(monkeypatch: p
     engine._batch = 8
     together = [outputs[0].copy() for outputs in engine.infer(pictures)]
     assert len(together) == 11
+    assert engine._batch == 2
     assert sizes[0] == 8
     assert max(sizes[-3:]) <= 2
     assert all(np.allclose(one, other, atol=1e-3) for one, other in zip(alone, together, strict=True))
+
+
+def test_no_memory_for_a_single_picture_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from resources.engines import TorchEngine
+
+    def no_memory(_: torch.Tensor) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("out of memory")
+
+    engine = TorchEngine(load_weights(SETTINGS, Models().cache_folder), Letterbox.of(320, 180, 320), "cpu", "f32")
+    engine._batch = 4
+    monkeypatch.setattr(engine, "_run", no_memory)
+    with pytest.raises(PipelineError, match="cpu has no memory left for a single picture: end what else runs there"):
+        list(engine.infer([np.zeros((192, 320, 3), np.uint8)] * 5))
+
+
+def choice(device: str, folder: Path) -> _Choice:
+    model, fit = load_weights(SETTINGS, Models().cache_folder), Letterbox.of(320, 180, 320)
+    return _Choice(model, fit, SETTINGS, device, folder)
+
+
+def measured(precision: str, frames_per_s: float, recall: float = 1.0) -> MeasuredEngine:
+    return MeasuredEngine(precision, precision, frames_per_s, 24, "torch-f32", 50, recall, 1.0, 1.0, 1.0, 0.0)
+
+
+def test_engines_are_tried_best_first_and_the_reference_last(tmp_path: Path) -> None:
+    cpu = choice("cpu", tmp_path)
+    every = ["f32", "bf16", "int8"]
+    assert cpu._ranked(every, []) == ["bf16"]
+    fast = [measured("f32", 40), measured("bf16", 80), measured("int8", 110)]
+    assert cpu._ranked(every, fast) == ["int8", "bf16", "f32"]
+    assert cpu._ranked(every, [*fast[:2], measured("int8", 110, recall=0.9)]) == ["bf16", "f32"]
+    assert cpu._ranked(every, [measured("bf16", 80, recall=0.9)]) == ["f32"]
+    assert cpu._ranked(["tensorrt", "f32", "f16"], []) == ["f16"]
+
+
+def test_an_engine_that_cannot_be_made_here_gives_way_to_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # TensorRT wants an NVIDIA GPU and its package; where either is missing this is what really happens.
+    monkeypatch.setattr("resources.inference.has_tensorrt", lambda: True)
+    gpu = choice("cuda:99", tmp_path)
+    assert gpu._candidates() == ["tensorrt", "f32", "f16"]
+    with caplog.at_level("WARNING", "resources.inference"):
+        assert list(gpu._built(["tensorrt"], None)) == []
+    assert "tensorrt cannot be used for street-" in caplog.text
+
+
+def test_a_compiled_network_that_is_damaged_gives_way_to_the_next(tmp_path: Path) -> None:
+    cpu = choice("cpu", tmp_path)
+    if "int8" not in cpu._candidates():
+        pytest.skip("this processor computes in one precision only")
+    cpu._engine("f32", None)
+    (cpu._folder / "int8.xml").write_text("no network")
+    cpu._remember([measured("f32", 40), measured("int8", 110)])
+    engine, told = cpu.make(None)
+    assert engine.name == "openvino-f32-320x192"
+    assert len(told) == 2
+
+
+def test_a_device_is_locked_by_the_name_that_all_know_it_by() -> None:
+    name = f"test:{time.time_ns()}"
+    with device_lease(["cuda:0"], lock_name=lambda _: f"{name}a") as one:
+        with device_lease(["cuda:0"], lock_name=lambda _: f"{name}b") as other:
+            assert one == other == "cuda:0"
+        with pytest.raises(TimeoutError), device_lease(["cuda:7"], _give_up, lambda _: f"{name}a"):
+            pass
+    for file in lease_folder().glob(f"{name.replace(':', '-')}*"):
+        file.unlink()
+
+
+def _give_up() -> None:
+    raise TimeoutError
 
 
 def test_pictures_that_look_the_same_reuse_what_was_found() -> None:

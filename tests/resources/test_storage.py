@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import threading
@@ -61,6 +62,27 @@ def test_what_was_updated_can_be_filtered_also_where_recordings_share_a_file(sto
     rows = store.read(CLASS_MINUTES, ["b"])
     assert (rows["class_name"].to_pylist(), rows["max_at_once"].to_pylist()) == (["bus"], [7])
     assert store.scan(CLASS_MINUTES, ["b"]).count_rows() == 1
+
+
+def test_ids_alike_for_long_are_told_apart(store: Store) -> None:
+    alike = "a" * 80
+    ids = [f"{alike}{end}" for end in ("", "a", "b", "~", "ü")]
+    for count, recording_id in enumerate(ids, 1):
+        store.replace(CLASS_MINUTES, [recording_id], minutes(recording_id, count))
+    for count, recording_id in enumerate(ids, 1):
+        assert store.read(CLASS_MINUTES, [recording_id]).num_rows == count
+    assert store.read(CLASS_MINUTES, ids[1:3]).num_rows == 5
+    assert store.read(CLASS_MINUTES, [alike[:70]]).num_rows == 0
+
+
+def test_a_table_that_was_deleted_and_written_anew_is_not_taken_for_the_old_one(store: Store) -> None:
+    store.replace(CLASS_MINUTES, ["a"], minutes("a", 2))
+    assert store.read(CLASS_MINUTES, ["a"]).num_rows == 2
+    shutil.rmtree(store.tables_folder)
+    assert store.read(CLASS_MINUTES, ["a"]).num_rows == 0
+    store.replace(CLASS_MINUTES, ["b"], minutes("b", 3))
+    assert store.read(CLASS_MINUTES).num_rows == 3
+    assert store.versions()[CLASS_MINUTES.name] == 1
 
 
 def test_ids_with_quotes_are_values_not_sql(store: Store) -> None:
