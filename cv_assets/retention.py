@@ -25,7 +25,6 @@ from dagster import (
 )
 from dagster._core.definitions.data_version import get_input_event_pointer_tag
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from cv_assets.outstanding import RecordingState, observe
 from cv_assets.stage import recordings_partitions
@@ -195,6 +194,8 @@ def _ended(instance: DagsterInstance, before: float) -> Iterator[RunRecord]:
 def _delete_run(instance: DagsterInstance, run_id: str) -> None:
     _delete_logs(instance, run_id)
     instance.delete_run(run_id)
+    from dagster._core.storage.event_log import SqliteEventLogStorage  # half a second that only this job needs
+
     storage = instance.event_log_storage
     if isinstance(storage, SqliteEventLogStorage):
         # Its events lay in a file of their own, which Dagster empties and leaves.

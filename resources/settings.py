@@ -88,7 +88,7 @@ TimeZone = Annotated[str, AfterValidator(_known_zone)]
 class IntakeSettings(_Section):
     """When a file in the watched folder counts as a recording."""
 
-    settle_s: float = Field(4.0, ge=0, description="A file counts once its size and mtime rested this long.")
+    settle_s: float = Field(3.0, ge=0, description="A file counts once its size and mtime rested this long.")
     unfinished_settle_s: float = Field(
         30.0,
         ge=0,

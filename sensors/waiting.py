@@ -14,7 +14,7 @@ from resources.storage import Store
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT_S = 1.0  # looks stay short, so that a person who asks for one in the UI has an answer
+LONGEST_WAIT_S = 4.0  # Dagster looks every 5 s: news in between is noticed by the look that is still waiting
 _SLICE_S = 0.25
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from resources.watched_folder import (
     skipped_files,
 )
 from sensors.requests import run_request
-from sensors.waiting import FolderWatch, wait_for
+from sensors.waiting import LONGEST_WAIT_S, FolderWatch, wait_for
 
 MAX_FILES_A_TICK = 500
 _NAMED_FILES = 3
@@ -149,19 +149,23 @@ def watched_folder_sensor(
     context: SensorEvaluationContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
 ) -> SensorResult | SkipReason:
     """Look at the watched folders, once anything in them may have changed."""
-    look = _look_at(settings.watched_folders)
-    waiting = _load_cursor(context.cursor)
-    if not wait_for(lambda: look.is_due(waiting, settings.intake.settle_s)):
+    look, index = _look_at(settings.watched_folders), SourceIndex(store)
+    waiting, listing = _load_cursor(context.cursor), None
+    until = time.monotonic() + LONGEST_WAIT_S
+    # A file that is seen first in this look may settle in this look.
+    while wait_for(partial(look.is_due, waiting, settings.intake.settle_s), until - time.monotonic()):
+        try:
+            listing = look.list(settings)
+        except PipelineError as error:
+            return SkipReason(str(error))
+        known, now = index.load(), time.time()
+        settled, waiting = settle(listing.files, known, waiting, now, rest_of(settings, now))
+        skipped = skipped_files(listing, settings.watched_folders)
+        was_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
+        if settled or skipped != was_skipped:
+            break
+    if listing is None:
         return SkipReason("Nothing has changed in the watched folders.")
-    try:
-        listing = look.list(settings)
-    except PipelineError as error:
-        return SkipReason(str(error))
-    index, now = SourceIndex(store), time.time()
-    known = index.load()
-    settled, waiting = settle(listing.files, known, waiting, now, rest_of(settings, now))
-    skipped = skipped_files(listing, settings.watched_folders)
-    was_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
     found = identify(settings, settled, known)
     for recording_id, whole in grown(settings, found, known).items():
         told = f"It was taken up while its file was still growing: the whole file is {whole}."
