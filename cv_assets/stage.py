@@ -310,14 +310,19 @@ def media_status(row: Mapping[str, Any]) -> tuple[str, str | None]:
     missing = [(stretch["start_s"], stretch["end_s"]) for stretch in row["missing_s"] or ()]
     told = []
     if row["corrupt_count"] or missing:
-        lost = f"{row['corrupt_count']} packets do not decode" if row["corrupt_count"] else "the file ends early"
+        corrupt = _counted(row["corrupt_count"], "packet does not decode", "packets do not decode")
+        lost = corrupt if row["corrupt_count"] else "The file ends early"
         told.append(f"{lost}: missing is {_stretches(missing)}" if missing else lost)
     if row["damaged_count"]:
-        told.append(f"{row['damaged_count']} frames are damaged")
+        told.append(_counted(row["damaged_count"], "frame is damaged", "frames are damaged"))
     if not told:
         return "ok", None
-    decoded = f"{row['frame_count_from_content']} frames ({row['duration_s_from_content']:.2f} s) that decode"
-    return "partial", f"{'; '.join(told)}. The {decoded} are used."
+    decoded = _counted(row["frame_count_from_content"], "frame", "frames")
+    return "partial", f"{'; '.join(told)}. What decodes is used: {decoded} ({row['duration_s_from_content']:.2f} s)."
+
+
+def _counted(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
 
 
 def _stretches(missing_s: Sequence[tuple[float, float]]) -> str:

@@ -207,9 +207,10 @@ def test_crops_are_padded_and_clipped(box: tuple[int, int, int, int], shape: tup
         ),
         (
             {"missing_s": [{"start_s": k, "end_s": k + 0.5} for k in range(5)]},
-            "the file ends early: missing is 0.00 to 0.50 s, 1.00 to 1.50 s, 2.00 to 2.50 s and 2 more stretches.",
+            "The file ends early: missing is 0.00 to 0.50 s, 1.00 to 1.50 s, 2.00 to 2.50 s and 2 more stretches.",
         ),
         ({"damaged_count": 3}, "3 frames are damaged."),
+        ({"corrupt_count": 1, "damaged_count": 1}, "1 packet does not decode; 1 frame is damaged."),
     ],
 )
 def test_the_status_follows_the_account_of_frames(changed: dict[str, Any], told: str | None) -> None:
@@ -222,4 +223,4 @@ def test_the_status_follows_the_account_of_frames(changed: dict[str, Any], told:
     }
     status, error = media_status(row | changed)
     assert status == ("ok" if told is None else "partial")
-    assert error == (None if told is None else f"{told} The 100 frames (4.00 s) that decode are used.")
+    assert error == (None if told is None else f"{told} What decodes is used: 100 frames (4.00 s).")
