@@ -30,10 +30,10 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Tag the run, then queue it."""
         run = context.dagster_run
-        if HOUSEKEEPING_TAG.items() <= run.tags.items():
-            return super().submit_run(context)
         pools = run.run_op_concurrency.all_pools if run.run_op_concurrency else None
         has_model = GPU_POOL in (pools or ())
+        if HOUSEKEEPING_TAG.items() <= run.tags.items() and not has_model:
+            return super().submit_run(context)
         tags = dict(GPU_TAG if has_model else INGEST_TAG)
         if PRIORITY_TAG not in run.tags:
             by_person = not any(tag in run.tags for tag in _MACHINERY)
