@@ -14,8 +14,10 @@ from resources.storage import Store
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT_S = 4.0  # Dagster looks every 5 s: news in between is noticed by the look that is still waiting
-_SLICE_S = 0.25
+# Dagster begins a look every 5 s at most, and beginning one costs more than waiting in it: news is noticed by the look
+# that is still waiting. One that takes a minute would be ended.
+LONGEST_WAIT_S = 19.0
+_SLICE_S = 0.5
 
 
 def wait_for(has_happened: Callable[[], bool], longest_s: float = LONGEST_WAIT_S) -> bool:

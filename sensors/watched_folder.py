@@ -112,6 +112,8 @@ class _Look:
     def __init__(self, folders: Sequence[Path]) -> None:
         self._watch = FolderWatch(folders)
         self._listed_at, self._listing_s = float("-inf"), 0.0
+        self.done: Listing | None = None
+        """What was listed when there was nothing left to do about it."""
 
     def is_due(self, waiting: Waiting, settle_s: float) -> bool:
         """Whether to list the folders again: something has changed, a file may have settled, or it was long ago."""
@@ -158,13 +160,16 @@ def watched_folder_sensor(
             listing = look.list(settings)
         except PipelineError as error:
             return SkipReason(str(error))
+        if listing == look.done and not waiting:
+            continue
+        look.done = None
         known, now = index.load(), time.time()
         settled, waiting = settle(listing.files, known, waiting, now, rest_of(settings, now))
         skipped = skipped_files(listing, settings.watched_folders)
         was_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
         if settled or skipped != was_skipped:
             break
-    if listing is None:
+    if listing is None or listing == look.done:
         return SkipReason("Nothing has changed in the watched folders.")
     found = identify(settings, settled, known)
     for recording_id, whole in grown(settings, found, known).items():
@@ -178,6 +183,7 @@ def watched_folder_sensor(
     added = [recording_id for recording_id in wanted if recording_id and recording_id not in have]
     cursor = json.dumps(waiting)
     if not added:
+        look.done = None if waiting else listing
         context.update_cursor(cursor)
         return SkipReason(_told(listing, waiting))
     new = set(added)
