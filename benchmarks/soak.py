@@ -50,7 +50,9 @@ def drawn(folder: Path, count: int, broken_share: float, chance: random.Random) 
         content = scenes[number % SCENES] + (12).to_bytes(4, "big") + b"free" + number.to_bytes(4, "big")
         if number < round(count * broken_share):
             path = folder / f"broken-{number:04d}.mp4"
-            path.write_bytes(content[: len(content) // 3] if number % 2 else chance.randbytes(5000))
+            path.write_bytes(
+                content[: len(content) // 3] + bytes([number % 256]) if number % 2 else chance.randbytes(5000)
+            )
             broken.append(path)
         else:
             path = folder / f"good-{number % SCENES}-{number:04d}.mp4"

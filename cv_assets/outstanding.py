@@ -100,16 +100,14 @@ class Outstanding:
     waiting_runs: Mapping[str, int] = field(default_factory=dict)
 
 
-def observe(instance: DagsterInstance, store: Store, added: Sequence[str] = ()) -> Outstanding:
+def observe(instance: DagsterInstance, store: Store) -> Outstanding:
     """Look at every recording; where the environment asks for it, what is stale counts as missing.
 
     Args:
         instance: Dagster's instance.
         store: The tables.
-        added: Recordings about to become partitions, after those that are.
     """
     recording_ids = list(instance.get_dynamic_partitions(recordings_partitions.name or ""))
-    recording_ids += [r for r in added if r not in set(recording_ids)]
     names = list(dict.fromkeys(LAST_OF_STEP[name] for name in (*assets_of(INGEST), *assets_of(ANALYSIS))))
     statuses = _statuses(instance, names)
     in_flight, waiting = _in_flight(instance, recording_ids)

@@ -35,10 +35,18 @@ def wait_for(has_happened: Callable[[], bool], longest_s: float = LONGEST_WAIT_S
     return True
 
 
+_added = [0]  # partitions that this process has added: Dagster keeps no event of them
+
+
+def tell_added(count: int) -> None:
+    """Let `newest` change: partitions were added, of which there is no event."""
+    _added[0] += count
+
+
 def newest(instance: DagsterInstance, store: Store) -> object:
-    """Something cheap that changes with every event of an asset or a run, and with every row of a table."""
+    """Something cheap that changes with every event of an asset or a run, new partition, and row of a table."""
     run_ids = instance.run_storage.get_run_ids(RunsFilter(statuses=NOT_FINISHED_STATUSES))
-    return instance.event_log_storage.get_maximum_record_id(), frozenset(run_ids), store.newest_commits()
+    return instance.event_log_storage.get_maximum_record_id(), frozenset(run_ids), store.newest_commits(), _added[0]
 
 
 class _Stopping:

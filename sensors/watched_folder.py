@@ -1,4 +1,4 @@
-"""Notices recordings: a file that has come to rest becomes a partition, and its ingest run is requested."""
+"""Notices recordings: a file that has come to rest becomes a partition, for which reconciliation requests runs."""
 
 import json
 import time
@@ -11,14 +11,11 @@ from dagster import (
     DefaultSensorStatus,
     ResourceParam,
     SensorEvaluationContext,
-    SensorResult,
     SkipReason,
     sensor,
 )
 
-from cv_assets.outstanding import observe, plan_runs
-from cv_assets.stage import INGEST, recordings_partitions
-from cv_assets.walk import ingest_job
+from cv_assets.stage import recordings_partitions
 from resources.errors import PipelineError
 from resources.schema import RECORDINGS
 from resources.settings import Settings
@@ -34,8 +31,7 @@ from resources.watched_folder import (
     looks_unfinished,
     skipped_files,
 )
-from sensors.requests import run_request
-from sensors.waiting import LONGEST_WAIT_S, FolderWatch, wait_for
+from sensors.waiting import LONGEST_WAIT_S, FolderWatch, tell_added, wait_for
 
 MAX_FILES_A_TICK = 500
 _NAMED_FILES = 3
@@ -142,14 +138,13 @@ def _look_at(folders: tuple[Path, ...]) -> _Look:
 
 @sensor(
     name="watched_folder",
-    jobs=[ingest_job],
     minimum_interval_seconds=1,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Registers each recording that has come to rest in the watched folders and requests its ingest.",
+    description="Makes each recording that has come to rest in the watched folders a partition.",
 )
 def watched_folder_sensor(
     context: SensorEvaluationContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
-) -> SensorResult | SkipReason:
+) -> SkipReason:
     """Look at the watched folders, once anything in them may have changed."""
     look, index = _look_at(settings.watched_folders), SourceIndex(store)
     waiting, listing = _load_cursor(context.cursor), None
@@ -181,19 +176,13 @@ def watched_folder_sensor(
     have = set(context.instance.get_dynamic_partitions(recordings_partitions.name or ""))
     wanted = dict.fromkeys(file.recording_id for file in known.values() if file.state == "known")
     added = [recording_id for recording_id in wanted if recording_id and recording_id not in have]
-    cursor = json.dumps(waiting)
+    context.update_cursor(json.dumps(waiting))
     if not added:
         look.done = None if waiting else listing
-        context.update_cursor(cursor)
         return SkipReason(_told(listing, waiting))
-    new = set(added)
-    planned = plan_runs(observe(context.instance, store, added), settings.batches)
-    requests = [run_request(run) for run in planned if run.job_name == INGEST and new.issuperset(run.recording_ids)]
-    return SensorResult(
-        run_requests=requests,
-        dynamic_partitions_requests=[recordings_partitions.build_add_request(added)],
-        cursor=cursor,
-    )
+    context.instance.add_dynamic_partitions(recordings_partitions.name or "", added)
+    tell_added(len(added))
+    return SkipReason(f"{len(added)} new recordings, for which reconciliation requests what they lack.")
 
 
 def _told(listing: Listing, waiting: Waiting) -> str:
