@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test dev bench train lint types clean
+.PHONY: help install demo test test-long dev bench train lint types clean
 
 help:  ## Show the targets.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(INSTALLED)  ## Install everything into .venv.
 
@@ -29,6 +29,9 @@ demo: $(INSTALLED)  ## Draw sample recordings, run them through the pipeline, co
 
 test: lint types  ## Lint, types, tests.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-long: $(INSTALLED)  ## The tests that take minutes each.
+	@$(BIN)/python -m pytest -m long -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .

@@ -46,6 +46,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     yield made
 
 
+@pytest.mark.long
 def test_a_full_disk_is_told_in_a_sentence_and_the_same_command_goes_on(disk: Path, tmp_path: Path) -> None:
     settings = write_settings(tmp_path, data_folder=str(disk / "data"), batches={"max_recordings": 1})
     for number in range(3):

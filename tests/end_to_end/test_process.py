@@ -143,7 +143,7 @@ def test_weights_that_fail_only_when_loaded_stop_the_command_once(tmp_path: Path
     assert mended.returncode == 0, mended.stdout + mended.stderr
 
 
-@pytest.mark.parametrize("history", ["sqlite", "postgres"])
+@pytest.mark.parametrize("history", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def test_after_a_kill_the_same_command_goes_on(history: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("postgres_url") if history == "postgres" else None
     settings = write_settings(tmp_path)

@@ -101,7 +101,7 @@ def launch_by_command(stack: Stack, recording_id: str) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.long), 2])
 def limit(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
