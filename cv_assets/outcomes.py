@@ -6,14 +6,11 @@ being sent before it is sent. Where the pipeline is killed in between, nobody kn
 sent again.
 """
 
-import fcntl
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +23,7 @@ from resources.errors import PipelineError
 from resources.notifications import Channel, Delivery, Message, News, send_all
 from resources.schema import NOTIFICATIONS, RECORDINGS
 from resources.settings import NotificationSettings, Settings
-from resources.storage import Store, check_data_folder
+from resources.storage import Store, check_data_folder, one_at_a_time
 from resources.watched_folder import SourceIndex, camera_of, list_recordings
 from resources.weights import check_weights
 
@@ -111,7 +108,7 @@ def tell(instance: DagsterInstance, store: Store, settings: Settings, now: float
     """
     at = datetime.fromtimestamp(time.time() if now is None else now, UTC)
     wanted = settings.notifications
-    with _turn(store.data_folder):
+    with one_at_a_time(store.data_folder, "notifications"):
         ledger = Ledger(store, at)
         ledger.close_interrupted()
         outstanding = observe(instance, store)
@@ -351,12 +348,3 @@ def _is_arriving(camera: str, known: Mapping[str, object], settings: Settings) -
     except PipelineError:
         return False
     return any((camera_of(path, settings.watched_folders) or "") == camera for path in listed if path not in known)
-
-
-@contextmanager
-def _turn(data_folder: Path) -> Iterator[None]:
-    """One look at a time, in whichever process."""
-    data_folder.mkdir(parents=True, exist_ok=True)
-    with (data_folder / ".notifications.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -5,18 +5,15 @@ table and column. Because the file that people hold open is never touched again,
 and no run can break a query.
 """
 
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
 from resources.schema import DERIVED_SQL, Table
-from resources.storage import Store, disk_errors
+from resources.storage import Store, disk_errors, one_at_a_time
 
 RESULTS_NAME = "results.duckdb"
 _STORAGE_VERSION = "v1.4.0"  # so that DuckDB clients from 1.4 on can open it
@@ -67,7 +64,7 @@ def publish(store: Store) -> bool:
     Raises:
         PipelineError: The data folder is full, read-only or out of reach.
     """
-    with disk_errors(store.data_folder), _turn(store.data_folder):
+    with disk_errors(store.data_folder), one_at_a_time(store.data_folder, "publish"):
         versions = store.versions()
         if versions == published_versions(store.data_folder):
             return False
@@ -165,14 +162,6 @@ def _comment(connection: duckdb.DuckDBPyConnection, kind: str, table: Table) -> 
     connection.execute(f"COMMENT ON {kind} {table.name} IS '{_escaped(table.comment)}'")
     for column in table.columns:
         connection.execute(f"COMMENT ON COLUMN {table.name}.{column.name} IS '{_escaped(column.comment)}'")
-
-
-@contextmanager
-def _turn(data_folder: Path) -> Iterator[None]:
-    data_folder.mkdir(parents=True, exist_ok=True)
-    with (data_folder / ".publish.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _remove_old(folder: Path, current: Path) -> None:

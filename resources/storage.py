@@ -5,6 +5,7 @@ processes may write different recordings at once; the loser of a conflict tries 
 """
 
 import errno
+import fcntl
 import logging
 import os
 import random
@@ -343,6 +344,20 @@ class _OpenedTables(threading.local):
 
 
 _opened = _OpenedTables()
+
+
+@contextmanager
+def one_at_a_time(data_folder: Path, what: str) -> Iterator[None]:
+    """Do something with a data folder that only one process may do at a time; whoever comes later waits.
+
+    Args:
+        data_folder: Made if it is not there.
+        what: Names the lock file.
+    """
+    data_folder.mkdir(parents=True, exist_ok=True)
+    with (data_folder / f".{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
