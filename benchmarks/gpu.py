@@ -1,8 +1,9 @@
 """The detector on an NVIDIA GPU beside `ultralytics predict`: `python -m benchmarks.gpu VIDEO WEIGHTS [DEVICE]`.
 
 Needs torch, Ultralytics, PyAV and this project's resources; no Dagster and no tables. Prints one JSON line per figure:
-frames/s of ours and of the peer (half precision, batches of 16), the share of time that the GPU is busy, and what
-decoding alone and the engine alone would allow. DEVICE may be `cpu`, to try the script where there is no GPU.
+frames/s of ours and of the peer (half precision, batches of 16), the share of time that the GPU is busy, where pictures
+are decoded, and what decoding alone and the engine alone would allow. DEVICE may be `cpu`, to try the script where
+there is no GPU.
 """
 
 import json
@@ -17,7 +18,8 @@ from typing import Any
 import av
 import numpy as np
 
-from resources.footage import pictures, sample
+from resources.footage import sample
+from resources.gpu_footage import best_pictures
 from resources.inference import Models
 from resources.settings import DetectionSettings
 
@@ -82,11 +84,15 @@ def main(video: Path, weights: Path, device: str) -> int:
     detector = Models().detector(settings, width_px, height_px, device, lambda: sample(video, 48, frame_count, rate))
     tell(engine=detector.engine_name, measured=[vars(engine) for engine in detector.measured])
 
+    decoder = device if detector.takes_tensors else "cpu"
+    first = next(best_pictures(video, every, rate, decoder))
+    tell(pictures_lie_on="cpu" if isinstance(first, np.ndarray) else str(first.device))
+
     def ours() -> int:
-        return sum(1 for _ in detector.detect(pictures(video, every, rate)))
+        return sum(1 for _ in detector.detect(best_pictures(video, every, rate, decoder)))
 
     def decoding() -> int:
-        return sum(1 for _ in pictures(video, every, rate))
+        return sum(1 for _ in best_pictures(video, every, rate, decoder))
 
     def engine_alone() -> int:
         shape = (detector._fit.input_height_px, detector._fit.input_width_px, 3)

@@ -107,8 +107,8 @@ def _draw(path: Path, duration_s: float, counts: dict[str, int], frame_rate: int
     write_video(demo_scene(1, duration_s, counts, frame_rate=frame_rate), path)
 
 
-def static_scene(scratch: Path) -> tuple[Path, Path, float]:
-    """Ten minutes of a street in which something moves for half a minute; with weights and the goal."""
+def static_scene(scratch: Path) -> Path:
+    """Ten minutes of a street in which something moves for half a minute."""
     from demo.scenes import demo_scene, draw_frame
 
     moving = demo_scene(4, 30, {"person": 3, "car": 3}, frame_rate=15)
@@ -119,7 +119,7 @@ def static_scene(scratch: Path) -> tuple[Path, Path, float]:
     calm = itertools.islice(itertools.cycle(quiet), 285 * 15)
     path = scratch / "mostly_static.mp4"
     _write(path, itertools.chain(calm, busy, itertools.islice(itertools.cycle(quiet), 285 * 15)), Fraction(15))
-    return path, BUNDLED_WEIGHTS, 8.0
+    return path
 
 
 def two_hours(scratch: Path) -> Path:

@@ -32,7 +32,8 @@ from cv_assets.stage import (
 from resources.checkpoints import Parts
 from resources.device_lease import device_lease
 from resources.errors import RecordingError
-from resources.footage import pictures, sample
+from resources.footage import Picture, sample
+from resources.gpu_footage import best_pictures
 from resources.inference import Detector, Models, available_devices, device_name, lock_name
 from resources.media.normalizing import Progress
 from resources.pictures import Glance, annotated
@@ -231,12 +232,13 @@ class _Work:
         total = self.frames.num_rows
         glance = Glance(total)
 
-        def seen(source: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        def seen(source: Iterator[Picture]) -> Iterator[Picture]:
             for number, picture in enumerate(source, first):
                 glance.offer(number, picture)
                 yield self.region.cut(picture)
 
-        with closing(pictures(self.video, wanted, self.rate_fps)) as source:
+        device = self.device if self.detector.takes_tensors else "cpu"
+        with closing(best_pictures(self.video, wanted, self.rate_fps, device)) as source:
             for number, cut in enumerate(self.detector.detect(seen(source), fresh_every=self.part_frames), first):
                 found = self.region.back(cut)
                 yield found

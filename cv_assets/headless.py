@@ -20,7 +20,7 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINI
 from sqlalchemy.exc import OperationalError
 
 from cv_assets.outcomes import ending_of, failure_of, tell
-from cv_assets.outstanding import RecordingState, observe, set_aside
+from cv_assets.outstanding import RecordingState, observe, occasion, set_aside
 from cv_assets.stage import STOPPED_TAG
 from cv_assets.walk import WALK
 from resources.errors import PipelineError
@@ -33,6 +33,7 @@ from resources.storage import Store
 from resources.watched_folder import SourceIndex, list_recordings
 
 LOOK_EVERY_S = 1.0
+_LOOK_AGAIN_AFTER_S = 15.0  # though nothing has changed that is known to matter
 _FAILED_TICKS = 4
 _STEP_ASSETS = tuple(next(iter(assets.specs)).key.to_user_string() for assets in WALK)
 
@@ -191,11 +192,15 @@ def _watch(
     show: Callable[[Progress], None],
 ) -> None:
     progress, cursors, started = Progress(), dict[str, int](), time.monotonic()
-    since = time.time() - 1
+    since, seen, look_at = time.time() - 1, object(), 0.0
     while True:
         try:
-            if _is_complete(instance, store, settings, progress):
-                break
+            # Looking at every recording costs more than all else here, and the work needs the processor.
+            news = occasion(instance, store)
+            if news != seen or time.monotonic() > look_at:
+                if _is_complete(instance, store, settings, progress):
+                    break
+                seen, look_at = news, time.monotonic() + _LOOK_AGAIN_AFTER_S
             _read_observations(instance, cursors, progress)
         except OperationalError as error:
             # The server went away within a query; new connections wait for it.

@@ -32,6 +32,7 @@ from resources.watched_folder import SourceIndex
 
 STOPPED_RETRY_AFTER_S = 120.0
 STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"  # set for a pipeline that is to make anew what settings made stale
+_WAITING_STATUSES = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED]
 _WAITING_RUNS_PER_JOB = {INGEST: 2, ANALYSIS: 1}
 
 
@@ -137,6 +138,18 @@ def observe(instance: DagsterInstance, store: Store) -> Outstanding:
             )
         )
     return Outstanding(states, waiting)
+
+
+def occasion(instance: DagsterInstance, store: Store) -> object:
+    """Something cheap that changes whenever there may be more to request, or nothing left to do.
+
+    What happens inside a run changes nothing of that before the run ends: till then its recordings are in flight.
+    """
+    unfinished = instance.run_storage.get_run_ids(RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    if unfinished:
+        waiting = instance.run_storage.get_run_ids(RunsFilter(statuses=_WAITING_STATUSES))
+        return frozenset(unfinished), frozenset(waiting)
+    return instance.event_log_storage.get_maximum_record_id(), store.newest_commits()
 
 
 @dataclass(frozen=True)
@@ -251,7 +264,7 @@ def _in_flight(instance: DagsterInstance, recording_ids: Sequence[str]) -> tuple
     waiting: dict[str, int] = {}
     for run in instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES)):
         in_flight.update(recordings_of_run(run, recording_ids))
-        if run.status in (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED):
+        if run.status in _WAITING_STATUSES:
             waiting[run.job_name] = waiting.get(run.job_name, 0) + 1
     return in_flight, waiting
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from resources.errors import PipelineError
+from resources.footage import Picture
 from resources.postprocessing import Fit
 from resources.quantization import quantized
 from resources.weights import ModelWeights, load_yolo
@@ -40,11 +41,12 @@ class Engine(Protocol):
     name: str
     precision: str
 
-    def infer(self, pictures: Iterable[np.ndarray]) -> Iterator[Outputs]:
+    def infer(self, pictures: Iterable[Picture]) -> Iterator[Outputs]:
         """The network's raw outputs per picture.
 
         Args:
-            pictures: uint8 BGR arrays of shape (input_height_px, input_width_px, 3).
+            pictures: uint8 BGR arrays of shape (input_height_px, input_width_px, 3); torch's engines also take
+                tensors in their device's memory.
 
         Yields:
             float32 arrays without the batch axis; only to be read until the next picture's are asked for.
@@ -94,10 +96,10 @@ class OpenVinoEngine:
         self.precision = precision
         self.name = f"openvino-{precision}-{fit.input_width_px}x{fit.input_height_px}"
 
-    def infer(self, pictures: Iterable[np.ndarray]) -> Iterator[Outputs]:
+    def infer(self, pictures: Iterable[Picture]) -> Iterator[Outputs]:
         """See `Engine.infer`."""
         free = [self._compiled.create_infer_request() for _ in range(self._request_count)]
-        running: deque[tuple[Any, np.ndarray]] = deque()
+        running: deque[tuple[Any, Picture]] = deque()
         output_count = len(self._compiled.outputs)
 
         def oldest() -> tuple[Any, Outputs]:
@@ -241,7 +243,7 @@ class TorchEngine:
         if self._on_gpu:
             self._copying, self._computing = torch.cuda.Stream(self._device), torch.cuda.Stream(self._device)
 
-    def infer(self, pictures: Iterable[np.ndarray]) -> Iterator[Outputs]:
+    def infer(self, pictures: Iterable[Picture]) -> Iterator[Outputs]:
         """See `Engine.infer`."""
         source = iter(pictures)
         flying: deque[_Batch] = deque()
@@ -252,34 +254,43 @@ class TorchEngine:
         while flying:
             yield from self._finished(flying.popleft())
 
-    def _start(self, pictures: list[np.ndarray]) -> "_Batch":
+    def _start(self, pictures: list[Picture]) -> "_Batch":
         import torch
 
         try:
             with torch.inference_mode():
-                if not self._on_gpu:
-                    return _Batch(pictures, self._run(torch.from_numpy(np.stack(pictures)).to(self._device)))
-                return self._started(pictures)
+                if self._on_gpu:
+                    return self._started(pictures)
+                return _Batch(pictures, self._run(torch.stack([torch.as_tensor(one) for one in pictures])))
         except torch.OutOfMemoryError:
             return _Batch(pictures, None)
 
-    def _started(self, pictures: list[np.ndarray]) -> "_Batch":
+    def _started(self, pictures: list[Picture]) -> "_Batch":
         import torch
 
-        pinned = torch.empty((len(pictures), *self._input_shape), dtype=torch.uint8, pin_memory=True)
-        np.stack(pictures, out=pinned.numpy())
-        with torch.cuda.device(self._device), torch.cuda.stream(self._copying):
-            there = pinned.to(self._device, non_blocking=True)
-        with torch.cuda.device(self._device), torch.cuda.stream(self._computing):
-            self._computing.wait_stream(self._copying)
-            outputs = self._run(there)
-            # Into pinned memory, or this thread would wait for the copy.
-            held = [torch.empty(out.shape, dtype=out.dtype, pin_memory=True) for out in outputs]
-            for here, output in zip(held, outputs, strict=True):
-                here.copy_(output, non_blocking=True)
-            done = torch.cuda.Event()
-            done.record(self._computing)
-        return _Batch(pictures, held, done, (pinned, there))
+        with torch.cuda.device(self._device):
+            if isinstance(pictures[0], np.ndarray):
+                pinned = torch.empty((len(pictures), *self._input_shape), dtype=torch.uint8, pin_memory=True)
+                np.stack(pictures, out=pinned.numpy())
+                with torch.cuda.stream(self._copying):
+                    there = pinned.to(self._device, non_blocking=True)
+                self._computing.wait_stream(self._copying)
+                lent = [pinned, there]
+            else:
+                # Made on the default stream, by threads that are ahead of this one.
+                self._computing.wait_stream(torch.cuda.default_stream(self._device))
+                with torch.cuda.stream(self._computing):
+                    there = torch.stack(pictures)
+                lent = [*pictures, there]
+            with torch.cuda.stream(self._computing):
+                outputs = self._run(there)
+                # Into pinned memory, or this thread would wait for the copy.
+                held = [torch.empty(out.shape, dtype=out.dtype, pin_memory=True) for out in outputs]
+                for here, output in zip(held, outputs, strict=True):
+                    here.copy_(output, non_blocking=True)
+                done = torch.cuda.Event()
+                done.record(self._computing)
+        return _Batch(pictures, held, done, lent)
 
     def _finished(self, batch: "_Batch") -> Iterator[Outputs]:
         if batch.outputs is None:
@@ -291,7 +302,7 @@ class TorchEngine:
         for index in range(len(batch.pictures)):
             yield tuple(array[index] for array in arrays)
 
-    def _in_halves(self, pictures: list[np.ndarray]) -> Iterator[Outputs]:
+    def _in_halves(self, pictures: list[Picture]) -> Iterator[Outputs]:
         """Run what did not fit into the GPU's memory again in smaller batches, and keep to their size."""
         import torch
 
@@ -425,7 +436,7 @@ class _Batch:
         lent: What the GPU reads until then.
     """
 
-    pictures: list[np.ndarray]
+    pictures: list[Picture]
     outputs: list[Any] | None
     done: Any = None
     lent: Any = None

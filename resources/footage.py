@@ -1,13 +1,23 @@
 """Pictures of a normalized video for a model: some of its frames from anywhere in it, or a few spread over it."""
 
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from av.codec.hwaccel import HWAccel
+from av.video.frame import VideoFrame
 
 from resources.media.opening import opened
-from resources.media.reading import Converter, read_frames
+from resources.media.reading import Converter
+
+if TYPE_CHECKING:
+    import torch
+
+Picture: TypeAlias = "np.ndarray | torch.Tensor"
+"""uint8 BGR of shape (height_px, width_px, 3), in the CPU's memory or in a GPU's."""
 
 
 def pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction) -> Generator[np.ndarray, None, None]:
@@ -21,28 +31,34 @@ def pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction) -> Generator
     Yields:
         uint8 BGR arrays of shape (height_px, width_px, 3), one per wanted frame; fewer where the file ends early.
     """
+    converter = Converter()
+    with closing(frames(path, wanted, rate_fps)) as source:
+        for frame in source:
+            yield converter.array(frame)
+
+
+def frames(
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, hwaccel: HWAccel | None = None
+) -> Generator[VideoFrame, None, None]:
+    """As `pictures`, but as they are decoded; with `hwaccel`, by that device."""
     if not wanted:
-        return
-    if wanted[0] == 0:
-        for _, picture in read_frames(path, wanted=wanted):
-            yield picture
         return
     remaining = iter(wanted)
     next_wanted = next(remaining, None)
-    with opened(path) as container:
+    with opened(path, hwaccel) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         assert stream.time_base is not None
-        first = stream.start_time or 0
-        container.seek(first + round(wanted[0] / rate_fps / stream.time_base), stream=stream)
-        converter = Converter()
-        for frame in container.decode(stream):
-            if next_wanted is None:
-                return
-            index = round(((frame.pts or 0) - first) * stream.time_base * rate_fps)
+        first, is_sought = stream.start_time or 0, wanted[0] > 0
+        if is_sought:
+            container.seek(first + round(wanted[0] / rate_fps / stream.time_base), stream=stream)
+        for number, frame in enumerate(container.decode(stream)):
+            index = round(((frame.pts or 0) - first) * stream.time_base * rate_fps) if is_sought else number
             if index == next_wanted:
-                yield converter.array(frame)
+                yield frame
                 next_wanted = next(remaining, None)
+                if next_wanted is None:
+                    return
 
 
 def sample(path: Path, count: int, frame_count: int, rate_fps: Fraction) -> list[np.ndarray]:

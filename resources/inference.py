@@ -31,6 +31,8 @@ from resources.engines import (
     processor_name,
 )
 from resources.errors import PipelineError
+from resources.footage import Picture
+from resources.gpu_footage import fitted
 from resources.postprocessing import CentreCrop, Found, Letterbox, fit_of, found_in
 from resources.settings import DetectionSettings
 from resources.static import Unchanged
@@ -94,12 +96,21 @@ class Detector:
         self._model, self._engine, self._fit, self._settings = model, engine, fit, settings
         self._wanted = wanted_classes(model, settings)
 
-    def detect(self, pictures: Iterable[np.ndarray], fresh_every: int | None = None) -> Iterator[Found]:
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether `detect` takes pictures that lie in the device's memory."""
+        return (
+            isinstance(self._engine, TorchEngine)
+            and isinstance(self._fit, Letterbox)
+            and not self._settings.skip_static  # which is judged on the CPU
+        )
+
+    def detect(self, pictures: Iterable[Picture], fresh_every: int | None = None) -> Iterator[Found]:
         """Find objects in pictures of one size, in order; decoding, fitting and the network overlap.
 
         Args:
-            pictures: uint8 BGR arrays of shape (height_px, width_px, 3), consumed in a thread of their own. An error
-                raised by them is raised here.
+            pictures: uint8 BGR arrays of shape (height_px, width_px, 3), or tensors on the device where
+                `takes_tensors`; consumed in a thread of their own. An error raised by them is raised here.
             fresh_every: With the setting skip_static, every so many pictures one is looked at whatever it looks like.
 
         Yields:
@@ -109,16 +120,16 @@ class Detector:
         plan: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         unchanged = Unchanged(fresh_every) if self._settings.skip_static else None
 
-        def to_be_seen() -> Iterator[np.ndarray]:
+        def to_be_seen() -> Iterator[Picture]:
             for picture in pictures:
-                if unchanged and unchanged.since_last(picture):
+                if unchanged and unchanged.since_last(np.asarray(picture)):
                     plan.put(_REUSED)
                     continue
                 plan.put((picture.shape[1], picture.shape[0]))
                 yield picture
 
         last = _NOTHING
-        with _Prefetch(_each(self._fit.apply, to_be_seen(), _FITTING_THREADS), _PREFETCHED) as source:
+        with _Prefetch(_each(self._fitted, to_be_seen(), _FITTING_THREADS), _PREFETCHED) as source:
             for outputs in self._engine.infer(source):
                 while (size := plan.get()) == _REUSED:
                     yield last
@@ -128,6 +139,12 @@ class Detector:
             while not plan.empty():
                 plan.get()
                 yield last
+
+    def _fitted(self, picture: Picture) -> Picture:
+        if isinstance(picture, np.ndarray):
+            return self._fit.apply(picture)
+        assert isinstance(self._fit, Letterbox)
+        return fitted(self._fit, picture)
 
 
 _REUSED = (0, 0)
@@ -443,14 +460,12 @@ def _has_device(device: str) -> bool:
     return bool(torch.cuda.is_available()) and int(device.partition(":")[2]) < torch.cuda.device_count()
 
 
-def _each(
-    work: Callable[[np.ndarray], np.ndarray], items: Iterator[np.ndarray], thread_count: int
-) -> Iterator[np.ndarray]:
+def _each(work: Callable[[Picture], Picture], items: Iterator[Picture], thread_count: int) -> Iterator[Picture]:
     """The work's answers in the order of the items, a few threads ahead; without threads, one after the other."""
     if thread_count == 0:
         yield from map(work, items)
         return
-    waiting: deque[Future[np.ndarray]] = deque()
+    waiting: deque[Future[Picture]] = deque()
     with ThreadPoolExecutor(thread_count, thread_name_prefix="fit") as pool:
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -465,12 +480,12 @@ class _Prefetch:
 
     _END = object()
 
-    def __init__(self, source: Iterator[np.ndarray], depth: int) -> None:
-        self._items: queue.Queue[object] = queue.Queue(maxsize=depth)
+    def __init__(self, source: Iterator[Picture], depth: int) -> None:
+        self._items: queue.Queue[Any] = queue.Queue(maxsize=depth)
         self._source, self._stopped = source, threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
 
-    def __enter__(self) -> Iterator[np.ndarray]:
+    def __enter__(self) -> Iterator[Picture]:
         self._filling = self._pool.submit(self._fill)
         return self._drain()
 
@@ -495,8 +510,7 @@ class _Prefetch:
                 continue
         return False
 
-    def _drain(self) -> Iterator[np.ndarray]:
+    def _drain(self) -> Iterator[Picture]:
         while (item := self._items.get()) is not self._END:
-            assert isinstance(item, np.ndarray)
             yield item
         self._filling.result()

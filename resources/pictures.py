@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resources.footage import Picture
+
 if TYPE_CHECKING:  # the media process needs neither to load, and draws nothing
     import pyarrow as pa
     from PIL import Image, ImageDraw, ImageFont
@@ -64,15 +66,15 @@ class Glance:
         self._occasions, self._total = Occasions(), total
         self._held: tuple[int, np.ndarray] | None = None
 
-    def offer(self, number: int, picture: np.ndarray) -> None:
+    def offer(self, number: int, picture: Picture) -> None:
         """Keep a small copy of the picture if one is due.
 
         Args:
             number: Its place in the order of the work.
-            picture: uint8 array of shape (height_px, width_px, 3).
+            picture: uint8 of shape (height_px, width_px, 3), wherever it lies.
         """
         if self._held is None and self._occasions.is_due(number, self._total):
-            self._held = number, shrunk(picture)
+            self._held = number, shrunk(picture if isinstance(picture, np.ndarray) else picture.cpu().numpy())
 
     def taken(self, number: int) -> np.ndarray | None:
         """The small copy of this picture, if it was kept; see `shrunk`."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from resources.footage import Picture
 from resources.postprocessing import Found
 from resources.settings import Polygon
 
@@ -41,8 +42,8 @@ class Region:
         high = np.ceil(np.minimum(every.max(axis=0) + _MARGIN * size, size)).astype(int)
         return cls(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]), tuple(corners))
 
-    def cut(self, picture: np.ndarray) -> np.ndarray:
-        """The rectangle of a picture of shape (height_px, width_px, 3)."""
+    def cut(self, picture: Picture) -> Picture:
+        """The rectangle of a picture of shape (height_px, width_px, 3), a view of it."""
         return picture[self.top_px : self.top_px + self.height_px, self.left_px : self.left_px + self.width_px]
 
     def back(self, found: Found) -> Found:

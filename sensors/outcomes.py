@@ -12,10 +12,10 @@ from dagster import (
 )
 
 from cv_assets.outcomes import tell
+from cv_assets.outstanding import occasion
 from resources.errors import PipelineError
 from resources.settings import Settings, current_settings
 from resources.storage import Store
-from sensors.waiting import newest
 
 _LOOK_AGAIN_AFTER_S = 300.0  # silence is no event
 
@@ -47,7 +47,7 @@ def outcomes_sensor(
     """Tell what is new. A delivery that fails is noted and tried again; it fails nothing else."""
     if not settings.notifications.channels:
         return SkipReason("No channel is named in the settings, at notifications.")
-    seen, news, now = _seen.get(str(store.data_folder)), newest(context.instance, store), time.monotonic()
+    seen, news, now = _seen.get(str(store.data_folder)), occasion(context.instance, store), time.monotonic()
     if seen is not None and seen.news == news and now < seen.until:
         return SkipReason("Nothing new to tell.")
     try:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from dagster import (
     DagsterInstance,
@@ -13,7 +14,7 @@ from dagster import (
     sensor,
 )
 
-from cv_assets.outstanding import Outstanding, observe, plan_runs, remove_replaced, set_aside
+from cv_assets.outstanding import Outstanding, PlannedRun, observe, occasion, plan_runs, remove_replaced, set_aside
 from cv_assets.stage import ANALYSIS
 from cv_assets.walk import analysis_job, ingest_job
 from resources.errors import PipelineError
@@ -22,7 +23,7 @@ from resources.settings import Settings
 from resources.storage import Store, check_data_folder
 from resources.weights import check_weights
 from sensors.requests import run_request
-from sensors.waiting import newest, wait_for
+from sensors.waiting import LONGEST_WAIT_S, added, wait_for
 
 _LOOK_AGAIN_AFTER_S = 15.0  # where something is amiss that a person may mend, or runs were requested
 _REST_BETWEEN_LOOKS = 5  # times as long as the last look took: thousands of recordings must not keep a core busy
@@ -61,18 +62,37 @@ def reconciliation_sensor(
     context: SensorEvaluationContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
 ) -> SensorResult | SkipReason:
     """Request the runs that would complete the recordings, where anything has happened since the last look."""
-    seen = _seen.get(str(store.data_folder))
-    if seen is not None and not wait_for(lambda: _has_news(context.instance, store, seen)):
-        return SkipReason(seen.told)
-    news, started = newest(context.instance, store), time.monotonic()
-    try:
-        check_data_folder(store.data_folder)
-        outstanding = observe(context.instance, store)
-        set_aside(store, outstanding, settings.batches.max_attempts)
-        remove_replaced(context.instance, store, outstanding)
-        publish(store)
-    except PipelineError as error:
-        return SkipReason(str(error))
+    until = time.monotonic() + LONGEST_WAIT_S
+    # News that leaves nothing to request ends no look, for the next would begin seconds later.
+    while True:
+        seen = _seen.get(str(store.data_folder))
+        if seen is not None and not wait_for(
+            partial(_has_news, context.instance, store, seen), until - time.monotonic()
+        ):
+            return SkipReason(seen.told)
+        try:
+            found, planned = _look(context.instance, store, settings)
+        except PipelineError as error:
+            return SkipReason(str(error))
+        _seen[str(store.data_folder)] = found
+        if planned:
+            return SensorResult(run_requests=[run_request(run) for run in planned])
+        if seen is None:
+            return SkipReason(found.told)
+
+
+def _look(instance: DagsterInstance, store: Store, settings: Settings) -> tuple[_Seen, list[PlannedRun]]:
+    """What there is, and the runs that would complete it.
+
+    Raises:
+        PipelineError: Nothing can be looked at or written.
+    """
+    news, started = _news(instance, store), time.monotonic()
+    check_data_folder(store.data_folder)
+    outstanding = observe(instance, store)
+    set_aside(store, outstanding, settings.batches.max_attempts)
+    remove_replaced(instance, store, outstanding)
+    publish(store)
     planned = plan_runs(outstanding, settings.batches)
     on_hold = ""
     try:
@@ -82,22 +102,25 @@ def reconciliation_sensor(
         # Runs that cannot work are not started; ingest needs no weights.
         on_hold = f" Analysis is on hold: {error}"
         planned = [run for run in planned if run.job_name != ANALYSIS]
-    told = f"{_told(outstanding)}{on_hold}"
     now, look_s = time.time(), time.monotonic() - started
     due = [state.retry_at for state in outstanding.states if state.retry_at > now]
-    _seen[str(store.data_folder)] = _Seen(
+    found = _Seen(
         news,
-        told,
+        f"{_told(outstanding)}{on_hold}",
         until=now + _LOOK_AGAIN_AFTER_S if on_hold or planned else min(due, default=float("inf")),
         rested_at=time.monotonic() + look_s * _REST_BETWEEN_LOOKS,
     )
-    return SensorResult(run_requests=[run_request(run) for run in planned]) if planned else SkipReason(told)
+    return found, planned
 
 
 def _has_news(instance: DagsterInstance, store: Store, seen: _Seen) -> bool:
     if time.monotonic() < seen.rested_at:
         return False
-    return time.time() >= seen.until or newest(instance, store) != seen.news
+    return time.time() >= seen.until or _news(instance, store) != seen.news
+
+
+def _news(instance: DagsterInstance, store: Store) -> object:
+    return occasion(instance, store), added()
 
 
 def _told(outstanding: Outstanding) -> str:

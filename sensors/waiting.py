@@ -7,10 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import watchfiles
-from dagster import DagsterInstance, RunsFilter
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-
-from resources.storage import Store
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +35,13 @@ _added = [0]  # partitions that this process has added: Dagster keeps no event o
 
 
 def tell_added(count: int) -> None:
-    """Let `newest` change: partitions were added, of which there is no event."""
+    """Let `added` change: partitions were added, of which there is no event."""
     _added[0] += count
 
 
-def newest(instance: DagsterInstance, store: Store) -> object:
-    """Something cheap that changes with every event of an asset or a run, new partition, and row of a table."""
-    run_ids = instance.run_storage.get_run_ids(RunsFilter(statuses=NOT_FINISHED_STATUSES))
-    return instance.event_log_storage.get_maximum_record_id(), frozenset(run_ids), store.newest_commits(), _added[0]
+def added() -> int:
+    """How many partitions the sensors of this process have added."""
+    return _added[0]
 
 
 class _Stopping:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
@@ -235,7 +236,7 @@ def _take_over(source: _Source, output: Path) -> NormalizedVideo | None:
     settings, timeline = source.settings, source.timeline
     slots = _Slots(timeline.rate_fps, settings.max_gap_fill_s)
     measures = Measures(glimpses=Glimpses(timeline.packet_count))
-    with opened(source.path, hardware=source.hardware) as container:
+    with opened(source.path, HWAccel("cuda") if source.hardware else None) as container:
         stream = best_stream(container)
         bound_decoder(stream, settings.max_pixels, source.thread_count)
         is_referenced = settings.when_conforming == "reference" and container.format.name in _REFERABLE_CONTAINERS
@@ -313,7 +314,7 @@ def _encode(source: _Source, output: Path) -> NormalizedVideo:
     slots = _Slots(rate, settings.max_gap_fill_s)
     kept_s = min(timeline.packet_count / float(timeline.rate_fps), (settings.end_s or math.inf) - settings.start_s)
     measures = Measures(glimpses=Glimpses(int(kept_s * float(rate))))
-    with opened(source.path, hardware=source.hardware) as container:
+    with opened(source.path, HWAccel("cuda") if source.hardware else None) as container:
         stream = best_stream(container)
         bound_decoder(stream, settings.max_pixels, source.thread_count)
         decoding = Decoding(container, stream, timeline)

@@ -32,12 +32,12 @@ _PICTURE_BYTES_PER_PIXEL = 6  # three components of 16 bits, the largest in use
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")
 
 
-def opened(path: Path, *, hardware: bool = False) -> InputContainer:
+def opened(path: Path, hwaccel: HWAccel | None = None) -> InputContainer:
     """Open a recording.
 
     Args:
         path: The file.
-        hardware: Decode on the GPU what it can decode; the rest falls back to the CPU by itself.
+        hwaccel: The device that decodes it; None means the CPU.
 
     Raises:
         RecordingError: It is gone or may not be read.
@@ -50,7 +50,7 @@ def opened(path: Path, *, hardware: bool = False) -> InputContainer:
             mode="r",
             metadata_errors="replace",
             options=_INPUT_OPTIONS,
-            hwaccel=HWAccel("cuda", allow_software_fallback=True) if hardware else None,
+            hwaccel=hwaccel,
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
