@@ -35,10 +35,8 @@ def _one(pipeline: Pipeline, scratch: Path, number: int) -> dict[str, float]:
     drawn = scratch / f"clip-{number}.mp4"
     write_video(demo_scene(number, SECONDS, {"car": 2, "person": 2}), drawn)
     time.sleep(5)  # an idle pipeline
-    partial = pipeline.watched / f".clip-{number}.mp4"
-    partial.write_bytes(drawn.read_bytes())
     dropped = time.time()
-    partial.rename(pipeline.watched / f"clip-{number}.mp4")
+    pipeline.drop(drawn)
     shown = (
         f"SELECT count(*) FROM summaries JOIN recordings USING (recording_id) WHERE source_path = 'clip-{number}.mp4'"
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -81,6 +82,12 @@ class Pipeline:
         with suppress(OSError):
             return bool(self.ask(_LOADED)["repositoriesOrError"].get("nodes"))
         return False
+
+    def drop(self, file: Path) -> None:
+        """Put a copy of a file into the watched folder, there all at once."""
+        partial = self.watched / f".{file.name}"
+        shutil.copyfile(file, partial)
+        partial.rename(self.watched / file.name)
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """Ask the UI over GraphQL.

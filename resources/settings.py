@@ -438,7 +438,7 @@ class CropSettings(_Section):
 class BatchSettings(_Section):
     """How much one run takes on: the model is loaded once per run."""
 
-    max_recordings: int = Field(20, ge=1, description="At most this many recordings a run.")
+    max_recordings: int = Field(30, ge=1, description="At most this many recordings a run.")
     max_footage_minutes: float = Field(60, gt=0, description="At most about this much footage a run.")
     checkpoint_s: float = Field(
         60, gt=0, description="Of a killed run, finished parts of a recording of this length need not be done again."
@@ -450,10 +450,10 @@ class QueueSettings(_Section):
     """How many runs work at once, however they were launched; the daemon reads it when it starts."""
 
     gpu_runs: int = Field(
-        1,
+        2,
         ge=1,
-        description="Runs with a model stage. One per GPU is a good start; more overlap the CPU work of one run with "
-        "the GPU work of another, and a device still serves one model stage at a time.",
+        description="Runs with a model stage. One more than there are devices overlaps the other work of one run with "
+        "the model of another; a device still serves one model stage at a time.",
     )
     cpu_runs: int = Field(2, ge=1, description="Runs without one, such as ingest, each of which uses a core or two.")
 
