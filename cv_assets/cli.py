@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from resources.settings import PROJECT_ROOT, load_settings
 from resources.storage import check_data_folder, disk_errors
 
 if TYPE_CHECKING:
+    import subprocess
+
     from rich.progress import TaskID
 
     from cv_assets.headless import Outcome
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _SHORTEST_S = 20.0  # Dagster that ends sooner than this would do so again
 _LOOK_AT_DISK_EVERY_S = 5.0
+_LOOK_AT_CODE_SERVER_EVERY_S, _LOOKS_WITHOUT_CODE_SERVER = 5.0, 3
 _PATH = click.Path(path_type=Path)
 _settings_option = click.option("--settings", type=_PATH, help="Settings file [default: pipeline.yaml].")
 _data_option = click.option("--data", type=_PATH, help="Data folder [default: as the settings say].")
@@ -171,7 +174,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
                 server = subprocess.Popen(command, start_new_session=True, cwd=home, env=quiet)
                 try:
                     with _stoppable():
-                        status = server.wait()
+                        status = _outlasted(server)
                 except KeyboardInterrupt:
                     status = 0
                     break
@@ -187,6 +190,35 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
                 again = "it is started again" if lasted_s > _SHORTEST_S else "it would do so again"
                 click.echo(f"Dagster ended by itself (exit {status}): {again}.", err=True)
     sys.exit(status)
+
+
+def _outlasted(server: "subprocess.Popen[bytes]") -> int:
+    """Wait until Dagster ends, or its code server has died and Dagster does not notice; returns the exit status."""
+    import subprocess
+
+    from cv_assets.headless import end_group
+
+    looks_without = 0
+    while True:
+        try:
+            return server.wait(_LOOK_AT_CODE_SERVER_EVERY_S)
+        except subprocess.TimeoutExpired:
+            looks_without = 0 if _has_code_server(server.pid) else looks_without + 1
+        if looks_without == _LOOKS_WITHOUT_CODE_SERVER:
+            click.echo("The code server has died, and Dagster does not start it again.", err=True)
+            end_group(server)
+
+
+def _has_code_server(dagster_pid: int) -> bool:
+    """Whether the process lives that holds the assets; before Dagster has started its daemon, that it is to come."""
+    import psutil
+
+    lines = []
+    with suppress(psutil.Error):
+        for child in psutil.Process(dagster_pid).children(recursive=True):
+            with suppress(psutil.Error):
+                lines.append(child.cmdline())
+    return any("grpc" in line for line in lines) or not any("dagster._daemon" in line for line in lines)
 
 
 def _waited_for_disk(data_folder: Path) -> bool:

@@ -47,7 +47,8 @@ def frames(
     next_wanted = next(remaining, None)
     with opened(path, hwaccel) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        if hwaccel is None:
+            stream.thread_type = "AUTO"  # a device needs no threads, and its pictures are few
         assert stream.time_base is not None
         first, is_sought = stream.start_time or 0, wanted[0] > 0
         if is_sought:

@@ -53,7 +53,7 @@ def in_work(stack: Stack) -> list[str]:
 def test_whatever_is_killed_everything_ends_in_the_tables_once(stack: Stack) -> None:
     stack.until(lambda: in_work(stack), 120, "a run at work")
     kill(stack, "spawn_main")
-    for words in (("dagster._daemon",), ("dagster_webserver",)):
+    for words in (("dagster._daemon",), ("dagster", "api", "grpc"), ("dagster_webserver",)):
         stack.until(lambda: len(processes(stack, "spawn_main")) > 0, 180, "a run at work again")
         kill(stack, *words)
         stack.until(lambda: stack.is_loaded(), 180, "the pipeline to start again")
