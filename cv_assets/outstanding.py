@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.instance.types import CachingDynamicPartitionsLoader
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
@@ -22,7 +22,15 @@ from dagster._core.storage.tags import (
 )
 
 from cv_assets.recordings import file_columns
-from cv_assets.stage import ANALYSIS, ATTEMPT_TAG, INGEST, STOPPED_TAG, recording_at_death, recordings_partitions
+from cv_assets.stage import (
+    ANALYSIS,
+    ATTEMPT_TAG,
+    INGEST,
+    STOPPED_TAG,
+    failed_recordings,
+    recording_at_death,
+    recordings_partitions,
+)
 from cv_assets.staleness import stale_assets
 from cv_assets.walk import LAST_OF_STEP, assets_of, with_downstream
 from resources.schema import RECORDINGS
@@ -31,6 +39,7 @@ from resources.storage import Store
 from resources.watched_folder import SourceIndex
 
 STOPPED_RETRY_AFTER_S = 120.0
+UNBEGUN_RETRY_AFTER_S = 30.0
 STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"  # set for a pipeline that is to make anew what settings made stale
 _WAITING_STATUSES = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED]
 _WAITING_RUNS_PER_JOB = {INGEST: 2, ANALYSIS: 1}
@@ -295,13 +304,14 @@ class _FailedRun:
         attempt: Which attempt it was.
         retry_at: Time before which nothing of it is tried again, in seconds since 1970.
         is_attempt: Whether it was one: not where a person had to act or the pipeline was stopped.
-        died_at: The recording that it was working on when it died without a word; None if it ended otherwise.
+        failed: The recordings that failed, or at which it died without a word: to the others of its batch it was no
+            attempt. None where nobody can tell, so that it was one to all.
     """
 
     attempt: int = 1
     retry_at: float = 0.0
     is_attempt: bool = True
-    died_at: str | None = None
+    failed: frozenset[str] | None = None
 
     @classmethod
     def of(cls, instance: DagsterInstance, store: Store, run_id: str) -> "_FailedRun":
@@ -315,15 +325,18 @@ class _FailedRun:
             # reason to hurry, and after a new start there is none to wait.
             wait_until = (records[0].end_time or 0.0) + STOPPED_RETRY_AFTER_S if stopped == "true" else 0.0
             return cls(attempt, wait_until, is_attempt=False)
-        return cls(attempt, died_at=recording_at_death(store, run_id))
+        if died_at := recording_at_death(store, run_id):
+            return cls(attempt, failed=frozenset({died_at}))
+        failures = instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_FAILURE).records
+        if not failures:
+            # It was killed before it had begun a recording: not at once again, should it have done so by itself.
+            return cls(attempt, (records[0].end_time or 0.0) + UNBEGUN_RETRY_AFTER_S, is_attempt=False)
+        named = [failed_recordings(record.event_log_entry.get_dagster_event()) for record in failures]
+        return cls(attempt, failed=None if None in named else frozenset().union(*filter(None, named)))
 
     def counted(self, recording_id: str) -> tuple[int, float]:
-        """Attempts at a recording so far, and when the next may be made.
-
-        A run that died was an attempt only at the recording that it was working on: the others of its batch are not
-        under suspicion, and go on in a batch.
-        """
-        is_attempt = self.is_attempt and self.died_at in (None, recording_id)
+        """Attempts at a recording so far, and when the next may be made."""
+        is_attempt = self.is_attempt and (self.failed is None or recording_id in self.failed)
         return self.attempt if is_attempt else self.attempt - 1, self.retry_at
 
 

@@ -30,6 +30,7 @@ from dagster import (
     DataVersion,
     DynamicPartitionsDefinition,
     Failure,
+    JsonMetadataValue,
     MaterializeResult,
     MetadataValue,
     RunsFilter,
@@ -45,6 +46,7 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.events import DagsterEvent
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from resources.errors import GivenUpError, PipelineError, RecordingError
@@ -66,6 +68,7 @@ CHECK_NAME = "keys_and_ranges"
 _MATERIALIZATIONS_A_LOOK = 200
 ATTEMPT_TAG = "cv_assets/attempt"
 STOPPED_TAG = "cv_assets/stopped"
+_FAILED_KEY = "failed_recordings"
 
 Metadata = Mapping[str, Any]
 Work = Callable[[str, Progress], Mapping[str, Metadata]]
@@ -205,7 +208,8 @@ class Stage:
         if failed or stop:
             for recording_id, metadata in done.items():
                 versions.log(context, recording_id, metadata)
-            raise Failure(_failure_sentence(self.name, len(recording_ids), failed, stop), allow_retries=False)
+            told = _failure_sentence(self.name, len(recording_ids), failed, stop)
+            raise Failure(told, metadata={_FAILED_KEY: MetadataValue.json(list(failed))}, allow_retries=False)
         yield from self._report(context, store, done, versions)
 
     def _one(
@@ -371,6 +375,18 @@ def recording_at_death(store: Store, run_id: str) -> str | None:
         return _note_of(store, run_id).read_text() or None
     except FileNotFoundError:
         return None
+
+
+def failed_recordings(failure: DagsterEvent) -> frozenset[str] | None:
+    """The recordings that failed in a step, by the event of its failure; None where it failed in a way of its own."""
+    data = failure.step_failure_data
+    error = data.error
+    while error is not None:
+        if error.cls_name == GivenUpError.__name__:
+            return frozenset()  # it was overtaken, which says nothing about recordings
+        error = error.cause
+    told = data.user_failure_data.metadata.get(_FAILED_KEY) if data.user_failure_data else None
+    return frozenset(told.value) if isinstance(told, JsonMetadataValue) and isinstance(told.value, list) else None
 
 
 @contextmanager

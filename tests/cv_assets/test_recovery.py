@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,17 +16,19 @@ import pytest
 from dagster import (
     AssetExecutionContext,
     AssetKey,
+    BackfillPolicy,
     DagsterInstance,
     DagsterRunStatus,
     ResourceParam,
     RunsFilter,
+    asset,
     materialize,
     multi_asset,
 )
 
 from cv_assets.outstanding import observe, plan_runs, remove_replaced, set_aside
 from cv_assets.stage import Stage, recordings_partitions, table_asset, table_checks
-from resources.errors import GivenUpError
+from resources.errors import GivenUpError, RecordingError
 from resources.schema import RECORDINGS, SCENES
 from resources.settings import PROJECT_ROOT, BatchSettings
 from resources.storage import Store
@@ -122,7 +125,7 @@ def test_an_orphan_overtaken_between_the_question_and_the_commit_loses(tmp_path:
 _DYING = """
 import os, signal, sys
 from pathlib import Path
-from dagster import DagsterInstance, materialize
+from dagster import DagsterInstance, materialize, resource
 from tests.cv_assets.test_recovery import scenes_asset, scene
 from resources.schema import SCENES
 from resources.storage import Store
@@ -136,8 +139,11 @@ def work(context, store, recording_id):
 tags = {"dagster/asset_partition_range_start": sys.argv[3], "dagster/asset_partition_range_end": sys.argv[4]}
 if len(sys.argv) > 5:
     tags["cv_assets/attempt"] = sys.argv[5]
+store = Store(Path(sys.argv[2]))
+if len(sys.argv) > 6:
+    store = resource(lambda: os.kill(os.getpid(), signal.SIGKILL))
 with DagsterInstance.local_temp(sys.argv[1]) as instance:
-    materialize([scenes_asset(work)], instance=instance, resources={"store": Store(Path(sys.argv[2]))}, tags=tags)
+    materialize([scenes_asset(work)], instance=instance, resources={"store": store}, tags=tags)
 """
 
 
@@ -177,6 +183,47 @@ def test_a_recording_that_kills_its_run_twice_is_set_aside_and_the_others_go_on(
     assert (row["status"], row["failed_stage"]) == ("failed", "scenes")
     assert row["error"].startswith("Its run died 2 times while scenes worked on it")
     assert [run.recording_ids for run in plan_runs(observe(instance, store), batches)] == [("a-1", "b-2"), ("d-4",)]
+
+
+def test_what_fails_alone_of_a_batch_is_tried_alone_and_the_rest_goes_on_together(
+    home: tuple[DagsterInstance, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, store = home
+    monkeypatch.setattr("cv_assets.outstanding.assets_of", lambda job: ("scenes", "later") if job == "ingest" else ())
+    monkeypatch.setattr("cv_assets.outstanding.LAST_OF_STEP", {"scenes": "scenes", "later": "later"})
+
+    def work(context: AssetExecutionContext, store: Store, recording_id: str) -> Any:
+        if recording_id == "b-2":
+            raise RecordingError("It is broken.")
+        store.replace(SCENES, [recording_id], scene(recording_id))
+        return {"scenes": {}}
+
+    @asset(partitions_def=recordings_partitions, deps=["scenes"], backfill_policy=BackfillPolicy.single_run())
+    def later() -> None:
+        raise AssertionError("a step before it failed")
+
+    tags = {"dagster/asset_partition_range_start": IDS[0], "dagster/asset_partition_range_end": IDS[-1]}
+    both = [scenes_asset(work), later]
+    materialize(both, instance=instance, resources={"store": store}, tags=tags, raise_on_error=False)
+    outstanding = observe(instance, store)
+    assert [state.attempts for state in outstanding.states] == [0, 1, 0, 0]
+    assert [state.missing for state in outstanding.states if state.recording_id != "b-2"] == [{"later"}] * 3
+    planned = [(run.recording_ids, run.attempt) for run in plan_runs(outstanding, BatchSettings())]
+    assert planned == [(("a-1",), 1), (("c-3", "d-4"), 1)]
+
+
+def test_a_run_that_was_killed_before_it_began_is_no_attempt_at_anything(
+    home: tuple[DagsterInstance, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, store = home
+    monkeypatch.setattr("cv_assets.outstanding.assets_of", lambda job: ("scenes",) if job == "ingest" else ())
+    monkeypatch.setattr("cv_assets.outstanding.LAST_OF_STEP", {"scenes": "scenes"})
+    die(instance, store, IDS[0], IDS[-1], "1", "before")
+    outstanding = observe(instance, store)
+    assert [(state.failed, state.attempts) for state in outstanding.states] == [(frozenset({"scenes"}), 0)] * 4
+    assert plan_runs(outstanding, BatchSettings()) == []
+    later = plan_runs(outstanding, BatchSettings(), now=time.time() + 60)
+    assert [(run.recording_ids, run.attempt) for run in later] == [(IDS, 1)]
 
 
 def test_what_was_taken_up_of_a_growing_file_is_removed_and_its_row_says_so(
