@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from dagster import AssetKey, AssetMaterialization, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import AssetKey, AssetMaterialization, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
+from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 from dagster._core.utils import make_new_run_id
 
@@ -78,6 +79,9 @@ class House:
             planned = AssetMaterializationPlannedData(AssetKey(name), partition=recording_id)
             event = DagsterEvent.build_asset_materialization_planned_event(INGEST, name, planned)
             self.instance.report_dagster_event(event, run.run_id)
+        data = StepFailureData(error=None, user_failure_data=None)
+        failure = DagsterEvent(DagsterEventType.STEP_FAILURE.value, INGEST, "recordings", event_specific_data=data)
+        self.instance.report_dagster_event(failure, run.run_id)
         self.instance.report_run_failed(run)
         self.row(recording_id, "failed", error)
 
