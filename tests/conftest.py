@@ -57,6 +57,16 @@ def postgres_url(postgres_server: PostgresServer) -> str:
     return postgres_server.create_database(f"test_{uuid.uuid4().hex}")
 
 
+HISTORIES = pytest.mark.parametrize("history", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
+"""Runs a test with Dagster's history in each of the places where it may lie."""
+
+
+@pytest.fixture
+def history_url(history: str, request: pytest.FixtureRequest) -> str | None:
+    """The URL of the database for Dagster's history; None for SQLite."""
+    return str(request.getfixturevalue("postgres_url")) if history == "postgres" else None
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store."""

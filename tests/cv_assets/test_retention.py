@@ -17,6 +17,7 @@ from cv_assets.retention import prune
 from cv_assets.stage import recordings_partitions
 from cv_assets.staleness import stale_assets
 from cv_assets.walk import WALK
+from resources.postgres import POSTGRES_VARIABLE
 from resources.results import open_results, publish
 from resources.schema import CROPS, RECORDINGS
 from resources.settings import RetentionSettings
@@ -49,11 +50,14 @@ def seen(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
+def pipeline(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     home = tmp_path / "dagster"
     home.mkdir()
-    with DagsterInstance.local_temp(str(home)) as instance:
+    if request.param == "postgres":
+        monkeypatch.setenv(POSTGRES_VARIABLE, request.getfixturevalue("postgres_url"))
+    where = {"module": "resources.dagster_storage", "class": "ChosenStorage", "config": {"base_dir": str(home)}}
+    with DagsterInstance.local_temp(str(home), overrides={"storage": {"custom": where}}) as instance:
         yield Pipeline(tmp_path, instance)
 
 

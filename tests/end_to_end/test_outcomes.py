@@ -7,12 +7,16 @@ import pytest
 
 from demo.scenes import demo_scene, write_video
 from resources.results import open_results
+from tests.conftest import HISTORIES
 from tests.end_to_end.stack import write_settings
 from tests.end_to_end.test_process import cv_assets
 from tests.receivers import HOST, hook
 
 
-def test_a_folder_is_told_once_however_often_it_is_processed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@HISTORIES
+def test_a_folder_is_told_once_however_often_it_is_processed(
+    history_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("no_proxy", HOST)
     with hook() as web:
         settings = write_settings(
@@ -30,7 +34,7 @@ def test_a_folder_is_told_once_however_often_it_is_processed(tmp_path: Path, mon
         web.posted.clear()
 
         for _ in range(2):
-            assert cv_assets(*arguments).returncode == 1
+            assert cv_assets(*arguments, postgres_url=history_url).returncode == 1
         told = sorted(event["told"] for posted in web.posted for event in posted["events"])
         assert len(told) == 2
         assert "rejected: It is not a video that can be opened (100 bytes)" in told[0]

@@ -15,7 +15,7 @@ from benchmarks.agreement import agreement
 from demo.scenes import demo_scene, write_video
 from resources.results import open_results
 from resources.settings import PROJECT_ROOT
-from tests.conftest import BUNDLED_WEIGHTS
+from tests.conftest import BUNDLED_WEIGHTS, HISTORIES
 from tests.end_to_end.stack import CV_ASSETS, clean_environment, write_settings
 
 
@@ -143,15 +143,14 @@ def test_weights_that_fail_only_when_loaded_stop_the_command_once(tmp_path: Path
     assert mended.returncode == 0, mended.stdout + mended.stderr
 
 
-@pytest.mark.parametrize("history", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
-def test_after_a_kill_the_same_command_goes_on(history: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    url = request.getfixturevalue("postgres_url") if history == "postgres" else None
+@HISTORIES
+def test_after_a_kill_the_same_command_goes_on(history_url: str | None, tmp_path: Path) -> None:
     settings = write_settings(tmp_path)
     for number in range(3):
         write_video(demo_scene(number, 4, {"car": 1}), tmp_path / "recordings" / f"{number}.mp4")
     command = [str(CV_ASSETS), "process", str(tmp_path / "recordings"), "--settings", str(settings)]
     running = subprocess.Popen(
-        command, env=clean_environment(url), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, env=clean_environment(history_url), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert running.stderr is not None
     for line in running.stderr:
@@ -159,7 +158,7 @@ def test_after_a_kill_the_same_command_goes_on(history: str, tmp_path: Path, req
             break
     running.send_signal(signal.SIGKILL)
     running.wait()
-    ended = cv_assets(*command[1:], postgres_url=url)
+    ended = cv_assets(*command[1:], postgres_url=history_url)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     with open_results(tmp_path / "data") as results:
         counts = "SELECT count(*), sum(frame_count)::INT, sum(track_count)::INT FROM summaries"

@@ -12,7 +12,7 @@ import pytest
 from cv_assets.headless import script
 from demo.scenes import demo_scene, write_video
 from resources.settings import PROJECT_ROOT
-from tests.end_to_end.stack import Stack, clean_environment
+from tests.end_to_end.stack import Stack
 
 MODEL = ["detections"]
 _RUNS = """
@@ -91,7 +91,7 @@ def launch_by_command(stack: Stack, recording_id: str) -> None:
     tags = json.dumps({"dagster/partition": recording_id, "way": "command"})
     command = [script("dagster"), "job", "launch", "-w", str(PROJECT_ROOT / "workspace.yaml"), "-j", "analysis"]
     environment = {
-        **clean_environment(),
+        **stack.environment,
         "DAGSTER_HOME": str(stack.data / "dagster"),
         "CV_ASSETS_SETTINGS": str(stack.settings),
     }
@@ -107,10 +107,13 @@ def limit(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def runs(limit: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Every way of starting a run, at once on one pipeline."""
+def runs(
+    limit: int, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[str, Any]]:
+    """Every way of starting a run, at once on one pipeline; with limit 1 on PostgreSQL."""
+    url = request.getfixturevalue("postgres_server").create_database("queue") if limit == 1 else None
     queue, batches = {"gpu_runs": limit, "cpu_runs": 2}, {"max_recordings": 1}
-    stack = Stack(tmp_path_factory.mktemp(f"queue-{limit}"), queue=queue, batches=batches)
+    stack = Stack(tmp_path_factory.mktemp(f"queue-{limit}"), url, queue=queue, batches=batches)
     for number in range(3):
         write_video(demo_scene(number, 4, {"car": 1}), stack.watched / f"clip {number}.mp4")
     stack.start()

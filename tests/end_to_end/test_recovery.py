@@ -9,14 +9,15 @@ import psutil
 import pytest
 
 from demo.scenes import demo_scene, write_video
+from tests.conftest import HISTORIES
 from tests.end_to_end.stack import Stack
 
 COUNT = 6
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    made = Stack(tmp_path, batches={"max_recordings": 2, "max_attempts": 4})
+def stack(history_url: str | None, tmp_path: Path) -> Iterator[Stack]:
+    made = Stack(tmp_path, history_url, batches={"max_recordings": 2, "max_attempts": 4})
     for number in range(COUNT):
         write_video(demo_scene(number, 5, {"car": 1}), made.watched / f"clip {number}.mp4")
     made.start()
@@ -50,6 +51,7 @@ def in_work(stack: Stack) -> list[str]:
     return [note.read_text() for note in notes.iterdir()] if notes.is_dir() else []
 
 
+@HISTORIES
 def test_whatever_is_killed_everything_ends_in_the_tables_once(stack: Stack) -> None:
     stack.until(lambda: in_work(stack), 120, "a run at work")
     kill(stack, "spawn_main")
