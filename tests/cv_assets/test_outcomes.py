@@ -79,7 +79,7 @@ class House:
             planned = AssetMaterializationPlannedData(AssetKey(name), partition=recording_id)
             event = DagsterEvent.build_asset_materialization_planned_event(INGEST, name, planned)
             self.instance.report_dagster_event(event, run.run_id)
-        data = StepFailureData(error=None, user_failure_data=None)
+        data = StepFailureData(error=None, user_failure_data=None)  # type: ignore[no-untyped-call]
         failure = DagsterEvent(DagsterEventType.STEP_FAILURE.value, INGEST, event_specific_data=data)
         self.instance.report_dagster_event(failure, run.run_id)
         self.instance.report_run_failed(run)
