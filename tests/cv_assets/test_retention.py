@@ -50,6 +50,15 @@ def seen(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
+def with_events(instance: DagsterInstance, run_ids: list[str]) -> list[int]:
+    """Which of some runs have events left."""
+    if os.environ.get(POSTGRES_VARIABLE):
+        return [number for number, run_id in enumerate(run_ids) if instance.all_logs(run_id)]
+    # A file for each run; asking Dagster would make it again.
+    shards = {file.stem for file in (Path(instance.root_directory) / "history" / "runs").glob("*.db")}
+    return [number for number, run_id in enumerate(run_ids) if run_id in shards]
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def pipeline(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     home = tmp_path / "dagster"
@@ -77,8 +86,7 @@ def test_runs_go_when_nothing_refers_to_them_and_no_judgement_changes(pipeline: 
     assert left() == [1, 2, 4, 6]
     assert seen(pipeline) == before
     assert removed(pipeline, days=99, runs_after_days=30).startswith("Removed 0 runs")
-    shards = {file.stem for file in (Path(pipeline.instance.root_directory) / "history" / "runs").glob("*.db")}
-    assert {run_ids[number] for number in left()} == shards & set(run_ids)
+    assert with_events(pipeline.instance, run_ids) == left()
 
     pipeline.run(SCENES, "a", "a")
     pipeline.run(INGEST, "bad", "bad")
