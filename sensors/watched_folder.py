@@ -37,7 +37,7 @@ MAX_FILES_A_TICK = 500
 _NAMED_FILES = 3
 _OLD_S = 600.0  # written longer ago than this by its own clock, a file is not being written now
 _LIST_EVERY_S = 5.0  # also without any event
-_REST_BETWEEN_LISTINGS = 40  # times as long as a listing took, so that a large folder does not keep a core busy
+_REST_BETWEEN_LISTINGS = 100  # times as long as a listing took, so that a large folder does not keep a core busy
 
 Waiting = Mapping[str, tuple[int, int, float]]
 """Files that may still be written: by path their size in bytes, mtime in ns, and when that was first seen."""
