@@ -18,17 +18,15 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from resources.footage import Picture, frames, pictures
 from resources.media.opening import has_hardware_decoder
+from resources.postprocessing import PADDING_GREY, Letterbox
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from resources.postprocessing import Letterbox
 
 logger = logging.getLogger(__name__)
 
 _PROVEN_FRAMES = 4
 _MAX_MEAN_DIFFERENCE = 2.0  # levels of 255 between the GPU's pictures and the CPU's: rounding, no other colours
-_PADDING_GREY = 114.0
 # Red's and blue's weight in luma (ITU-R BT.601 and BT.709), by what the frame says; silent means BT.601, as swscale
 # takes it.
 _BT709, _BT601 = (0.2126, 0.0722), (0.299, 0.114)
@@ -104,7 +102,7 @@ def bgr_of(frame: VideoFrame) -> "Tensor":
     return torch.stack((b, g, r), dim=-1).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def fitted(fit: "Letterbox", picture: "Tensor") -> "Tensor":
+def fitted(fit: Letterbox, picture: "Tensor") -> "Tensor":
     """What `Letterbox.apply` makes of a picture, made where the picture lies.
 
     Args:
@@ -124,7 +122,7 @@ def fitted(fit: "Letterbox", picture: "Tensor") -> "Tensor":
         pixels = f.interpolate(pixels, size, mode="bilinear", align_corners=False).round_()
     right_px = fit.input_width_px - fit.left_px - fit.scaled_width_px
     bottom_px = fit.input_height_px - fit.top_px - fit.scaled_height_px
-    padded = f.pad(pixels, (fit.left_px, right_px, fit.top_px, bottom_px), value=_PADDING_GREY)
+    padded = f.pad(pixels, (fit.left_px, right_px, fit.top_px, bottom_px), value=PADDING_GREY)
     return padded[0].permute(1, 2, 0).byte().contiguous()
 
 

@@ -13,7 +13,7 @@ from resources.settings import DetectionSettings
 from resources.weights import ModelWeights
 
 _STRIDE_PX = 32
-_PADDING_GREY = 114
+PADDING_GREY = 114
 _CLASS_OFFSET_PX = 7680.0  # moves the boxes of different classes apart, so that one pass of NMS serves all classes
 _CLASSES_KEPT = 5
 
@@ -111,7 +111,7 @@ class Letterbox:
         size = (self.scaled_width_px, self.scaled_height_px)
         if (self.input_width_px, self.input_height_px) == size:
             return picture if picture.shape[1::-1] == size else cv2.resize(picture, size)
-        fitted = np.full((self.input_height_px, self.input_width_px, 3), _PADDING_GREY, np.uint8)
+        fitted = np.full((self.input_height_px, self.input_width_px, 3), PADDING_GREY, np.uint8)
         inside = fitted[self.top_px : self.top_px + size[1], self.left_px : self.left_px + size[0]]
         if picture.shape[1::-1] == size:
             inside[:] = picture
