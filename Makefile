@@ -13,15 +13,17 @@ help:  ## Show the targets.
 install: $(INSTALLED)  ## Install everything into .venv.
 
 # uv installs in parallel what pip installs one by one; where it cannot (own certificates, say), pip does.
-# Versions are pinned by constraints.txt.
+# Versions are pinned by constraints.txt. Each run of the pipeline is a process of its own: without bytecode it would
+# spend seconds on compiling what it imports, for ever where PYTHONDONTWRITEBYTECODE is set, as in many containers.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed: install it, or name another with make PYTHON=/path/to/python3."; exit 2; }
 	@echo "Installing into $(VENV) (some GB the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]' || \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]' || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m compileall -q cv_assets resources sensors
 	@touch $@
 
 demo: $(INSTALLED)  ## Draw sample recordings, run them through the pipeline, compare with the truth.

@@ -194,19 +194,21 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
 
 def _outlasted(server: "subprocess.Popen[bytes]") -> int:
     """Wait until Dagster ends, or its code server has died and Dagster does not notice; returns the exit status."""
-    import subprocess
+    import time
 
     from cv_assets.headless import end_group
 
-    looks_without = 0
-    while True:
-        try:
-            return server.wait(_LOOK_AT_CODE_SERVER_EVERY_S)
-        except subprocess.TimeoutExpired:
-            looks_without = 0 if _has_code_server(server.pid) else looks_without + 1
+    looked_at, looks_without = time.monotonic(), 0
+    while (status := server.poll()) is None:
+        time.sleep(1)  # a wait with a timeout would wake twenty times a second
+        if time.monotonic() - looked_at < _LOOK_AT_CODE_SERVER_EVERY_S:
+            continue
+        looked_at = time.monotonic()
+        looks_without = 0 if _has_code_server(server.pid) else looks_without + 1
         if looks_without == _LOOKS_WITHOUT_CODE_SERVER:
             click.echo("The code server has died, and Dagster does not start it again.", err=True)
             end_group(server)
+    return status
 
 
 def _has_code_server(dagster_pid: int) -> bool:
