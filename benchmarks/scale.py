@@ -2,11 +2,13 @@
 
 Fills a scratch data folder as if that many recordings had been processed (files, tables, runs and events), starts the
 pipeline on it and measures what an operator feels: looks of the sensors, pages of the UI, and what idling costs. With
-`--queued N` it then drops N small recordings and measures the pauses between runs while they drain.
+`--queued N` it drops N short recordings instead, and measures whether the pauses between runs grow while they drain.
 """
 
 import os
+import random
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -19,7 +21,8 @@ import click
 import pyarrow as pa
 
 from benchmarks.pipeline import Pipeline
-from benchmarks.report import Case, alone, show
+from benchmarks.report import Case, alone, compared_at_most, show
+from benchmarks.soak import drawn as draw_recordings
 from resources.home import choose, prepare_data_folder
 
 BATCH = 20
@@ -175,6 +178,54 @@ def scale(home: Path, count: int) -> Iterator[Case]:
     yield from _looks()
 
 
+def drain(home: Path, count: int) -> Iterator[Case]:
+    """What `count` short recordings wait for that are dropped all at once, beside the recordings already known."""
+    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+
+    from resources.run_coordinator import GPU_TAG, INGEST_TAG
+    from resources.settings import load_settings
+
+    queue, pipeline = load_settings().queue, Pipeline(home)
+    drawn, _ = draw_recordings(home / "drawn", count, 0.0, random.Random(0))
+    done = "SELECT count(*) FROM summaries JOIN recordings USING (recording_id) WHERE source_path LIKE 'good-%'"
+    with pipeline.running():
+        started = datetime.now(UTC)
+        for path in drawn:
+            pipeline.drop(path)
+        for share in range(1, 11):
+            wanted = count * share // 10
+            pipeline.until(lambda wanted=wanted: pipeline.sql(done)[0][0] >= wanted, 3600, "the recordings", every_s=5)
+            elapsed_s = (datetime.now(UTC) - started).total_seconds()
+            click.echo(f"{elapsed_s:.0f} s: {wanted} of {count} recordings are done", err=True)
+    yield Case("recordings a minute", count / elapsed_s * 60, None, count / elapsed_s * 60, "", "", True)
+    with DagsterInstance.get() as instance:
+        for tag, limit in ((INGEST_TAG, queue.cpu_runs), (GPU_TAG, queue.gpu_runs)):
+            wanted_runs = RunsFilter(statuses=[DagsterRunStatus.SUCCESS], tags=dict(tag), created_after=started)
+            worked = [(run.start_time, run.end_time) for run in instance.get_run_records(wanted_runs)]
+            pauses = pauses_before([(start, end) for start, end in worked if start and end], limit)
+            third = max(1, len(pauses) // 3)
+            first_s, last_s = statistics.median(pauses[:third]), statistics.median(pauses[-third:])
+            (name,) = tag
+            told = f"{len(pauses)} {name} runs: pause before the last third vs the first"
+            yield compared_at_most(told, last_s, first_s, "s", 1.25)
+
+
+def pauses_before(worked: Sequence[tuple[float, float]], limit: int) -> list[float]:
+    """How long a place in the queue had been free when each run began to work, for those that found none at once.
+
+    Args:
+        worked: When each run began and ended, in seconds.
+        limit: How many may work at once.
+    """
+    pauses = []
+    for start_s, _ in sorted(worked):
+        ended = sorted(end_s for other_s, end_s in worked if other_s < start_s)
+        # All but `limit - 1` of the earlier ones must have ended; the place was free when the last of those had.
+        if len(ended) >= limit:
+            pauses.append(start_s - ended[len(ended) - limit])
+    return pauses
+
+
 def _looks() -> Iterator[Case]:
     """What the sensors do in a look where there is news, without the time that they wait for it."""
     from dagster import DagsterInstance
@@ -207,8 +258,9 @@ def _first_partition() -> str:
 
 @click.command()
 @click.option("--recordings", "count", default=10_000, show_default=True)
+@click.option("--queued", default=0, help="Drop that many more and measure how they drain, nothing else.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Fill this folder, or measure it if it is filled.")
-def main(count: int, keep: Path | None) -> None:
+def main(count: int, queued: int, keep: Path | None) -> None:
     """Print the table; exit 1 where a figure misses its goal."""
     home = (keep or Path(tempfile.mkdtemp(prefix="cv-assets-scale-"))).absolute()
     try:
@@ -219,7 +271,7 @@ def main(count: int, keep: Path | None) -> None:
             click.echo(f"Filled with {count} recordings in {time.monotonic() - started:.0f} s.")
         choose(settings=home / "pipeline.yaml")
         cases = []
-        for case in scale(home, count):
+        for case in drain(home, queued) if queued else scale(home, count):
             cases.append(case)
             click.echo(f"{case.case}: {case.ours:.2f} {case.unit} ({case.goal})")
     finally:

@@ -744,9 +744,24 @@ def _with_certificates(notifications: NotificationSettings, folder: Path) -> Not
     )
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one place, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f'"{key.value}" stands there twice, the second time in line {line}')
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
         raise PipelineError(f"The settings file {file} cannot be read: {error.strerror or error}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -1,10 +1,11 @@
-"""The scores of the benchmarks, against cases computed by hand."""
+"""The scores and sums of the benchmarks, against cases computed by hand."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.scale import pauses_before
 from benchmarks.track_metrics import score
 from benchmarks.tracking import PEERS, our_tracks, peer_tracks, true_sequence
 from resources.settings import CameraSettings
@@ -69,3 +70,11 @@ def test_a_real_sequence_is_followed_better_than_by_the_peers_and_counted_within
     sign = crossings(tracks[:, 1], anchors(tracks[:, 2:], "bottom_centre"), margin, up_the_middle).sign
     assert abs((sign > 0).sum() - 4) <= 1  # to the right
     assert abs((sign < 0).sum() - 1) <= 1
+
+
+def test_a_run_waits_from_when_a_place_was_free() -> None:
+    one_at_a_time = [(0.0, 10.0), (12.0, 20.0), (25.0, 30.0)]
+    assert pauses_before(one_at_a_time, 1) == [2, 5]
+    # The third takes the place of the second, which ended first; the fourth that of the third.
+    two_at_a_time = [(0.0, 20.0), (1.0, 8.0), (9.0, 15.0), (18.0, 30.0)]
+    assert pauses_before(two_at_a_time, 2) == [1, 3]

@@ -70,6 +70,12 @@ def test_every_key_is_optional(tmp_path: Path) -> None:
         pytest.param("video:", "video is empty", id="empty section"),
         pytest.param("- a", "must hold keys and values, not a list", id="list"),
         pytest.param("a: [", "is not valid YAML", id="syntax"),
+        pytest.param(
+            "queue: {gpu_runs: 1}\ncameras:\n  a: {}\nqueue:\n  gpu_runs: 3\n",
+            'is not valid YAML: "queue" stands there twice, the second time in line 4.',
+            id="a key twice",
+        ),
+        pytest.param("queue:\n  gpu_runs: 1\n  gpu_runs: 3\n", '"gpu_runs" stands there twice', id="a key twice below"),
         pytest.param("intake: {time_zone: Mars/Base}", "not an IANA time zone", id="zone"),
         pytest.param(
             "cameras: {gate: {lnes: []}}", "cameras.gate.lnes; did you mean cameras.gate.lines", id="in camera"
