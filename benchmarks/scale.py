@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -194,7 +195,7 @@ def drain(home: Path, count: int) -> Iterator[Case]:
             pipeline.drop(path)
         for share in range(1, 11):
             wanted = count * share // 10
-            pipeline.until(lambda wanted=wanted: pipeline.sql(done)[0][0] >= wanted, 3600, "the recordings", every_s=5)
+            pipeline.until(partial(_has, pipeline, done, wanted), 3600, "the recordings", every_s=5)
             elapsed_s = (datetime.now(UTC) - started).total_seconds()
             click.echo(f"{elapsed_s:.0f} s: {wanted} of {count} recordings are done", err=True)
     yield Case("recordings a minute", count / elapsed_s * 60, None, count / elapsed_s * 60, "", "", True)
@@ -208,6 +209,10 @@ def drain(home: Path, count: int) -> Iterator[Case]:
             (name,) = tag
             told = f"{len(pauses)} {name} runs: pause before the last third vs the first"
             yield compared_at_most(told, last_s, first_s, "s", 1.25)
+
+
+def _has(pipeline: Pipeline, query: str, wanted: int) -> bool:
+    return sum(int(count) for (count,) in pipeline.sql(query)) >= wanted
 
 
 def pauses_before(worked: Sequence[tuple[float, float]], limit: int) -> list[float]:

@@ -3,18 +3,21 @@
 dagster.yaml names this class, so that one file serves both, and neither it nor any other holds a password.
 """
 
+import copy
 import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import psycopg2
 from dagster import StringSource
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.base_storage import DagsterStorage
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
+from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
+from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
@@ -62,14 +65,27 @@ def sqlite_storage(base_dir: str, inst_data: ConfigurableClassData | None = None
         base_dir: Folder of the files; made if it is not there.
         inst_data: What dagster.yaml said, for processes that are to open the same.
     """
-    storage = DagsterSqliteStorage.from_local(base_dir, inst_data)
-    runs: Any = storage.run_storage
-    schedules: Any = storage.schedule_storage
-    events: Any = storage.event_log_storage
+    made: Any = _made(base_dir)
+    storage: Any = copy.copy(made)
+    storage._inst_data = inst_data
+    runs = storage._run_storage = SqliteRunStorage(made._run_storage._conn_string)
+    schedules = storage._schedule_storage = SqliteScheduleStorage(made._schedule_storage._conn_string)
+    events: Any = SqliteEventLogStorage(made._event_log_storage._base_dir)
+    storage._event_log_storage = events
+    part: Any
     for part in (runs, schedules):
         part.connect = functools.partial(_transaction, _kept_engine, part._conn_string)
     events._connect = functools.partial(_events_transaction, events)
-    return storage
+    return cast(DagsterSqliteStorage, storage)
+
+
+@functools.cache
+def _made(base_dir: str) -> DagsterSqliteStorage:
+    """Makes the files, or compares their revisions with Dagster's: 70 ms, which each look of a sensor would pay."""
+    made = DagsterSqliteStorage.from_local(base_dir)
+    with cast(SqliteEventLogStorage, made.event_log_storage).index_connection():
+        pass  # also completes a file whose making was interrupted
+    return made
 
 
 @contextmanager
@@ -79,7 +95,7 @@ def _events_transaction(events: Any, shard: str) -> Iterator[Connection]:
     # Who follows a run in the UI is told by changes of its file, and closing the connection is what brings them there.
     engine_of = _kept_engine if shard == INDEX_SHARD_NAME else _passing_engine
     with events._db_lock:
-        if shard not in events._initialized_dbs:
+        if shard != INDEX_SHARD_NAME and shard not in events._initialized_dbs:
             events._initdb(engine_of(conn_string))
             events._initialized_dbs.add(shard)
         with _transaction(engine_of, conn_string) as connection:

@@ -63,6 +63,8 @@ class FolderWatch:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(folders)
+        self.has_events = True
+        """Whether there is hope for events: False once the system has refused them."""
         self._has_changed = threading.Event()
         threading.Thread(target=self._watch, name="folder-watch", daemon=True).start()
 
@@ -77,7 +79,9 @@ class FolderWatch:
             changes = watchfiles.watch(
                 *(folder for folder in self.folders if folder.is_dir()),
                 watch_filter=None,
-                debounce=200,
+                # In ms. At each step it asks whether to stop, which at its own default of 50 is felt while idling.
+                step=250,
+                debounce=500,
                 stop_event=_Stopping(),  # type: ignore[arg-type]  # its is_set is all that is asked
                 raise_interrupt=False,
                 force_polling=False,
@@ -86,4 +90,5 @@ class FolderWatch:
             for _ in changes:
                 self._has_changed.set()
         except (OSError, RuntimeError) as error:
+            self.has_events = False
             logger.warning("File-system events are not to be had, so the folders are looked at now and then: %s", error)

@@ -37,7 +37,8 @@ MAX_FILES_A_TICK = 500
 _NAMED_FILES = 3
 _OLD_S = 600.0  # written longer ago than this by its own clock, a file is not being written now
 _LIST_EVERY_S = 5.0  # also without any event
-_REST_BETWEEN_LISTINGS = 100  # times as long as a listing took, so that a large folder does not keep a core busy
+# A large folder must not keep a core busy, nor a network share: times as much as a listing took of the CPU, and in all.
+_REST_AFTER_CPU_S, _REST_AFTER_CPU_S_WITHOUT_EVENTS, _REST_AFTER_S = 300, 30, 5
 
 Waiting = Mapping[str, tuple[int, int, float]]
 """Files that may still be written: by path their size in bytes, mtime in ns, and when that was first seen."""
@@ -107,7 +108,7 @@ class _Look:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._watch = FolderWatch(folders)
-        self._listed_at, self._listing_s = float("-inf"), 0.0
+        self._listed_at, self._listing_s, self._listing_cpu_s = float("-inf"), 0.0, 0.0
         self.done: Listing | None = None
         """What was listed when there was nothing left to do about it."""
 
@@ -116,19 +117,21 @@ class _Look:
         ago_s = time.monotonic() - self._listed_at
         if ago_s < self._listing_s:
             return False  # while something is being written, events come all the time
-        every_s = max(_LIST_EVERY_S, _REST_BETWEEN_LISTINGS * self._listing_s)
+        rest = _REST_AFTER_CPU_S if self._watch.has_events else _REST_AFTER_CPU_S_WITHOUT_EVENTS
+        every_s = max(_LIST_EVERY_S, _REST_AFTER_S * self._listing_s, rest * self._listing_cpu_s)
         if waiting:
             every_s = min(every_s, settle_s / 4)
         return ago_s >= every_s or self._watch.take_change()
 
     def list(self, settings: Settings) -> Listing:
         """List the folders; see `list_recordings`."""
-        started = time.monotonic()
+        started, cpu_started_s = time.monotonic(), time.thread_time()
         try:
             return list_recordings(settings)
         finally:
             self._listed_at = time.monotonic()
             self._listing_s = self._listed_at - started
+            self._listing_cpu_s = time.thread_time() - cpu_started_s
 
 
 @cache
