@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 # Dagster begins a look every 5 s at most, and beginning one costs more than waiting in it: news is noticed by the look
 # that is still waiting. One that takes a minute would be ended.
-LONGEST_WAIT_S = 40.0
+LONGEST_WAIT_S = 50.0
 _SLICE_S = 0.5
 
 
