@@ -180,14 +180,19 @@ def scale(home: Path, count: int) -> Iterator[Case]:
 
 
 def drain(home: Path, count: int) -> Iterator[Case]:
-    """What `count` short recordings wait for that are dropped all at once, beside the recordings already known."""
+    """What `count` short recordings wait for that are dropped all at once, beside the recordings already known.
+
+    Goes on with what an interrupted measurement has dropped in this folder.
+    """
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
     from resources.run_coordinator import GPU_TAG, INGEST_TAG
     from resources.settings import load_settings
 
     queue, pipeline = load_settings().queue, Pipeline(home)
-    drawn, _ = draw_recordings(home / "drawn", count, 0.0, random.Random(0))
+    drawn: list[Path] = []
+    if not (home / "drawn").exists():
+        drawn, _ = draw_recordings(home / "drawn", count, 0.0, random.Random(0))
     done = "SELECT count(*) FROM summaries JOIN recordings USING (recording_id) WHERE source_path LIKE 'good-%'"
     with pipeline.running():
         started = datetime.now(UTC)

@@ -362,8 +362,7 @@ def set_aside(store: Store, outstanding: Outstanding, max_attempts: int) -> list
         if state.told is not None:
             store.update(RECORDINGS, state.recording_id, told)
         else:
-            known = SourceIndex(store).load().values()
-            source = next(file for file in known if file.recording_id == state.recording_id)
+            source = next(iter(SourceIndex(store).load([state.recording_id]).values()))
             row = file_columns(source) | told
             store.replace(RECORDINGS, [state.recording_id], pa.Table.from_pylist([row], RECORDINGS.arrow_schema))
         named.append(state.recording_id)
@@ -382,8 +381,8 @@ def remove_replaced(instance: DagsterInstance, store: Store, outstanding: Outsta
     rejected = [state.recording_id for state in outstanding.states if state.is_rejected and not state.is_in_flight]
     if not rejected:
         return []
-    files = SourceIndex(store).load().values()
-    replaced = sorted(set(rejected) - {file.recording_id for file in files})
+    held = {file.recording_id for file in SourceIndex(store).load(rejected).values()}
+    replaced = sorted(set(rejected) - held)
     if not replaced:
         return []
     rows = store.read(RECORDINGS, replaced).to_pylist()

@@ -241,9 +241,9 @@ class SourceIndex:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def load(self) -> dict[str, SourceFile]:
-        """All known files by path."""
-        rows = self._store.read(SOURCE_FILES, columns=[one.name for one in fields(SourceFile)])
+    def load(self, recording_ids: Sequence[str] | None = None) -> dict[str, SourceFile]:
+        """Known files by path: all, or only those that hold some recordings."""
+        rows = self._store.read(SOURCE_FILES, recording_ids, [one.name for one in fields(SourceFile)])
         return {row["source_path"]: SourceFile(**row) for row in rows.to_pylist()}
 
     def save(self, files: Iterable[SourceFile]) -> None:
@@ -258,7 +258,7 @@ class SourceIndex:
             recording_id: The recording.
             folder: The watched folder, to which the paths are relative.
         """
-        holders = [file for file in self.load().values() if file.recording_id == recording_id]
+        holders = list(self.load([recording_id]).values())
         for file in holders:
             try:
                 stat = (folder / file.source_path).stat()
