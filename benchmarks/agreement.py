@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from resources.agreement import FrameBoxes, partners
+from resources.inference.agreement import FrameBoxes, partners
 from resources.schema import DETECTIONS, RECORDINGS
 from resources.storage import Store
 

@@ -19,8 +19,8 @@ import av
 import numpy as np
 
 from resources.footage import sample
-from resources.gpu_footage import best_pictures
-from resources.inference import Models
+from resources.inference.detector import Models
+from resources.inference.gpu_footage import best_pictures
 from resources.settings import DetectionSettings
 
 _SAMPLE_EVERY_S = 0.05

@@ -78,7 +78,7 @@ def normalized(recording: Path, folder: Path) -> tuple[Store, dict[str, Any]]:
 
     from cv_assets.stage import recordings_partitions
     from cv_assets.walk import WALK
-    from resources.inference import Models
+    from resources.inference.detector import Models
 
     settings = Settings(watched_folder=folder / "recordings", data_folder=folder / "data")
     settings.watched_folder.mkdir(parents=True)

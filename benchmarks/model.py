@@ -34,7 +34,7 @@ _OURS = """
 import json, os, sys, time
 from pathlib import Path
 from cv_assets.detections import detect_recording
-from resources.inference import Models
+from resources.inference.detector import Models
 from resources.schema import DETECTIONS, MODEL_RUNS, RECORDINGS, model_tables
 from resources.settings import DetectionSettings
 from resources.storage import Store
@@ -181,7 +181,7 @@ def _kept_share(every: list[dict[str, object]], kept: list[dict[str, object]], f
     import pyarrow as pa
 
     from benchmarks.agreement import stored
-    from resources.agreement import partners
+    from resources.inference.agreement import partners
 
     sides = [stored(pa.Table.from_pylist(rows, DETECTIONS.arrow_schema), frame_count) for rows in (every, kept)]
     counted = [partners(one, other, 0.5) for one, other in zip(*sides, strict=True)]

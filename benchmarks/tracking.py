@@ -20,7 +20,7 @@ from benchmarks.track_metrics import Scores, score
 from cv_assets.tracks import corners, follow, track_rows
 from cv_assets.zone_events import find_zone_events
 from demo.crowd import Crowd, CrowdSettings, draw_crowd
-from resources.inference import Models
+from resources.inference.detector import Models
 from resources.schema import FRAMES, RECORDINGS, TRACK_BOXES
 from resources.settings import CameraSettings, DetectionSettings, Settings, TrackSettings
 from resources.storage import Store

@@ -106,9 +106,9 @@ def run_folder(
     Raises:
         PipelineError: A person must act first; nothing was written.
     """
+    from resources.inference.weights import check_weights
     from resources.notifications import check_channel
     from resources.watched_folder import list_recordings
-    from resources.weights import check_weights
 
     chosen = choose(settings=settings, watched_folder=folder, data_folder=data, weights=weights)
     for channel in chosen.notifications.channels:

@@ -4,7 +4,7 @@ from dagster import Definitions, in_process_executor
 
 from cv_assets.retention import retention_job
 from cv_assets.walk import WALK, analysis_job, ingest_job
-from resources.inference import Models
+from resources.inference.detector import Models
 from resources.settings import current_settings
 from resources.storage import Store
 from sensors.outcomes import outcomes_sensor

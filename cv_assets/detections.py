@@ -30,20 +30,20 @@ from cv_assets.stage import (
     video_of,
 )
 from resources.checkpoints import Parts
-from resources.device_lease import device_lease
 from resources.errors import RecordingError
 from resources.footage import Picture, sample
-from resources.gpu_footage import best_pictures
-from resources.inference import Detector, Models, available_devices, device_name, lock_name
+from resources.inference.detector import Detector, Models, available_devices, device_name, lock_name
+from resources.inference.device_lease import device_lease
+from resources.inference.gpu_footage import best_pictures
+from resources.inference.postprocessing import Found
+from resources.inference.weights import detection_version
 from resources.media.normalizing import Progress
 from resources.pictures import Glance, annotated
-from resources.postprocessing import Found
 from resources.region import Region
 from resources.run_coordinator import GPU_POOL
 from resources.schema import FRAMES, MODEL_RUNS, MODELS, RECORDINGS, Table, model_tables
 from resources.settings import DetectionSettings, Settings, current_settings, settings_version
 from resources.storage import Store
-from resources.weights import detection_version
 
 _LOGIC = "detections 2"
 _SAMPLE_FRAMES = 48

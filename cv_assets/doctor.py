@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resources.errors import PipelineError
-from resources.inference import available_devices
+from resources.inference.detector import available_devices
+from resources.inference.weights import check_weights, find_weights
 from resources.notifications import check_channel
 from resources.postgres import check_database, database_url, described
 from resources.results import open_results, results_path
 from resources.settings import PROJECT_ROOT, Settings
 from resources.storage import check_data_folder
 from resources.watched_folder import list_recordings
-from resources.weights import check_weights, find_weights
 
 _PACKAGES = (
     "dagster",

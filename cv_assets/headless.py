@@ -24,7 +24,7 @@ from cv_assets.outstanding import RecordingState, observe, occasion, set_aside
 from cv_assets.stage import STOPPED_TAG
 from cv_assets.walk import WALK
 from resources.errors import PipelineError
-from resources.inference import Models
+from resources.inference.detector import Models
 from resources.postgres import is_out_of_reach, postgres_problem
 from resources.results import publish
 from resources.schema import RECORDINGS, SUMMARIES

@@ -20,12 +20,12 @@ from cv_assets.outstanding import Outstanding, RecordingState, observe, set_asid
 from cv_assets.stage import ANALYSIS, STOPPED_TAG
 from cv_assets.walk import assets_of
 from resources.errors import PipelineError
+from resources.inference.weights import check_weights
 from resources.notifications import Channel, Delivery, Message, News, send_all
 from resources.schema import NOTIFICATIONS, RECORDINGS
 from resources.settings import NotificationSettings, Settings
 from resources.storage import Store, check_data_folder, one_at_a_time
 from resources.watched_folder import SourceIndex, camera_of, list_recordings
-from resources.weights import check_weights
 
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 60.0, 1800.0
 _MAX_ATTEMPTS = 20  # about nine hours

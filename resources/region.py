@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from resources.footage import Picture
-from resources.postprocessing import Found
+from resources.inference.postprocessing import Found
 from resources.settings import Polygon
 
 _MARGIN = 0.05  # of the picture, so that objects at the polygons' edge are seen whole

@@ -18,10 +18,10 @@ from cv_assets.outstanding import Outstanding, PlannedRun, observe, occasion, pl
 from cv_assets.stage import ANALYSIS
 from cv_assets.walk import analysis_job, ingest_job
 from resources.errors import PipelineError
+from resources.inference.weights import check_weights
 from resources.results import publish
 from resources.settings import Settings
 from resources.storage import Store, check_data_folder
-from resources.weights import check_weights
 from sensors.requests import run_request
 from sensors.waiting import LONGEST_WAIT_S, added, wait_for
 

@@ -20,7 +20,7 @@ from cv_assets.detections import analysed_frames, detect_recording, model_assets
 from cv_assets.stage import recordings_partitions
 from cv_assets.walk import WALK
 from demo.scenes import demo_scene, write_video
-from resources.inference import Models
+from resources.inference.detector import Models
 from resources.media.reading import read_frames
 from resources.pictures import shrunk
 from resources.results import open_results, publish
@@ -36,7 +36,7 @@ DETECT = """
 import os, sys
 from pathlib import Path
 from cv_assets.detections import detect_recording
-from resources.inference import Models
+from resources.inference.detector import Models
 from resources.schema import model_tables
 from resources.settings import DetectionSettings
 from resources.storage import Store

@@ -25,7 +25,7 @@ from cv_assets.stage import media_status, recordings_partitions
 from cv_assets.tracks import track_rows
 from cv_assets.walk import WALK
 from demo.scenes import demo_scene, write_video
-from resources.inference import Models
+from resources.inference.detector import Models
 from resources.schema import DETECTIONS, LINE_MINUTES, RECORDINGS, SUMMARIES, TRACK_BOXES, ZONE_EVENTS
 from resources.settings import CameraSettings, CropSettings, DetectionSettings, Settings, TrackSettings
 from resources.storage import Store

@@ -9,11 +9,11 @@ import pytest
 import torch
 from av.video.reformatter import ColorRange, Colorspace
 
-from resources import gpu_footage
 from resources.footage import pictures
-from resources.gpu_footage import best_pictures, bgr_of, fitted
+from resources.inference import gpu_footage
+from resources.inference.gpu_footage import best_pictures, bgr_of, fitted
+from resources.inference.postprocessing import Letterbox
 from resources.media.reading import Converter
-from resources.postprocessing import Letterbox
 from tests.conftest import MakeVideo
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resources.device_lease import device_lease, lease_folder
 from resources.errors import PipelineError
-from resources.inference import MeasuredEngine, Models, _Choice
-from resources.postprocessing import Letterbox
+from resources.inference.detector import MeasuredEngine, Models, _Choice
+from resources.inference.device_lease import device_lease, lease_folder
+from resources.inference.postprocessing import Letterbox
+from resources.inference.weights import load_weights
 from resources.settings import DetectionSettings
-from resources.weights import load_weights
 from tests.conftest import BUNDLED_WEIGHTS
 
 SETTINGS = DetectionSettings(weights=str(BUNDLED_WEIGHTS))
@@ -92,7 +92,7 @@ def test_the_first_free_device_is_taken() -> None:
 def test_what_does_not_fit_into_memory_is_done_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from resources.engines import TorchEngine
+    from resources.inference.engines import TorchEngine
 
     model = load_weights(SETTINGS, Models().cache_folder)
     fit = Letterbox.of(320, 180, 320)
@@ -121,7 +121,7 @@ def test_what_does_not_fit_into_memory_is_done_in_smaller_batches(monkeypatch: p
 def test_no_memory_for_a_single_picture_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from resources.engines import TorchEngine
+    from resources.inference.engines import TorchEngine
 
     def no_memory(_: torch.Tensor) -> list[torch.Tensor]:
         raise torch.OutOfMemoryError("out of memory")
@@ -160,7 +160,7 @@ def test_an_engine_that_cannot_be_made_here_gives_way_to_the_next(
     monkeypatch.setattr("resources.inference.has_tensorrt", lambda: True)
     gpu = choice("cuda:99", tmp_path)
     assert gpu._candidates() == ["tensorrt", "f32", "f16"]
-    with caplog.at_level("WARNING", "resources.inference"):
+    with caplog.at_level("WARNING", "resources.inference.detector"):
         assert list(gpu._built(["tensorrt"], None)) == []
     assert "tensorrt cannot be used for street-" in caplog.text
 
@@ -207,7 +207,7 @@ def test_pictures_that_look_the_same_reuse_what_was_found() -> None:
 
 @pytest.mark.parametrize("thread_count", [0, 3])
 def test_work_in_threads_keeps_the_order(thread_count: int) -> None:
-    from resources.inference import _each
+    from resources.inference.detector import _each
 
     def slow_first(item: np.ndarray) -> np.ndarray:
         time.sleep(0.02 if item[0] % 5 == 0 else 0)

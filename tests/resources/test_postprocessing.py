@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from resources.errors import PipelineError
-from resources.postprocessing import Letterbox, decode_output
+from resources.inference.postprocessing import Letterbox, decode_output
 from resources.settings import DetectionSettings
 
 SETTINGS = DetectionSettings()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from resources.static import Unchanged
+from resources.inference.static import Unchanged
 
 STILL = np.full((360, 640, 3), 90, np.uint8)
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from resources.errors import PipelineError
-from resources.inference import Models
+from resources.inference.detector import Models
+from resources.inference.postprocessing import Found, Letterbox, found_in
+from resources.inference.weights import load_weights
 from resources.media.reading import read_frames
-from resources.postprocessing import Found, Letterbox, found_in
 from resources.settings import DetectionSettings
-from resources.weights import load_weights
 
 PICTURES_OF = {"weather-cls": "traffic_camera.mp4", "yolov8n-pose": "one-by-one-person-detection.mp4"}
 

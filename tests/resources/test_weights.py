@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from resources.errors import PipelineError
-from resources.inference import Models
+from resources.inference.detector import Models
+from resources.inference.weights import check_weights, detection_version
 from resources.settings import DetectionSettings
-from resources.weights import check_weights, detection_version
 from tests.conftest import BUNDLED_WEIGHTS
 
 SETTINGS = DetectionSettings(weights=str(BUNDLED_WEIGHTS))
@@ -98,7 +98,7 @@ def test_published_weights_that_cannot_be_had_are_told(monkeypatch: pytest.Monke
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(downloads, "safe_download", no_route)
-    monkeypatch.setattr("resources.weights.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("resources.inference.weights.PROJECT_ROOT", tmp_path)
     with pytest.raises(
         PipelineError, match=r"yolo26n.pt are not on this machine .* put the file at .*weights/yolo26n.pt"
     ):

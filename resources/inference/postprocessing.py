@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from resources.errors import PipelineError
+from resources.inference.weights import ModelWeights
 from resources.settings import DetectionSettings
-from resources.weights import ModelWeights
 
 _STRIDE_PX = 32
 PADDING_GREY = 114

@@ -20,9 +20,9 @@ import numpy as np
 
 from resources.errors import PipelineError
 from resources.footage import Picture
-from resources.postprocessing import Fit
-from resources.quantization import quantized
-from resources.weights import ModelWeights, load_yolo
+from resources.inference.postprocessing import Fit
+from resources.inference.quantization import quantized
+from resources.inference.weights import ModelWeights, load_yolo
 
 logger = logging.getLogger(__name__)
 

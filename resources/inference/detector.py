@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from resources.agreement import SURE, FrameBoxes, agreement_of
-from resources.engines import (
+from resources.errors import PipelineError
+from resources.footage import Picture
+from resources.inference.agreement import SURE, FrameBoxes, agreement_of
+from resources.inference.engines import (
     Engine,
     OpenVinoEngine,
     TensorRtEngine,
@@ -30,13 +32,11 @@ from resources.engines import (
     openvino_precisions,
     processor_name,
 )
-from resources.errors import PipelineError
-from resources.footage import Picture
-from resources.gpu_footage import fitted
-from resources.postprocessing import CentreCrop, Found, Letterbox, fit_of, found_in
+from resources.inference.gpu_footage import fitted
+from resources.inference.postprocessing import CentreCrop, Found, Letterbox, fit_of, found_in
+from resources.inference.static import Unchanged
+from resources.inference.weights import ModelWeights, find_weights, load_weights, wanted_classes
 from resources.settings import DetectionSettings
-from resources.static import Unchanged
-from resources.weights import ModelWeights, find_weights, load_weights, wanted_classes
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 
 from resources.footage import Picture, frames, pictures
+from resources.inference.postprocessing import PADDING_GREY, Letterbox
 from resources.media.opening import has_hardware_decoder
-from resources.postprocessing import PADDING_GREY, Letterbox
 
 if TYPE_CHECKING:
     from torch import Tensor
