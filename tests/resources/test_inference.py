@@ -157,7 +157,7 @@ def test_an_engine_that_cannot_be_made_here_gives_way_to_the_next(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # TensorRT wants an NVIDIA GPU and its package; where either is missing this is what really happens.
-    monkeypatch.setattr("resources.inference.has_tensorrt", lambda: True)
+    monkeypatch.setattr("resources.inference.detector.has_tensorrt", lambda: True)
     gpu = choice("cuda:99", tmp_path)
     assert gpu._candidates() == ["tensorrt", "f32", "f16"]
     with caplog.at_level("WARNING", "resources.inference.detector"):
