@@ -213,10 +213,12 @@ class Store:
                 versions[table.name] = delta.version()
         return versions
 
-    def newest_commits(self) -> frozenset[str]:
-        """Paths of the newest entry in the log of every table: they change whenever any row does, and cost little."""
-        logs = self.tables_folder.glob("*/_delta_log")
-        return frozenset(max(map(str, log.glob("*.json")), default=str(log)) for log in logs)
+    def newest_commits(self) -> frozenset[tuple[str, int]]:
+        """When the log of each table was last written to: it changes whenever any row does, and costs little.
+
+        Not the newest entries themselves: a log holds thousands, which would all be listed twice a second.
+        """
+        return frozenset((str(log), log.stat().st_mtime_ns) for log in self.tables_folder.glob("*/_delta_log"))
 
     def tables(self) -> list[Table]:
         """Every declared table, and those of further models that have been written."""
