@@ -158,7 +158,7 @@ def occasion(instance: DagsterInstance, store: Store) -> object:
     if unfinished:
         waiting = instance.run_storage.get_run_ids(RunsFilter(statuses=_WAITING_STATUSES))
         return frozenset(unfinished), frozenset(waiting)
-    return instance.event_log_storage.get_maximum_record_id(), store.newest_commits()
+    return instance.event_log_storage.get_maximum_record_id(), store.commit_times()
 
 
 @dataclass(frozen=True)

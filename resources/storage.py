@@ -213,7 +213,7 @@ class Store:
                 versions[table.name] = delta.version()
         return versions
 
-    def newest_commits(self) -> frozenset[tuple[str, int]]:
+    def commit_times(self) -> frozenset[tuple[str, int]]:
         """When the log of each table was last written to: it changes whenever any row does, and costs little.
 
         Not the newest entries themselves: a log holds thousands, which would all be listed twice a second.
