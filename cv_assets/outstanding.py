@@ -28,11 +28,11 @@ from cv_assets.stage import (
     INGEST,
     STOPPED_TAG,
     failed_recordings,
-    recording_at_death,
     recordings_partitions,
+    work_at_death,
 )
 from cv_assets.staleness import stale_assets
-from cv_assets.walk import LAST_OF_STEP, assets_of, with_downstream
+from cv_assets.walk import LAST_OF_STAGE, LAST_OF_STEP, assets_of, with_downstream
 from resources.schema import RECORDINGS
 from resources.settings import BatchSettings
 from resources.storage import Store
@@ -292,6 +292,8 @@ def _attempts(instance: DagsterInstance, store: Store, statuses: Mapping[str, _S
             run_id = tried.get(recording_id, ("", 0))[0]
             if run_id not in runs:
                 runs[run_id] = _FailedRun.of(instance, store, run_id)
+            if runs[run_id].is_overcome(recording_id, statuses):
+                continue
             attempts[recording_id] = max(attempts.get(recording_id, (0, 0.0)), runs[run_id].counted(recording_id))
     return attempts
 
@@ -306,12 +308,14 @@ class _FailedRun:
         is_attempt: Whether it was one: not where a person had to act or the pipeline was stopped.
         failed: The recordings that failed, or at which it died without a word: to the others of its batch it was no
             attempt. None where nobody can tell, so that it was one to all.
+        stages: Those at which it failed or died; none where nobody can tell.
     """
 
     attempt: int = 1
     retry_at: float = 0.0
     is_attempt: bool = True
     failed: frozenset[str] | None = None
+    stages: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, instance: DagsterInstance, store: Store, run_id: str) -> "_FailedRun":
@@ -325,14 +329,27 @@ class _FailedRun:
             # reason to hurry, and after a new start there is none to wait.
             wait_until = (records[0].end_time or 0.0) + STOPPED_RETRY_AFTER_S if stopped == "true" else 0.0
             return cls(attempt, wait_until, is_attempt=False)
-        if died_at := recording_at_death(store, run_id):
-            return cls(attempt, failed=frozenset({died_at}))
+        if died_at := work_at_death(store, run_id):
+            stage, recording_id = died_at
+            return cls(attempt, failed=frozenset({recording_id}), stages=frozenset({stage}))
         failures = instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_FAILURE).records
         if not failures:
             # It was killed before it had begun a recording: not at once again, should it have done so by itself.
             return cls(attempt, (records[0].end_time or 0.0) + UNBEGUN_RETRY_AFTER_S, is_attempt=False)
-        named = [failed_recordings(record.event_log_entry.get_dagster_event()) for record in failures]
-        return cls(attempt, failed=None if None in named else frozenset().union(*filter(None, named)))
+        events = [record.event_log_entry.get_dagster_event() for record in failures]
+        named, stages = [failed_recordings(event) for event in events], {event.step_key for event in events}
+        failed = None if None in named else frozenset().union(*filter(None, named))
+        return cls(attempt, failed=failed, stages=frozenset(filter(None, stages)))
+
+    def is_overcome(self, recording_id: str, statuses: Mapping[str, "_Status"]) -> bool:
+        """Whether what failed in it has been made since, as when a person materializes just that.
+
+        Dagster counts what was to follow as failed, too, and goes on doing so; it was never tried.
+        """
+        assets = {LAST_OF_STAGE.get(stage) for stage in self.stages}
+        return bool(assets) and not any(
+            recording_id in status.failed for name, status in statuses.items() if name in assets
+        )
 
     def counted(self, recording_id: str) -> tuple[int, float]:
         """Attempts at a recording so far, and when the next may be made."""

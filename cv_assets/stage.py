@@ -162,7 +162,7 @@ class Stage:
             GivenUpError: Somebody ended the run meanwhile.
         """
         recording_ids = _recording_ids(context)
-        with store.written_by(lambda: _still_running(context)), _named(store, context.run.run_id) as name:
+        with store.written_by(lambda: _still_running(context)), _named(store, context.run.run_id, self.name) as name:
             yield from self._walk(context, store, recording_ids, work, name)
 
     def _walk(
@@ -374,12 +374,13 @@ def sheet_metadata(sheet: np.ndarray, told: str) -> MetadataValue:
     return MetadataValue.md(as_markdown(jpeg(sheet, MAX_SHEET_BYTES), told))
 
 
-def recording_at_death(store: Store, run_id: str) -> str | None:
-    """The recording that a run was working on when it died without a word; None if it ended otherwise."""
+def work_at_death(store: Store, run_id: str) -> tuple[str, str] | None:
+    """The stage and the recording at which a run died without a word; None if it ended otherwise."""
     try:
-        return _note_of(store, run_id).read_text() or None
+        stage, _, recording_id = _note_of(store, run_id).read_text().partition("\n")
     except FileNotFoundError:
         return None
+    return (stage, recording_id) if recording_id else None
 
 
 def failed_recordings(failure: DagsterEvent) -> frozenset[str] | None:
@@ -395,15 +396,15 @@ def failed_recordings(failure: DagsterEvent) -> frozenset[str] | None:
 
 
 @contextmanager
-def _named(store: Store, run_id: str) -> Iterator[Callable[[str], None]]:
-    """Note on disk which recording is being worked on; the note outlives this process if it is killed."""
+def _named(store: Store, run_id: str, stage: str) -> Iterator[Callable[[str], None]]:
+    """Note on disk which recording a stage is working on; the note outlives this process if it is killed."""
     note = _note_of(store, run_id)
     with disk_errors(store.data_folder):
         note.parent.mkdir(parents=True, exist_ok=True)
 
     def name(recording_id: str) -> None:
         with disk_errors(store.data_folder):
-            note.write_text(recording_id)
+            note.write_text(f"{stage}\n{recording_id}")
 
     try:
         yield name

@@ -55,6 +55,8 @@ LAST_OF_STEP: dict[str, str] = {
     spec.key.to_user_string(): list(assets.specs)[-1].key.to_user_string() for assets in WALK for spec in assets.specs
 }
 """By asset, the asset that its step materializes last: where that is there, all of the step are."""
+LAST_OF_STAGE: dict[str, str] = {assets.op.name: list(assets.specs)[-1].key.to_user_string() for assets in WALK}
+"""The same by stage, as which its step is called."""
 
 
 def assets_of(job_name: str) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from dagster import (
     multi_asset,
 )
 
-from cv_assets.outstanding import observe, plan_runs, remove_replaced, set_aside
+from cv_assets.outstanding import Outstanding, observe, plan_runs, remove_replaced, set_aside
 from cv_assets.stage import Stage, recordings_partitions, table_asset, table_checks
 from resources.errors import GivenUpError, RecordingError
 from resources.schema import RECORDINGS, SCENES
@@ -53,6 +53,13 @@ def home(tmp_path: Path) -> Iterator[tuple[DagsterInstance, Store]]:
         store.replace(RECORDINGS, IDS, pa.Table.from_pylist(rows, RECORDINGS.arrow_schema))
         instance.add_dynamic_partitions(recordings_partitions.name or "", list(IDS))
         yield instance, store
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let the walk be these assets, each a stage of its own."""
+    monkeypatch.setattr("cv_assets.outstanding.assets_of", lambda job: names if job == "ingest" else ())
+    for places in ("LAST_OF_STEP", "LAST_OF_STAGE"):
+        monkeypatch.setattr(f"cv_assets.outstanding.{places}", {name: name for name in names})
 
 
 def scenes_asset(work: Any) -> Any:
@@ -163,8 +170,7 @@ def test_a_recording_that_kills_its_run_twice_is_set_aside_and_the_others_go_on(
 ) -> None:
     instance, store = home
     SourceIndex(store).save(SourceFile(f"{name}.mp4", 1, 1, name, name, "known", None, None) for name in IDS)
-    monkeypatch.setattr("cv_assets.outstanding.assets_of", lambda job: ("scenes",) if job == "ingest" else ())
-    monkeypatch.setattr("cv_assets.outstanding.LAST_OF_STEP", {"scenes": "scenes"})
+    only(monkeypatch, "scenes")
     batches = BatchSettings()
     die(instance, store, IDS[0], IDS[-1])
     outstanding = observe(instance, store)
@@ -189,8 +195,7 @@ def test_what_fails_alone_of_a_batch_is_tried_alone_and_the_rest_goes_on_togethe
     home: tuple[DagsterInstance, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance, store = home
-    monkeypatch.setattr("cv_assets.outstanding.assets_of", lambda job: ("scenes", "later") if job == "ingest" else ())
-    monkeypatch.setattr("cv_assets.outstanding.LAST_OF_STEP", {"scenes": "scenes", "later": "later"})
+    only(monkeypatch, "scenes", "later")
 
     def work(context: AssetExecutionContext, store: Store, recording_id: str) -> Any:
         if recording_id == "b-2":
@@ -212,12 +217,53 @@ def test_what_fails_alone_of_a_batch_is_tried_alone_and_the_rest_goes_on_togethe
     assert planned == [(("a-1",), 1), (("c-3", "d-4"), 1)]
 
 
+def test_what_follows_goes_on_once_a_person_has_made_what_was_given_up(
+    home: tuple[DagsterInstance, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, store = home
+    only(monkeypatch, "scenes", "later")
+    is_mended = False
+
+    def work(context: AssetExecutionContext, store: Store, recording_id: str) -> Any:
+        if not is_mended:
+            raise RecordingError("It is broken.")
+        store.replace(SCENES, [recording_id], scene(recording_id))
+        return {"scenes": {}}
+
+    @asset(partitions_def=recordings_partitions, deps=["scenes"])
+    def later() -> None:
+        raise AssertionError("it is still broken")
+
+    def run(*assets: Any, attempt: int = 1) -> None:
+        tags = {"dagster/partition": "b-2", "cv_assets/attempt": str(attempt)}
+        resources = {"store": store}
+        materialize(list(assets), instance=instance, resources=resources, tags=tags, raise_on_error=False)
+
+    def planned() -> list[tuple[Any, ...]]:
+        mine = [state for state in observe(instance, store).states if state.recording_id == "b-2"]
+        return [(run.asset_names, run.attempt) for run in plan_runs(Outstanding(mine), BatchSettings(max_attempts=2))]
+
+    monkeypatch.setattr("cv_assets.outstanding.with_downstream", lambda missing, job: tuple(sorted(missing)))
+    scenes = scenes_asset(work)
+    run(scenes, later)
+    assert planned() == [(("later", "scenes"), 2)]
+    run(scenes, later, attempt=2)
+    assert planned() == []
+    is_mended = True
+    run(scenes)
+    assert planned() == [(("later",), 1)]
+    # What follows has attempts of its own.
+    run(later)
+    assert planned() == [(("later",), 2)]
+    run(later, attempt=2)
+    assert planned() == []
+
+
 def test_a_run_that_was_killed_before_it_began_is_no_attempt_at_anything(
     home: tuple[DagsterInstance, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance, store = home
-    monkeypatch.setattr("cv_assets.outstanding.assets_of", lambda job: ("scenes",) if job == "ingest" else ())
-    monkeypatch.setattr("cv_assets.outstanding.LAST_OF_STEP", {"scenes": "scenes"})
+    only(monkeypatch, "scenes")
     die(instance, store, IDS[0], IDS[-1], "1", "before")
     outstanding = observe(instance, store)
     assert [(state.failed, state.attempts) for state in outstanding.states] == [(frozenset({"scenes"}), 0)] * 4

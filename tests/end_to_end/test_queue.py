@@ -142,21 +142,21 @@ def started_in_every_way(stack: Stack, ids: list[str], limit: int) -> dict[str, 
     }
     launch_by_command(stack, ids[0])
 
-    def are_done() -> bool:
+    def all_ended() -> list[Run]:
         found = all_runs(stack)
         is_retried = any(run.tags.get("dagster/retry_number") == "1" for run in found)
-        return is_retried and all(run.status in ("SUCCESS", "FAILURE") for run in found)
+        return found if is_retried and all(run.status in ("SUCCESS", "FAILURE") for run in found) else []
 
-    stack.until(are_done, 240, "all runs to end")
+    stack.until(all_ended, 240, "all runs to end")
     kept.rename(video)
     ways["reexecution"] = reexecute(stack, ways["retried"])
-    # Ends as all that the failures left undone is done again.
-    stack.until(
-        lambda: are_done() and stack.sql("SELECT count(*) FROM recordings WHERE status = 'ok'") == [(3,)],
-        240,
-        "all to be well again",
-    )
-    found = all_runs(stack)
+
+    def all_well() -> list[Run]:
+        return all_ended() if stack.sql("SELECT count(*) FROM recordings WHERE status = 'ok'") == [(3,)] else []
+
+    # Ends as all that the failures left undone is done again. What the sensor may start after that is not looked at: a
+    # run gets its tag when it is queued, just after it has come to be.
+    found = stack.until(all_well, 240, "all to be well again")
     ways["command"] = next(run.run_id for run in found if run.tags.get("way") == "command")
     return {"ways": ways, "runs": found, "backfill": backfilled[0]}
 
