@@ -3,6 +3,8 @@
 A loaded detector stays loaded for as long as its process lives.
 """
 
+import functools
+import itertools
 import json
 import logging
 import os
@@ -33,6 +35,7 @@ from resources.inference.engines import (
     processor_name,
 )
 from resources.inference.gpu_footage import fitted
+from resources.inference.gpu_memory import is_out_of_memory, with_room
 from resources.inference.postprocessing import CentreCrop, Found, Letterbox, fit_of, found_in
 from resources.inference.static import Unchanged
 from resources.inference.weights import ModelWeights, find_weights, load_weights, wanted_classes
@@ -129,7 +132,8 @@ class Detector:
                 yield picture
 
         last = _NOTHING
-        with _Prefetch(_each(self._fitted, to_be_seen(), _FITTING_THREADS), _PREFETCHED) as source:
+        ahead = max(_PREFETCHED, self._engine.batch)  # a whole batch waits when the answers of the last are read
+        with _Prefetch(_each(self._fitted, to_be_seen(), _FITTING_THREADS), ahead) as source:
             for outputs in self._engine.infer(source):
                 while (size := plan.get()) == _REUSED:
                     yield last
@@ -144,7 +148,7 @@ class Detector:
         if isinstance(picture, np.ndarray):
             return self._fit.apply(picture)
         assert isinstance(self._fit, Letterbox)
-        return fitted(self._fit, picture)
+        return with_room(functools.partial(fitted, self._fit, picture), picture.device)
 
 
 _REUSED = (0, 0)
@@ -251,8 +255,8 @@ class _Choice:
         on_gpu = self.device.startswith("cuda")
         possible = (("f32", "f16") if on_gpu else ("f32",)) if self._uses_torch else openvino_precisions()
         if self.settings.precision == "auto":
-            if self._uses_torch:
-                return [*([_TENSORRT] if has_tensorrt() else []), *possible] if on_gpu else [possible[0]]
+            if on_gpu and self.settings.engine == "auto" and has_tensorrt():
+                return [_TENSORRT, *possible]
             return list(possible)
         if self.settings.precision not in possible:
             raise PipelineError(
@@ -305,7 +309,8 @@ class _Choice:
     def _measures_file(self) -> Path:
         # cuda:0 may be another GPU tomorrow.
         device = re.sub(r"\W+", "-", device_name(self.device)) if self.device.startswith("cuda") else self.device
-        return self._folder / f"measured-{device}.json"
+        # Another choice, as when TensorRT has been installed since, is measured anew.
+        return self._folder / f"measured-{device}-{'-'.join(self._candidates())}.json"
 
     def _remembered(self) -> list[MeasuredEngine]:
         """What was measured before, unless the network that was measured is gone."""
@@ -328,9 +333,10 @@ class _Choice:
         if sum(int((one.confidence >= SURE).sum()) for one in self._boxes(quick, fitted, judging)) < max(1, enough):
             return []
         reference = self._reference()
-        engines = dict(self._built(candidates, lambda: calibrating))
+        engines = {quick.precision: quick}
         if self._uses_torch:
             engines[reference.precision] = reference
+        engines |= dict(self._built([name for name in candidates if name not in engines], lambda: calibrating))
         truth = self._boxes(reference, fitted, judging)
         found = {name: agreement_of(truth, self._boxes(engine, fitted, judging)) for name, engine in engines.items()}
         # Twice in turn and the better of both, so that another program's busy second decides nothing.
@@ -383,18 +389,23 @@ class _Choice:
 
 
 def _frames_per_s(engine: Engine, fitted: Sequence[np.ndarray]) -> float:
-    """Speed of an engine, its first answers left out."""
-    started, count = 0.0, 0
+    """Speed of an engine in full flow, from the answers of one batch to those of a later one."""
+    answered_at: list[float] = []
+    batch = engine.batch
+    first = -(-max(_WARM_UP, engine.in_flight) // batch) * batch
+    last = 0
 
     def endless() -> Iterator[np.ndarray]:
-        while not started or time.monotonic() - started < _MEASURE_S:
-            yield from fitted
+        nonlocal last
+        for picture in itertools.cycle(fitted):
+            last = (len(answered_at) - 1) // batch * batch
+            if last > first and answered_at[last] - answered_at[first] > _MEASURE_S:
+                return
+            yield picture
 
-    for number, _ in enumerate(engine.infer(endless())):
-        if number == _WARM_UP:
-            started = time.monotonic()
-        count = max(0, number - _WARM_UP)
-    return count / (time.monotonic() - started)
+    for _ in engine.infer(endless()):
+        answered_at.append(time.monotonic())
+    return (last - first) / (answered_at[last] - answered_at[first])
 
 
 def lock_name(device: str) -> str:
@@ -427,9 +438,14 @@ def available_devices(settings: DetectionSettings) -> list[str]:
         PipelineError: The settings name a device that is not here.
     """
     if settings.device != "auto":
+        if settings.engine == "openvino" and settings.device != "cpu":
+            raise PipelineError(
+                f"detections.engine is openvino, which works on the CPU here, and detections.device is "
+                f"{settings.device}: say device: cpu, or engine: auto."
+            )
         if settings.device != "cpu" and not _has_device(settings.device):
             raise PipelineError(
-                f"detections.device is {settings.device}, and torch finds no such device on this machine: "
+                f"detections.device is {settings.device}, and torch finds no such device that works on this machine: "
                 "say auto or cpu, or mend the driver."
             )
         return [settings.device]
@@ -441,7 +457,9 @@ def available_devices(settings: DetectionSettings) -> list[str]:
         import torch
 
         if torch.cuda.is_available():
-            return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+            working = [name for name in (f"cuda:{n}" for n in range(torch.cuda.device_count())) if _works(name)]
+            if working:
+                return working
     import platform
 
     if platform.system() == "Darwin":
@@ -452,23 +470,45 @@ def available_devices(settings: DetectionSettings) -> list[str]:
     return ["cpu"]
 
 
+@functools.cache
+def _works(device: str) -> bool:
+    """Whether torch computes on a GPU that is there: it may be of a kind that this torch was not built for."""
+    import torch
+
+    try:
+        return bool((torch.ones(1, device=device) + 1).item() == 2)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            return True  # others use it now
+        logger.warning("%s is not used: torch cannot compute on it: %s", device, " ".join(str(error).split())[:300])
+        return False
+
+
 def _has_device(device: str) -> bool:
     import torch
 
     if device == "mps":
         return bool(torch.backends.mps.is_available())
-    return bool(torch.cuda.is_available()) and int(device.partition(":")[2]) < torch.cuda.device_count()
+    is_there = bool(torch.cuda.is_available()) and int(device.partition(":")[2]) < torch.cuda.device_count()
+    return is_there and _works(device)
 
 
 def _each(work: Callable[[Picture], Picture], items: Iterator[Picture], thread_count: int) -> Iterator[Picture]:
-    """The work's answers in the order of the items, a few threads ahead; without threads, one after the other."""
+    """The work's answers in the order of the items, a few threads ahead; without threads, one after the other.
+
+    What lies in a GPU's memory is worked on there: threads would only get in each other's way.
+    """
     if thread_count == 0:
         yield from map(work, items)
         return
     waiting: deque[Future[Picture]] = deque()
     with ThreadPoolExecutor(thread_count, thread_name_prefix="fit") as pool:
         for item in items:
-            waiting.append(pool.submit(work, item))
+            if isinstance(item, np.ndarray):
+                waiting.append(pool.submit(work, item))
+            else:
+                waiting.append(Future())
+                waiting[-1].set_result(work(item))
             if len(waiting) > 2 * thread_count:
                 yield waiting.popleft().result()
         while waiting:

@@ -20,6 +20,7 @@ import numpy as np
 
 from resources.errors import PipelineError
 from resources.footage import Picture
+from resources.inference.gpu_memory import is_out_of_memory, make_room, no_memory
 from resources.inference.postprocessing import Fit
 from resources.inference.quantization import quantized
 from resources.inference.weights import ModelWeights, load_yolo
@@ -29,17 +30,30 @@ logger = logging.getLogger(__name__)
 Outputs = tuple[np.ndarray, ...]
 
 _EXTRA_REQUESTS = 2  # waiting in OpenVINO's queue, so that none of its streams waits for Python
-_MAX_BATCH = 64
+_MAX_BATCH = 32
+_BATCHES_IN_FLIGHT = 2  # one is copied while the other is computed
 _TENSORRT_BATCH = 16  # its engines are built for one size of batch
+_TENSORRT_NEEDS = ("onnx",)
 _MEMORY_SHARE = 0.5  # of a GPU's free memory that batches may fill
 _MAX_CANDIDATES = 1024  # anchors per picture that leave a GPU, those with the best class first
 
 
 class Engine(Protocol):
-    """Runs a network on fitted pictures, several in flight, answers in order."""
+    """Runs a network on fitted pictures, several in flight, answers in order.
+
+    Attributes:
+        name: What computes it, in which precision, for which input.
+        precision: f32, bf16, int8 or f16.
+        batch: Pictures that are computed together, and whose answers come together.
+    """
 
     name: str
     precision: str
+    batch: int
+
+    @property
+    def in_flight(self) -> int:
+        """How many pictures are taken before the first answer comes."""
 
     def infer(self, pictures: Iterable[Picture]) -> Iterator[Outputs]:
         """The network's raw outputs per picture.
@@ -92,13 +106,14 @@ class OpenVinoEngine:
                 "CACHE_DIR": str(folder / "compiled"),
             },
         )
-        self._request_count = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + _EXTRA_REQUESTS
+        self.batch = 1
+        self.in_flight = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + _EXTRA_REQUESTS
         self.precision = precision
         self.name = f"openvino-{precision}-{fit.input_width_px}x{fit.input_height_px}"
 
     def infer(self, pictures: Iterable[Picture]) -> Iterator[Outputs]:
         """See `Engine.infer`."""
-        free = [self._compiled.create_infer_request() for _ in range(self._request_count)]
+        free = [self._compiled.create_infer_request() for _ in range(self.in_flight)]
         running: deque[tuple[Any, Picture]] = deque()
         output_count = len(self._compiled.outputs)
 
@@ -228,9 +243,11 @@ class TorchEngine:
             network = load_yolo(model.path).model.fuse(verbose=False).eval().to(self._device, self._dtype)
             # The order of a decoded picture's bytes, and that in which a GPU multiplies halves fastest.
             self._network = network.to(memory_format=torch.channels_last) if self._on_gpu else network
-            self._batch = self._fitting_batch() if self._on_gpu else 1
-        except torch.OutOfMemoryError as error:
-            raise PipelineError(_no_memory(self._device)) from error
+            self.batch = self._fitting_batch() if self._on_gpu else 1
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise PipelineError(no_memory(self._device)) from error
+            raise
 
     def _begin(self, model: ModelWeights, fit: Fit, device: str, dtype: Any) -> None:
         import torch
@@ -243,13 +260,18 @@ class TorchEngine:
         if self._on_gpu:
             self._copying, self._computing = torch.cuda.Stream(self._device), torch.cuda.Stream(self._device)
 
+    @property
+    def in_flight(self) -> int:
+        """See `Engine`."""
+        return _BATCHES_IN_FLIGHT * self.batch
+
     def infer(self, pictures: Iterable[Picture]) -> Iterator[Outputs]:
         """See `Engine.infer`."""
         source = iter(pictures)
         flying: deque[_Batch] = deque()
-        while batch := list(itertools.islice(source, self._batch)):
+        while batch := list(itertools.islice(source, self.batch)):
             flying.append(self._start(batch))
-            if len(flying) == 2:  # one is copied while the other is computed
+            if len(flying) == _BATCHES_IN_FLIGHT:
                 yield from self._finished(flying.popleft())
         while flying:
             yield from self._finished(flying.popleft())
@@ -261,8 +283,11 @@ class TorchEngine:
             with torch.inference_mode():
                 if self._on_gpu:
                     return self._started(pictures)
-                return _Batch(pictures, self._run(torch.stack([torch.as_tensor(one) for one in pictures])))
-        except torch.OutOfMemoryError:
+                there = torch.stack([torch.as_tensor(one) for one in pictures]).to(self._device)
+                return _Batch(pictures, self._run(there))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             return _Batch(pictures, None)
 
     def _started(self, pictures: list[Picture]) -> "_Batch":
@@ -304,17 +329,15 @@ class TorchEngine:
 
     def _in_halves(self, pictures: list[Picture]) -> Iterator[Outputs]:
         """Run what did not fit into the GPU's memory again in smaller batches, and keep to their size."""
-        import torch
-
         if len(pictures) == 1:
-            raise PipelineError(_no_memory(self._device))
-        if self._on_gpu:
-            torch.cuda.synchronize(self._device)
-            torch.cuda.empty_cache()
-        half = self._batch = min(self._batch, (len(pictures) + 1) // 2)
-        logger.warning("%s is out of memory: going on with batches of %d", self._device, self._batch)
-        for begin in range(0, len(pictures), half):
-            yield from self._finished(self._start(pictures[begin : begin + half]))
+            raise PipelineError(no_memory(self._device))
+        make_room(self._device)
+        self.batch = min(self.batch, (len(pictures) + 1) // 2)
+        logger.warning("%s is out of memory: going on with batches of %d", self._device, self.batch)
+        rest = pictures
+        while rest:
+            part, rest = rest[: self.batch], rest[self.batch :]  # which may have become smaller again
+            yield from self._finished(self._start(part))
 
     def _run(self, pictures: Any) -> list[Any]:
         """The network's outputs for uint8 pictures on the device, in float32 there."""
@@ -348,8 +371,9 @@ class TorchEngine:
             self._run(torch.zeros((2, *self._input_shape), dtype=torch.uint8, device=self._device))
             torch.cuda.synchronize(self._device)  # the weights are there before another stream reads them
         each_bytes = max(1, (torch.cuda.max_memory_allocated(self._device) - before) // 2)
+        make_room(self._device)  # what torch keeps for later counts as taken otherwise
         free_bytes = torch.cuda.mem_get_info(self._device)[0] * _MEMORY_SHARE
-        return int(max(1, min(_MAX_BATCH, free_bytes // (2 * each_bytes))))  # two batches are in flight
+        return int(max(1, min(_MAX_BATCH, free_bytes // (_BATCHES_IN_FLIGHT * each_bytes))))
 
 
 class TensorRtEngine(TorchEngine):
@@ -370,11 +394,18 @@ class TensorRtEngine(TorchEngine):
         self.name = f"tensorrt-f16-{fit.input_width_px}x{fit.input_height_px}"
         self._begin(model, fit, device, torch.float16)
         file = _tensorrt_file(model, fit, self._device, cache_folder)
-        self._network = AutoBackend(str(file), device=self._device, fp16=True, verbose=False).eval()
-        self._batch = _TENSORRT_BATCH
-        with torch.inference_mode(), torch.cuda.device(self._device):
-            self._run(torch.zeros((1, *self._input_shape), dtype=torch.uint8, device=self._device))
-            torch.cuda.synchronize(self._device)
+        self.batch = _TENSORRT_BATCH
+        try:
+            self._network = AutoBackend(str(file), device=self._device, fp16=True, verbose=False).eval()
+            # It computes in halves, but may take and give floats: without a graph its memory is read as it is.
+            self._dtype = torch.float16 if self._network.backend.fp16 else torch.float32
+            with torch.inference_mode(), torch.cuda.device(self._device):
+                self._run(torch.zeros((1, *self._input_shape), dtype=torch.uint8, device=self._device))
+                torch.cuda.synchronize(self._device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                file.unlink(missing_ok=True)  # damaged, or of another driver: built again the next time
+            raise
 
     def _answer(self, pixels: Any) -> Sequence[Any]:
         import torch
@@ -387,8 +418,13 @@ class TensorRtEngine(TorchEngine):
 
 
 def has_tensorrt() -> bool:
-    """Whether TensorRT's package is installed."""
-    return importlib.util.find_spec("tensorrt") is not None
+    """Whether what builds and runs TensorRT engines is installed: its package and those of Ultralytics' exporter."""
+    if importlib.util.find_spec("tensorrt") is None:
+        return False
+    lacking = [name for name in _TENSORRT_NEEDS if importlib.util.find_spec(name) is None]
+    if lacking:
+        logger.warning("TensorRT is installed, but building its engines needs %s, too.", " and ".join(lacking))
+    return not lacking
 
 
 def _tensorrt_file(model: ModelWeights, fit: Fit, device: Any, cache_folder: Path) -> Path:
@@ -416,13 +452,6 @@ def _tensorrt_file(model: ModelWeights, fit: Fit, device: Any, cache_folder: Pat
             )
             Path(made).replace(file)
     return file
-
-
-def _no_memory(device: Any) -> str:
-    return (
-        f"{device} has no memory left for a single picture: end what else runs there, or name another device with "
-        "detections.device."
-    )
 
 
 @dataclass(frozen=True)

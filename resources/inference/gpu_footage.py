@@ -4,21 +4,24 @@ FFmpeg's NVDEC decoder hands out NV12 in the GPU's memory, which torch shares; c
 CPU's path makes them, so that either path finds the same.
 """
 
+import functools
 import logging
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from av.codec.hwaccel import HWAccel
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 
 from resources.footage import Picture, frames, pictures
+from resources.inference.gpu_memory import with_room
 from resources.inference.postprocessing import PADDING_GREY, Letterbox
-from resources.media.opening import has_hardware_decoder
+from resources.media.opening import has_hardware_decoder, opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +33,12 @@ _MAX_MEAN_DIFFERENCE = 2.0  # levels of 255 between the GPU's pictures and the C
 # Red's and blue's weight in luma (ITU-R BT.601 and BT.709), by what the frame says; silent means BT.601, as swscale
 # takes it.
 _BT709, _BT601 = (0.2126, 0.0722), (0.299, 0.114)
+_proven: set[tuple[object, ...]] = set()
+"""Devices and kinds of video of which this process has seen that the former decodes the latter as the CPU does."""
+
+
+class _OtherPicturesError(RuntimeError):
+    """A GPU hands out pictures of another kind than is understood here."""
 
 
 def gpu_pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction, device: str) -> Generator["Tensor", None, None]:
@@ -45,22 +54,30 @@ def gpu_pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction, device: 
         uint8 BGR tensors of shape (height_px, width_px, 3) on the device, complete when they are handed out.
 
     Raises:
+        PipelineError: The GPU has no memory left for a picture.
         RuntimeError: The GPU decodes into something else; what drivers and decoders raise comes as it is.
     """
     import torch
 
+    there = torch.device(device)
+
     # Within this the decoder finds torch's own context, and shares it.
-    with torch.cuda.device(device), closing(frames(path, wanted, rate_fps, _decoder(device))) as source:
+    with torch.cuda.device(device), closing(frames(path, wanted, rate_fps, hardware_decoder(device))) as source:
         for frame in source:
             if frame.format.name != "cuda" or frame.sw_format is None or frame.sw_format.name != "nv12":
-                raise RuntimeError(f"the GPU hands out {frame.sw_format or frame.format} instead of nv12")
-            picture = bgr_of(frame)
+                raise _OtherPicturesError(f"the GPU hands out {frame.sw_format or frame.format} instead of nv12")
+            picture = with_room(functools.partial(bgr_of, frame), there)
             # The decoder writes a later frame into the memory of this one.
-            torch.cuda.default_stream(picture.device).synchronize()
+            torch.cuda.default_stream(there).synchronize()
             yield picture
 
 
-def _decoder(device: str) -> HWAccel:
+def hardware_decoder(device: str) -> HWAccel:
+    """NVDEC of a GPU, whose pictures torch shares.
+
+    Args:
+        device: As torch names it; the thread's current device.
+    """
     import torch
 
     torch.zeros(1, device=device)  # makes the context
@@ -90,16 +107,40 @@ def bgr_of(frame: VideoFrame) -> "Tensor":
     # As capsules: torch would ask for a stream of its choice, and the decoder works on the default stream alone.
     luma, chroma = (torch.from_dlpack(plane.__dlpack__()) for plane in frame.planes)  # type: ignore[attr-defined]
     height_px, width_px = luma.shape
-    is_full = frame.color_range == ColorRange.JPEG
-    red, blue = _BT709 if frame.colorspace == Colorspace.ITU709 else _BT601
+    rows, columns = chroma.shape[:2]
+    # Few steps, since each of them costs the thread that asks for it as long as the GPU needs to do it.
+    yuv = torch.empty((2 * rows, 2 * columns, 3), device=luma.device)
+    yuv[:height_px, :width_px, 0] = luma
+    yuv.view(rows, 2, columns, 2, 3)[..., 1:] = chroma[:, None, :, None]
+    matrix, offset = _colours(luma.device, frame.colorspace == Colorspace.ITU709, frame.color_range == ColorRange.JPEG)
+    bgr = torch.addmm(offset, yuv.view(-1, 3), matrix).clamp_(0, 255.5).to(torch.uint8)
+    return bgr.view(yuv.shape)[:height_px, :width_px]
+
+
+@functools.cache
+def _colours(device: Any, is_bt709: bool, is_full: bool) -> "tuple[Tensor, Tensor]":
+    """What makes blue, green and red of luma and chroma: a matrix of shape (3, 3), for rows, and what is added.
+
+    ITU-R BT.709-6, items 3.2 to 3.5, solved for the three colours. Half a level is added, so that dropping what lies
+    behind the point rounds.
+    """
+    import torch
+
+    red, blue = _BT709 if is_bt709 else _BT601
     green = 1 - red - blue
-    light = luma.float() if is_full else (luma.float() - 16) * (255 / 219)
-    wide = chroma.repeat_interleave(2, dim=0)[:height_px].repeat_interleave(2, dim=1)[:, :width_px].float()
-    u, v = ((wide - 128) * (1 if is_full else 255 / 224)).unbind(-1)
-    # ITU-R BT.709-6, items 3.2 to 3.5, solved for the three colours.
-    r, b = light + 2 * (1 - red) * v, light + 2 * (1 - blue) * u
-    g = light - (2 * red * (1 - red) * v + 2 * blue * (1 - blue) * u) / green
-    return torch.stack((b, g, r), dim=-1).round_().clamp_(0, 255).to(torch.uint8)
+    u_to_b, v_to_r = 2 * (1 - blue), 2 * (1 - red)
+    light = 1.0 if is_full else 255 / 219
+    colour = 1.0 if is_full else 255 / 224
+    matrix = torch.tensor(
+        [
+            [light, light, light],
+            [u_to_b * colour, -u_to_b * blue / green * colour, 0.0],
+            [0.0, -v_to_r * red / green * colour, v_to_r * colour],
+        ],
+        dtype=torch.float64,
+    )
+    zero = torch.tensor([0.0 if is_full else 16.0, 128.0, 128.0], dtype=torch.float64)
+    return matrix.float().to(device), (0.5 - zero @ matrix).float().to(device)
 
 
 def fitted(fit: Letterbox, picture: "Tensor") -> "Tensor":
@@ -112,18 +153,22 @@ def fitted(fit: Letterbox, picture: "Tensor") -> "Tensor":
     Returns:
         uint8 tensor of shape (input_height_px, input_width_px, 3).
     """
+    import torch
     import torch.nn.functional as f
 
     size = (fit.scaled_height_px, fit.scaled_width_px)
-    if tuple(picture.shape[:2]) == size == (fit.input_height_px, fit.input_width_px):
+    is_scaled = tuple(picture.shape[:2]) == size
+    if is_scaled and size == (fit.input_height_px, fit.input_width_px):
         return picture
-    pixels = picture.permute(2, 0, 1)[None].float()
-    if tuple(picture.shape[:2]) != size:
+    if not is_scaled:
+        pixels = picture.permute(2, 0, 1)[None].float()
         pixels = f.interpolate(pixels, size, mode="bilinear", align_corners=False).round_()
-    right_px = fit.input_width_px - fit.left_px - fit.scaled_width_px
-    bottom_px = fit.input_height_px - fit.top_px - fit.scaled_height_px
-    padded = f.pad(pixels, (fit.left_px, right_px, fit.top_px, bottom_px), value=PADDING_GREY)
-    return padded[0].permute(1, 2, 0).byte().contiguous()
+        picture = pixels[0].permute(1, 2, 0)
+    padded = torch.full(
+        (fit.input_height_px, fit.input_width_px, 3), PADDING_GREY, dtype=torch.uint8, device=picture.device
+    )
+    padded[fit.top_px : fit.top_px + size[0], fit.left_px : fit.left_px + size[1]] = picture
+    return padded
 
 
 def best_pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction, device: str) -> Generator[Picture, None, None]:
@@ -138,24 +183,59 @@ def best_pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction, device:
     Yields:
         uint8 BGR of shape (height_px, width_px, 3): tensors on the device, or arrays.
     """
-    if device.startswith("cuda") and has_hardware_decoder() and _is_proven(device, path, rate_fps):
-        return gpu_pictures(path, wanted, rate_fps, device)
-    return pictures(path, wanted, rate_fps)
+    done = 0
+    on_gpu = device.startswith("cuda") and has_hardware_decoder() and _is_proven(device, path, rate_fps)
+    if on_gpu:
+        try:
+            with closing(gpu_pictures(path, wanted, rate_fps, device)) as source:
+                for picture in source:
+                    yield picture
+                    done += 1
+        except (FFmpegError, _OtherPicturesError) as error:
+            logger.warning("%s stops decoding %s, so the CPU goes on: %s", device, path.name, _told(error))
+    for decoded in pictures(path, wanted[done:], rate_fps):
+        yield _moved(decoded, device) if on_gpu else decoded
+
+
+def _moved(picture: np.ndarray, device: str) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(picture).to(device)
 
 
 def _is_proven(device: str, path: Path, rate_fps: Fraction) -> bool:
-    """Whether the GPU makes the same of a video's first frames as the CPU."""
+    """Whether the GPU makes the same of a video's first frames as the CPU; looked at once for each kind of video."""
+    kind = (device, *_kind_of(path))
+    if kind in _proven:
+        return True
     first = range(_PROVEN_FRAMES)
     try:
         there = [picture.cpu().numpy() for picture in gpu_pictures(path, first, rate_fps, device)]
     except Exception as error:
         # Drivers, decoders and sizes that do not go together fail in ways of their own; the CPU does the work.
-        told = " ".join(str(error).split())[:300] or type(error).__name__
-        logger.info("%s does not decode %s, so the CPU does: %s", device, path.name, told)
+        logger.warning(
+            "%s does not decode %s, so the CPU does, which is slower (in a container the driver's video part, "
+            "libnvcuvid, may be missing): %s",
+            device, path.name, _told(error),
+        )  # fmt: skip
         return False
     here = list(pictures(path, first, rate_fps))
     differences = [np.abs(one.astype(np.int16) - other).mean() for one, other in zip(there, here, strict=False)]
     if len(there) != len(here) or max(differences, default=0.0) > _MAX_MEAN_DIFFERENCE:
         logger.warning("%s decodes %s into other pictures than the CPU, which does it instead.", device, path.name)
         return False
+    _proven.add(kind)
     return True
+
+
+def _kind_of(path: Path) -> tuple[object, ...]:
+    """What decides how a video is decoded: its codec, profile, size and colours."""
+    with opened(path) as container:
+        codec = container.streams.video[0].codec_context
+        return (
+            codec.name, codec.profile, codec.pix_fmt, codec.width, codec.height, codec.colorspace, codec.color_range,
+        )  # fmt: skip
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

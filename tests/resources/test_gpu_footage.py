@@ -1,6 +1,7 @@
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -63,6 +64,46 @@ def test_a_gpu_that_cannot_decode_leaves_it_to_the_cpu(
     assert torch.cuda.is_available() or "so the CPU does" in caplog.text
     for one, other in zip(found, pictures(video, wanted, rate), strict=True):
         assert np.abs(one.astype(int) - other).mean() < 2
+
+
+def _as_a_gpu(monkeypatch: pytest.MonkeyPatch, gpu: Callable[..., Iterator[torch.Tensor]]) -> None:
+    """Let pictures in the CPU's memory pass for a GPU's."""
+    monkeypatch.setattr(gpu_footage, "has_hardware_decoder", lambda: True)
+    monkeypatch.setattr(gpu_footage, "_moved", lambda picture, _: torch.from_numpy(picture))
+    monkeypatch.setattr(gpu_footage, "gpu_pictures", gpu)
+    monkeypatch.setattr(gpu_footage, "_proven", set())
+
+
+@pytest.mark.parametrize("kind", ["error", "silence"])
+def test_where_a_gpu_stops_decoding_the_cpu_goes_on(
+    make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def failing(path: Path, wanted: Sequence[int], *asked: Any) -> Iterator[torch.Tensor]:
+        for picture in pictures(path, wanted[:5], asked[0]):
+            yield torch.from_numpy(picture)
+        if kind == "error" and len(wanted) > 5:
+            raise av.error.ExternalError(1, "the driver went away")
+
+    video, wanted, rate = make_video("a.mp4", 24), list(range(2, 24, 2)), Fraction(24)
+    _as_a_gpu(monkeypatch, failing)
+    found = list(best_pictures(video, wanted, rate, "cuda:0"))
+    assert all(isinstance(one, torch.Tensor) for one in found)
+    for one, other in zip(found, pictures(video, wanted, rate), strict=True):
+        assert np.array_equal(np.asarray(one), other)
+
+
+def test_a_gpu_is_proven_once_for_each_kind_of_video(make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[int] = []
+
+    def gpu(path: Path, wanted: Sequence[int], *asked: Any) -> Iterator[torch.Tensor]:
+        asked_for.append(len(wanted))
+        yield from (torch.from_numpy(picture) for picture in pictures(path, wanted, asked[0]))
+
+    _as_a_gpu(monkeypatch, gpu)
+    for name, size in (("a.mp4", (128, 96)), ("b.mp4", (128, 96)), ("c.mp4", (160, 120))):
+        video = make_video(name, 12, size=size)
+        assert len(list(best_pictures(video, range(12), Fraction(24), "cuda:0"))) == 12
+    assert asked_for == [4, 12, 12, 4, 12]
 
 
 def test_a_gpu_that_shows_other_colours_is_not_believed(

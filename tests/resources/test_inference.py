@@ -1,14 +1,18 @@
 import itertools
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from resources.errors import PipelineError
-from resources.inference.detector import MeasuredEngine, Models, _Choice
+from resources.footage import Picture
+from resources.inference.detector import MeasuredEngine, Models, _Choice, _frames_per_s
 from resources.inference.device_lease import device_lease, lease_folder
 from resources.inference.postprocessing import Letterbox
 from resources.inference.weights import load_weights
@@ -89,7 +93,15 @@ def test_the_first_free_device_is_taken() -> None:
         file.unlink()
 
 
-def test_what_does_not_fit_into_memory_is_done_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param("OutOfMemoryError", id="torch's own"),
+        pytest.param("CUDA error: out of memory", id="CUDA's"),
+        pytest.param("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", id="cuBLAS's"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_done_in_smaller_batches(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from resources.inference.engines import TorchEngine
@@ -105,17 +117,68 @@ def test_what_does_not_fit_into_memory_is_done_in_smaller_batches(monkeypatch: p
     def little_memory(batch: torch.Tensor) -> list[torch.Tensor]:
         sizes.append(len(batch))
         if len(batch) > 2:
-            raise torch.OutOfMemoryError("out of memory")
+            raise torch.OutOfMemoryError("full") if error == "OutOfMemoryError" else RuntimeError(error)
         return run(batch)
 
     monkeypatch.setattr(engine, "_run", little_memory)
-    engine._batch = 8
+    engine.batch = 8
     together = [outputs[0].copy() for outputs in engine.infer(pictures)]
     assert len(together) == 11
-    assert engine._batch == 2
-    assert sizes[0] == 8
-    assert max(sizes[-3:]) <= 2
+    assert engine.batch == 2
+    # Eight, and the three that are left, were asked for before it was known; then no more than fit is tried again.
+    assert sizes == [8, 3, 4, 2, 2, 2, 2, 2, 1]
     assert all(np.allclose(one, other, atol=1e-3) for one, other in zip(alone, together, strict=True))
+
+
+def test_an_error_of_the_network_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from resources.inference.engines import TorchEngine
+
+    def broken(_: torch.Tensor) -> list[torch.Tensor]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    engine = TorchEngine(load_weights(SETTINGS, Models().cache_folder), Letterbox.of(320, 180, 320), "cpu", "f32")
+    engine.batch = 4
+    monkeypatch.setattr(engine, "_run", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        list(engine.infer([np.zeros((192, 320, 3), np.uint8)] * 5))
+
+
+class _Clockwork:
+    """An engine and its clock: so many pictures in a batch, each batch as long, one computed while one is read."""
+
+    name, precision = "clockwork", "f32"
+
+    def __init__(self, batch: int, batch_s: float) -> None:
+        self.batch, self._batch_s = batch, batch_s
+        self.in_flight = 2 * batch
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def infer(self, pictures: Iterable[Any]) -> Iterator[Any]:
+        source, begun, busy_until_s = iter(pictures), deque[tuple[int, float]](), 0.0
+        while True:
+            count = len(list(itertools.islice(source, self.batch)))
+            if count:
+                busy_until_s = max(busy_until_s, self.now_s) + self._batch_s
+                begun.append((count, busy_until_s))
+            if len(begun) == 2 or (begun and not count):
+                done, done_s = begun.popleft()
+                self.now_s = max(self.now_s, done_s)
+                yield from range(done)
+            elif not count:
+                return
+
+
+@pytest.mark.parametrize("batch", [1, 16, 32])
+def test_an_engine_is_as_fast_as_its_batches_follow_each_other(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Were batches counted that were computed before the clock was started, large ones would seem faster.
+    engine = _Clockwork(batch, 0.05)
+    monkeypatch.setattr("resources.inference.detector.time", engine)
+    assert _frames_per_s(engine, [np.zeros((2, 2, 3), np.uint8)] * 24) == pytest.approx(batch / 0.05)
 
 
 def test_no_memory_for_a_single_picture_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +190,7 @@ def test_no_memory_for_a_single_picture_is_told(monkeypatch: pytest.MonkeyPatch)
         raise torch.OutOfMemoryError("out of memory")
 
     engine = TorchEngine(load_weights(SETTINGS, Models().cache_folder), Letterbox.of(320, 180, 320), "cpu", "f32")
-    engine._batch = 4
+    engine.batch = 4
     monkeypatch.setattr(engine, "_run", no_memory)
     with pytest.raises(PipelineError, match="cpu has no memory left for a single picture: end what else runs there"):
         list(engine.infer([np.zeros((192, 320, 3), np.uint8)] * 5))
@@ -160,6 +223,8 @@ def test_an_engine_that_cannot_be_made_here_gives_way_to_the_next(
     monkeypatch.setattr("resources.inference.detector.has_tensorrt", lambda: True)
     gpu = choice("cuda:99", tmp_path)
     assert gpu._candidates() == ["tensorrt", "f32", "f16"]
+    only_torch = SETTINGS.model_copy(update={"engine": "torch"})
+    assert replace(gpu, settings=only_torch)._candidates() == ["f32", "f16"]
     with caplog.at_level("WARNING", "resources.inference.detector"):
         assert list(gpu._built(["tensorrt"], None)) == []
     assert "tensorrt cannot be used for street-" in caplog.text
@@ -207,11 +272,15 @@ def test_pictures_that_look_the_same_reuse_what_was_found() -> None:
 
 @pytest.mark.parametrize("thread_count", [0, 3])
 def test_work_in_threads_keeps_the_order(thread_count: int) -> None:
+    import torch
+
     from resources.inference.detector import _each
 
-    def slow_first(item: np.ndarray) -> np.ndarray:
+    def slow_first(item: Picture) -> Picture:
         time.sleep(0.02 if item[0] % 5 == 0 else 0)
         return item * 2
 
     items = (np.array([number]) for number in range(30))
     assert [int(done[0]) for done in _each(slow_first, items, thread_count)] == list(range(0, 60, 2))
+    there = (torch.tensor([number]) for number in range(30))
+    assert [int(done[0]) for done in _each(slow_first, there, thread_count)] == list(range(0, 60, 2))
