@@ -13,12 +13,12 @@ from resources.results import open_results
 _SHOWN_ROWS = 1000
 
 
-def answer(data_folder: Path, query: str, output: str = "table") -> None:
+def answer(data_folder: Path, query: str | duckdb.Statement, output: str = "table") -> None:
     """Print the answer to one query.
 
     Args:
         data_folder: Whose results.
-        query: SQL as DuckDB speaks it.
+        query: SQL as DuckDB speaks it; of several statements, the last one's answer.
         output: table, csv, json (one object a line) or parquet (bytes to standard output).
 
     Raises:
@@ -50,23 +50,40 @@ def prompt(data_folder: Path) -> None:
         PipelineError: There are no results yet.
     """
     with _opened(data_folder) as connection:
-        names = [row[0] for row in connection.execute("SELECT table_name FROM published_tables").fetchall()]
-    click.echo(f"Tables: {', '.join(names)}. DESCRIBE table shows its columns; end with Ctrl-D.")
+        found = "SELECT table_name FROM information_schema.tables ORDER BY table_name"
+        names = [row[0] for row in connection.execute(found).fetchall()]
+    click.echo(
+        f"Tables: {', '.join(names)}. DESCRIBE table; shows its columns. A query ends with ; and you with Ctrl-D."
+    )
     with suppress(ImportError):
         import readline  # noqa: F401 - gives input() a history
+    while (query := _query()) is not None:
+        try:
+            for statement in duckdb.extract_statements(query):
+                answer(data_folder, statement)
+        except (PipelineError, duckdb.Error) as error:
+            click.echo(str(error).strip(), err=True)
+
+
+def _query() -> str | None:
+    """What is typed until a line ends with a semicolon; None at the end."""
+    lines: list[str] = []
     while True:
         try:
-            query = input("sql> ").strip().rstrip(";")
+            line = input("...> " if lines else "sql> ")
         except EOFError:
             click.echo()
-            return
-        if query.lower() in ("exit", "quit", ".exit", ".quit"):
-            return
-        if query:
-            try:
-                answer(data_folder, query)
-            except PipelineError as error:
-                click.echo(str(error), err=True)
+            return "\n".join(lines) if lines else None
+        except KeyboardInterrupt:  # drops what was typed, as in other prompts
+            click.echo()
+            lines = []
+            continue
+        if not lines and line.strip().lower().rstrip(";") in ("exit", "quit", ".exit", ".quit"):
+            return None
+        if line.strip() or lines:
+            lines.append(line)
+        if line.rstrip().endswith(";"):
+            return "\n".join(lines)
 
 
 def _opened(data_folder: Path) -> duckdb.DuckDBPyConnection:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -139,7 +140,7 @@ def run_folder(
 @_data_option
 @click.option("--weights", help="Detector weights: a .pt file, or a name Ultralytics publishes.")
 @_settings_option
-@click.option("--port", default=3000, show_default=True, help="Port of the UI.")
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
 def dev(data: Path | None, weights: str | None, settings: Path | None, port: int) -> None:
     """Run the UI and the daemon on this machine, with the sensors on, until stopped."""
     from resources.notifications import check_channel
@@ -155,9 +156,14 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
 
         from dagster import DagsterInstance
 
+        from cv_assets.doctor import examine_weights
         from cv_assets.headless import end_group, recover, script, spare_running
 
+        _check_port(port)
         _bring_history(chosen.data_folder)
+        for finding in examine_weights(chosen):
+            if not finding.is_ok:
+                click.echo(f"Until then recordings are only normalized: {finding.told}", err=True)
         click.echo(f"Drop recordings into {', '.join(map(str, chosen.watched_folders))}")
         click.echo(f"UI: http://127.0.0.1:{port}   results: {chosen.data_folder / 'results.duckdb'}", nl=True)
         workspace = str(PROJECT_ROOT / "workspace.yaml")
@@ -190,6 +196,20 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
                 again = "it is started again" if lasted_s > _SHORTEST_S else "it would do so again"
                 click.echo(f"Dagster ended by itself (exit {status}): {again}.", err=True)
     sys.exit(status)
+
+
+def _check_port(port: int) -> None:
+    """See that the UI can have its port: without it Dagster would go on, and another's UI would answer there."""
+    import socket
+
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the webserver does
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise PipelineError(
+                f"The UI cannot have port {port} ({error.strerror}): choose another with --port, or end what uses it."
+            ) from error
 
 
 def _outlasted(server: "subprocess.Popen[bytes]") -> int:
@@ -293,7 +313,8 @@ def doctor(data: Path | None, settings: Path | None, weights: str | None) -> Non
 @commands.command()
 @_data_option
 @_settings_option
-def stale(data: Path | None, settings: Path | None) -> None:
+@click.option("--each", is_flag=True, help="Name every recording.")
+def stale(data: Path | None, settings: Path | None, each: bool) -> None:
     """List what would come out otherwise if it were made now, and why."""
     chosen = choose(settings=settings, data_folder=data)
     if not (chosen.data_folder / "dagster").is_dir():
@@ -309,10 +330,14 @@ def stale(data: Path | None, settings: Path | None) -> None:
     with DagsterInstance.get() as instance:
         recording_ids = instance.get_dynamic_partitions(recordings_partitions.name or "")
         found = stale_assets(instance, recording_ids)
-    for one in found:
-        click.echo(f"{one.recording_id}  {one.asset_name}: {one.reason}")
+    if each:
+        for one in found:
+            click.echo(f"{one.recording_id}  {one.asset_name}: {one.reason}")
+    else:
+        for (name, reason), number in Counter((one.asset_name, one.reason) for one in found).items():
+            click.echo(f"{name}: {reason} ({number} recordings)")
     count = len({one.recording_id for one in found})
-    click.echo(f"{len(found)} assets of {count} of {len(recording_ids)} recordings are stale.")
+    click.echo(f"{count} of {len(recording_ids)} recordings have something stale.")
 
 
 @commands.command()
@@ -464,18 +489,17 @@ def _overall(progress: "FolderProgress") -> tuple[int, int, str]:
     frames = sum(at.frames_done for at in analysed)
     expected = sum(at.frames_total for (_, stage), at in progress.stages.items() if stage == "normalized_video")
     told = f"{frames} frames analysed"
-    if frames and progress.elapsed_s:
-        rate_fps = frames / progress.elapsed_s
-        told += f", {rate_fps:.0f} frames/s"
-        if expected > frames:
-            told += f", {(expected - frames) / rate_fps:.0f} s to go"
+    if expected > frames and progress.analysed_per_s:
+        told += f", {progress.analysed_per_s:.0f} a second, {(expected - frames) / progress.analysed_per_s:.0f} s to go"
     if progress.unsettled_count:
         told += f", {progress.unsettled_count} files settling"
     return done, len(progress.recording_ids) + progress.unsettled_count, told
 
 
 def _told(stage: str, at: Any) -> str:
-    told = f"{stage} {at.frames_done}/{at.frames_total or '?'} at {at.frames_per_s:.0f} frames/s"
+    told = f"{stage} {at.frames_done}/{at.frames_total or '?'}"
+    if at.frames_per_s:
+        told += f" at {at.frames_per_s:.0f} a second"
     if at.frames_total > at.frames_done and at.frames_per_s:
         told += f", {(at.frames_total - at.frames_done) / at.frames_per_s:.0f} s to go"
     return told

@@ -54,7 +54,7 @@ def examine(settings: Settings) -> list[Finding]:
         *_devices(settings),
         *_folders(settings),
         *_history(settings),
-        *_weights(settings),
+        *examine_weights(settings),
         *_told(settings),
     ]
 
@@ -146,7 +146,8 @@ def _history(settings: Settings) -> Iterator[Finding]:
     yield Finding("history", True, told)
 
 
-def _weights(settings: Settings) -> Iterator[Finding]:
+def examine_weights(settings: Settings) -> Iterator[Finding]:
+    """Whether the weights of every model are there and can be weights at all; costs little."""
     for model in settings.every_model:
         try:
             check_weights(model)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from resources.storage import Store
 from resources.watched_folder import SourceIndex, list_recordings
 
 LOOK_EVERY_S = 1.0
+_RATE_OVER_LOOKS = 30
 _LOOK_AGAIN_AFTER_S = 15.0  # though nothing has changed that is known to matter
 _FAILED_TICKS = 4
 _STEP_ASSETS = tuple(next(iter(assets.specs)).key.to_user_string() for assets in WALK)
@@ -40,7 +42,7 @@ _STEP_ASSETS = tuple(next(iter(assets.specs)).key.to_user_string() for assets in
 
 @dataclass
 class StageProgress:
-    """How far one stage of one recording is."""
+    """How far one stage of one recording is; 0 frames/s while nobody knows."""
 
     frames_done: int = 0
     frames_total: int = 0
@@ -57,7 +59,7 @@ class Progress:
         unreadable: Files that cannot be recordings, and why.
         states: State by recording.
         stages: Newest progress by (recording, stage).
-        elapsed_s: Seconds since the start.
+        analysed_per_s: Frames that the detector has looked at lately, a second; 0 while nobody knows.
     """
 
     recording_ids: list[str] = field(default_factory=list)
@@ -65,7 +67,7 @@ class Progress:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     states: Mapping[str, RecordingState] = field(default_factory=dict)
     stages: dict[tuple[str, str], StageProgress] = field(default_factory=dict)
-    elapsed_s: float = 0.0
+    analysed_per_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ def _watch(
     daemon: "subprocess.Popen[bytes]",
     show: Callable[[Progress], None],
 ) -> None:
-    progress, cursors, started = Progress(), dict[str, int](), time.monotonic()
+    progress, cursors = Progress(), dict[str, int]()
+    lately: deque[tuple[float, int]] = deque(maxlen=_RATE_OVER_LOOKS)
     since, seen, look_at = time.time() - 1, object(), 0.0
     while True:
         try:
@@ -206,7 +209,11 @@ def _watch(
             # The server went away within a query; new connections wait for it.
             if postgres_problem(error) is None:
                 raise
-        progress.elapsed_s = time.monotonic() - started
+        lately.append(
+            (time.monotonic(), sum(at.frames_done for (_, s), at in progress.stages.items() if s == "detections"))
+        )
+        (then_s, then_count), (now_s, now_count) = lately[0], lately[-1]
+        progress.analysed_per_s = (now_count - then_count) / max(now_s - then_s, 1.0)
         show(progress)
         stopped = _stopped_run(instance, since)
         if stopped is not None:
@@ -254,11 +261,11 @@ def _read_observations(instance: DagsterInstance, cursors: dict[str, Any], progr
             if observation is None or observation.partition is None:
                 continue
             told = {name: value.value for name, value in observation.metadata.items()}
-            if not told.keys() >= {"frames_done", "frames_total", "frames_per_s"}:
+            if not told.keys() >= {"frames_done", "frames_total"}:
                 continue  # others observe assets, too
             key = (observation.partition, observation.asset_key.to_user_string())
             progress.stages[key] = StageProgress(
-                int(str(told["frames_done"])), int(str(told["frames_total"])), float(str(told["frames_per_s"]))
+                int(str(told["frames_done"])), int(str(told["frames_total"])), float(str(told.get("frames_per_s", 0)))
             )
 
 

@@ -46,12 +46,16 @@ from resources.wall_clock import started_at
 from resources.watched_folder import SourceIndex, file_of
 
 NORMALIZED_VIDEO = "normalized_video"
-STAGE = Stage(NORMALIZED_VIDEO, (FRAMES,), files=(NORMALIZED_VIDEO,))
+STAGE = Stage(NORMALIZED_VIDEO, (FRAMES,), files=(NORMALIZED_VIDEO,), of_the_file=True)
 LEDGER_CHECK = "frame_ledger"
 _CODE_VERSION = settings_version(
     "normalized_video 2",
     current_settings().video.made,
-    *(current_settings().video_of(name).made for name, c in sorted(current_settings().cameras.items()) if c.video),
+    *(
+        f"{name}: {current_settings().video_of(name).made.model_dump_json()}"
+        for name, camera in sorted(current_settings().cameras.items())
+        if camera.video
+    ),
 )
 _SHEET_FRAMES, _SHEET_COLUMNS, _CELL_WIDTH_PX, _CELL_HEIGHT_PX = 12, 4, 160, (40, 160)
 _TENTHS_BELOW_S = 2 * _SHEET_FRAMES  # so that neighbours have different times
@@ -303,5 +307,9 @@ def normalized_video(
     context: AssetExecutionContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
 ) -> Iterator[Any]:
     """Normalize each recording and account for its frames."""
-    yield from STAGE.each_recording(context, store, lambda r, told: normalize_recording(r, store, settings, told))
-    yield ledger_check(store, context.partition_keys)
+    yield from STAGE.each_recording(
+        context,
+        store,
+        lambda r, told: normalize_recording(r, store, settings, told),
+        lambda done: ledger_check(store, done),
+    )

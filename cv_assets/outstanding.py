@@ -8,10 +8,12 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.events import DagsterEvent
 from dagster._core.instance.types import CachingDynamicPartitionsLoader
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
@@ -21,6 +23,7 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
+from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.recordings import file_columns
 from cv_assets.stage import (
     ANALYSIS,
@@ -29,12 +32,13 @@ from cv_assets.stage import (
     STOPPED_TAG,
     failed_recordings,
     recordings_partitions,
+    stop_told,
     work_at_death,
 )
 from cv_assets.staleness import stale_assets
-from cv_assets.walk import LAST_OF_STAGE, LAST_OF_STEP, assets_of, with_downstream
+from cv_assets.walk import LAST_OF_STAGE, LAST_OF_STEP, assets_of, made_from, with_downstream
 from resources.schema import RECORDINGS
-from resources.settings import BatchSettings
+from resources.settings import BatchSettings, current_settings
 from resources.storage import Store
 from resources.watched_folder import SourceIndex
 
@@ -59,6 +63,7 @@ class RecordingState:
         is_in_flight: Whether an unfinished run contains the recording.
         is_rejected: Whether the file can never be processed.
         told: Its status in `recordings`; None while it has no row.
+        waits_for: What a person must do before it is tried again; empty where nothing holds it up.
         footage_s: Length of the recording; 0 while unknown.
     """
 
@@ -70,6 +75,7 @@ class RecordingState:
     is_in_flight: bool = False
     is_rejected: bool = False
     told: str | None = None
+    waits_for: str = ""
     footage_s: float = 0.0
 
     def is_done(self, max_attempts: int) -> bool:
@@ -121,18 +127,16 @@ def observe(instance: DagsterInstance, store: Store) -> Outstanding:
     names = list(dict.fromkeys(LAST_OF_STEP[name] for name in (*assets_of(INGEST), *assets_of(ANALYSIS))))
     statuses = _statuses(instance, names)
     in_flight, waiting = _in_flight(instance, recording_ids)
-    columns = ["recording_id", "status", "duration_s_from_content", "duration_s_from_header"]
+    columns = ["recording_id", "status", "duration_s_from_content", "duration_s_from_header", "video_path"]
     rows = {row["recording_id"]: row for row in store.read(RECORDINGS, columns=columns).to_pylist()}
     attempts = _attempts(instance, store, statuses)
-    stale: dict[str, set[str]] = {}
-    for one in stale_assets(instance, recording_ids) if os.environ.get(STALE_VARIABLE) else ():
-        stale.setdefault(one.recording_id, set()).add(one.asset_name)
+    stale = _stale(instance, store, recording_ids, rows) if os.environ.get(STALE_VARIABLE) else {}
     states = []
     for recording_id in recording_ids:
         row = rows.get(recording_id, {})
         failed = frozenset(name for name in names if recording_id in statuses[name].failed)
         made = frozenset(name for name in names if recording_id in statuses[name].materialized)
-        tried, retry_at = attempts.get(recording_id, (0, 0.0)) if failed else (0, 0.0)
+        tried, retry_at, waits_for = attempts.get(recording_id, _UNTRIED) if failed else _UNTRIED
         states.append(
             RecordingState(
                 recording_id,
@@ -143,6 +147,7 @@ def observe(instance: DagsterInstance, store: Store) -> Outstanding:
                 is_in_flight=recording_id in in_flight,
                 is_rejected=row.get("status") == "rejected",
                 told=row.get("status"),
+                waits_for=waits_for,
                 footage_s=row.get("duration_s_from_content") or row.get("duration_s_from_header") or 0.0,
             )
         )
@@ -278,9 +283,38 @@ def _in_flight(instance: DagsterInstance, recording_ids: Sequence[str]) -> tuple
     return in_flight, waiting
 
 
-def _attempts(instance: DagsterInstance, store: Store, statuses: Mapping[str, _Status]) -> dict[str, tuple[int, float]]:
-    """By failed recording: attempts so far, and when the next may be made."""
-    attempts: dict[str, tuple[int, float]] = {}
+def _stale(
+    instance: DagsterInstance, store: Store, recording_ids: Sequence[str], rows: Mapping[str, Mapping[str, Any]]
+) -> dict[str, set[str]]:
+    """By recording, the stale assets that can be made anew.
+
+    Where a video is lacking that retention has removed it is made again first, from its file; where that is gone, too,
+    what would need the video stays as it is: old results are better than none.
+    """
+    stale: dict[str, set[str]] = {}
+    for one in stale_assets(instance, recording_ids):
+        stale.setdefault(one.recording_id, set()).add(one.asset_name)
+    folder, index = current_settings().watched_folder, SourceIndex(store)
+    of_video = set(with_downstream(frozenset(made_from(NORMALIZED_VIDEO)), ANALYSIS))
+    for recording_id, names in stale.items():
+        path = rows.get(recording_id, {}).get("video_path")
+        if not names & of_video or (path is not None and (store.data_folder / path).exists()):
+            continue
+        if any((folder / source_path).is_file() for source_path in index.load([recording_id])):
+            names.add(LAST_OF_STEP[NORMALIZED_VIDEO])
+        else:
+            names -= of_video
+    return stale
+
+
+_Tried = tuple[int, float, str]
+"""Attempts so far, when the next may be made, in seconds since 1970, and what it waits for."""
+_UNTRIED: _Tried = (0, 0.0, "")
+
+
+def _attempts(instance: DagsterInstance, store: Store, statuses: Mapping[str, _Status]) -> dict[str, _Tried]:
+    """What was tried of each failed recording."""
+    attempts: dict[str, _Tried] = {}
     runs: dict[str, _FailedRun] = {}
     for name, status in statuses.items():
         if not status.failed:
@@ -294,7 +328,7 @@ def _attempts(instance: DagsterInstance, store: Store, statuses: Mapping[str, _S
                 runs[run_id] = _FailedRun.of(instance, store, run_id)
             if runs[run_id].is_overcome(recording_id, statuses):
                 continue
-            attempts[recording_id] = max(attempts.get(recording_id, (0, 0.0)), runs[run_id].counted(recording_id))
+            attempts[recording_id] = max(attempts.get(recording_id, _UNTRIED), runs[run_id].counted(recording_id))
     return attempts
 
 
@@ -309,6 +343,7 @@ class _FailedRun:
         failed: The recordings that failed, or at which it died without a word: to the others of its batch it was no
             attempt. None where nobody can tell, so that it was one to all.
         stages: Those at which it failed or died; none where nobody can tell.
+        waits_for: What a person must do before it is tried again.
     """
 
     attempt: int = 1
@@ -316,6 +351,7 @@ class _FailedRun:
     is_attempt: bool = True
     failed: frozenset[str] | None = None
     stages: frozenset[str] = frozenset()
+    waits_for: str = ""
 
     @classmethod
     def of(cls, instance: DagsterInstance, store: Store, run_id: str) -> "_FailedRun":
@@ -327,16 +363,18 @@ class _FailedRun:
         if stopped := run.tags.get(STOPPED_TAG):
             # A person had to act (weights, disk), or the power went. While the same pipeline runs on there is no
             # reason to hurry, and after a new start there is none to wait.
-            wait_until = (records[0].end_time or 0.0) + STOPPED_RETRY_AFTER_S if stopped == "true" else 0.0
-            return cls(attempt, wait_until, is_attempt=False)
+            if stopped != "true":
+                return cls(attempt, is_attempt=False)
+            told = [stop_told(event) for event in _step_failures(instance, run_id)]
+            wait_until = (records[0].end_time or 0.0) + STOPPED_RETRY_AFTER_S
+            return cls(attempt, wait_until, is_attempt=False, waits_for=next(filter(None, told), ""))
         if died_at := work_at_death(store, run_id):
             stage, recording_id = died_at
             return cls(attempt, failed=frozenset({recording_id}), stages=frozenset({stage}))
-        failures = instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_FAILURE).records
-        if not failures:
+        events = _step_failures(instance, run_id)
+        if not events:
             # It was killed before it had begun a recording: not at once again, should it have done so by itself.
             return cls(attempt, (records[0].end_time or 0.0) + UNBEGUN_RETRY_AFTER_S, is_attempt=False)
-        events = [record.event_log_entry.get_dagster_event() for record in failures]
         named, stages = [failed_recordings(event) for event in events], {event.step_key for event in events}
         failed = None if None in named else frozenset().union(*filter(None, named))
         return cls(attempt, failed=failed, stages=frozenset(filter(None, stages)))
@@ -351,10 +389,15 @@ class _FailedRun:
             recording_id in status.failed for name, status in statuses.items() if name in assets
         )
 
-    def counted(self, recording_id: str) -> tuple[int, float]:
-        """Attempts at a recording so far, and when the next may be made."""
+    def counted(self, recording_id: str) -> _Tried:
+        """What was tried of a recording."""
         is_attempt = self.is_attempt and (self.failed is None or recording_id in self.failed)
-        return self.attempt if is_attempt else self.attempt - 1, self.retry_at
+        return self.attempt if is_attempt else self.attempt - 1, self.retry_at, self.waits_for
+
+
+def _step_failures(instance: DagsterInstance, run_id: str) -> list[DagsterEvent]:
+    records = instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_FAILURE).records
+    return [record.event_log_entry.get_dagster_event() for record in records]
 
 
 def set_aside(store: Store, outstanding: Outstanding, max_attempts: int) -> list[str]:
@@ -368,7 +411,7 @@ def set_aside(store: Store, outstanding: Outstanding, max_attempts: int) -> list
         is_given_up = state.failed and state.attempts >= max_attempts and state.is_done(max_attempts)
         if not is_given_up or state.told in ("failed", "rejected"):
             continue
-        stage = next(name for name in (*assets_of(INGEST), *assets_of(ANALYSIS)) if name in state.failed)
+        stage = next(stage for stage, last in LAST_OF_STAGE.items() if last in state.failed)
         times = f"{state.attempts} times" if state.attempts > 1 else "once"
         told = {
             "status": "failed",

@@ -30,7 +30,7 @@ from resources.storage import Store
 from resources.wall_clock import started_at
 from resources.watched_folder import SourceFile, SourceIndex, file_of
 
-STAGE = Stage("recordings", (RECORDINGS,))
+STAGE = Stage("recordings", (RECORDINGS,), of_the_file=True)
 
 
 def file_columns(source: SourceFile) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dic
                 *current_settings().intake.captured_at_patterns,
                 current_settings().intake.time_zone,
                 str(current_settings().video.max_pixels),
-                *(f"{name} {c.time_zone} {c.clock_offset_s}" for name, c in sorted(current_settings().cameras.items())),
+                *current_settings().cameras_that_set("time_zone", "clock_offset_s"),
             ),
             kinds=("ffmpeg",),
         )

@@ -73,6 +73,8 @@ _FAILED_KEY = "failed_recordings"
 Metadata = Mapping[str, Any]
 Work = Callable[[str, Progress], Mapping[str, Metadata]]
 """Does one recording: given its id, returns metadata by table name."""
+Check = Callable[[Sequence[str]], AssetCheckResult]
+"""Checks what is stored of some recordings."""
 
 
 def backfill_policy() -> BackfillPolicy:
@@ -138,6 +140,8 @@ class Stage:
     name: str
     tables: tuple[Table, ...]
     files: tuple[str, ...] = ()
+    of_the_file: bool = False
+    """Whether it works on the source file itself, and so also on one that was rejected."""
 
     @property
     def asset_names(self) -> tuple[str, ...]:
@@ -145,7 +149,7 @@ class Stage:
         return (*self.files, *(table.name for table in self.tables))
 
     def each_recording(
-        self, context: AssetExecutionContext, store: Store, work: Work
+        self, context: AssetExecutionContext, store: Store, work: Work, check: Check | None = None
     ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
         """Do every recording of the run, then publish, check and report.
 
@@ -153,6 +157,7 @@ class Stage:
             context: The step's context.
             store: The tables.
             work: Does one recording.
+            check: A further check of what was done, given the recordings.
 
         Yields:
             What Dagster is to know of each table.
@@ -162,8 +167,10 @@ class Stage:
             GivenUpError: Somebody ended the run meanwhile.
         """
         recording_ids = _recording_ids(context)
+        if not self.of_the_file:
+            work = _unless_rejected(work, store, recording_ids)
         with store.written_by(lambda: _still_running(context)), _named(store, context.run.run_id, self.name) as name:
-            yield from self._walk(context, store, recording_ids, work, name)
+            yield from self._walk(context, store, recording_ids, work, check, name)
 
     def _walk(
         self,
@@ -171,12 +178,13 @@ class Stage:
         store: Store,
         recording_ids: Sequence[str],
         work: Work,
+        check: Check | None,
         name: Callable[[str], None],
     ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
         versions = _Versions.of(context, self.asset_names, recording_ids)
         columns = ["recording_id", "failed_stage", "duration_s_from_content"]
         rows = store.read(RECORDINGS, recording_ids, columns).to_pylist()
-        failed_before = {row["recording_id"] for row in rows if row["failed_stage"] == self.name}
+        failed_before = {row["recording_id"] for row in rows if row["failed_stage"] in (self.name, *self.asset_names)}
         footage_s = {row["recording_id"]: row["duration_s_from_content"] for row in rows}
         done: dict[str, dict[str, Metadata]] = {}
         failed: dict[str, str] = {}
@@ -208,9 +216,12 @@ class Stage:
         if failed or stop:
             for recording_id, metadata in done.items():
                 versions.log(context, recording_id, metadata)
+            # Checks that never ran would look like checks that did not pass.
+            yield from self._checks(store, list(done), check)
             told = _failure_sentence(self.name, len(recording_ids), failed, stop)
             raise Failure(told, metadata={_FAILED_KEY: MetadataValue.json(list(failed))}, allow_retries=False)
         yield from self._report(context, store, done, versions)
+        yield from self._checks(store, list(done), check)
 
     def _one(
         self,
@@ -258,7 +269,7 @@ class Stage:
         store: Store,
         done: Mapping[str, Mapping[str, Metadata]],
         versions: "_Versions",
-    ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
+    ) -> Iterator[MaterializeResult[Any]]:
         # What add_asset_metadata does, which would also ask each time for all recordings known, to see that this is one
         # of the run: with ten thousand known, a third of the time that a run of short ones takes.
         step = context.get_step_execution_context()
@@ -275,8 +286,14 @@ class Stage:
                 data_version=DataVersion(versions.common[table.name]),
                 metadata={"dagster/row_count": store.row_count(table)},
             )
+        for recording_id in versions.uncommon():
+            # A batch has one data version in Dagster; recordings made from older inputs get their own event.
+            versions.log(context, recording_id, done[recording_id])
+
+    def _checks(self, store: Store, recording_ids: Sequence[str], check: Check | None) -> Iterator[AssetCheckResult]:
+        for table in self.tables:
             slim = table.without_pictures
-            stored = store.scan(slim, list(done))
+            stored = store.scan(slim, recording_ids)
             broken = broken_rules(slim, stored)
             yield AssetCheckResult(
                 asset_key=table.name,
@@ -285,9 +302,21 @@ class Stage:
                 severity=AssetCheckSeverity.ERROR,
                 metadata={"checked_row_count": stored.count_rows(), "broken": broken},
             )
-        for recording_id in versions.uncommon():
-            # A batch has one data version in Dagster; recordings made from older inputs get their own event.
-            versions.log(context, recording_id, done[recording_id])
+        if check is not None:
+            yield check(recording_ids)
+
+
+def _unless_rejected(work: Work, store: Store, recording_ids: Sequence[str]) -> Work:
+    """The same work, but what is asked of a recording whose file was rejected fails with the reason of that."""
+    rows = store.read(RECORDINGS, recording_ids, ["recording_id", "status", "error"]).to_pylist()
+    rejected = {row["recording_id"]: row["error"] for row in rows if row["status"] == "rejected"}
+
+    def checked(recording_id: str, progress: Progress) -> Mapping[str, Metadata]:
+        if recording_id in rejected:
+            raise RecordingError(f"There is nothing of it, because its file was rejected: {rejected[recording_id]}")
+        return work(recording_id, progress)
+
+    return checked
 
 
 def video_of(row: Mapping[str, Any] | None, data_folder: Path) -> Path:
@@ -395,6 +424,12 @@ def failed_recordings(failure: DagsterEvent) -> frozenset[str] | None:
     return frozenset(told.value) if isinstance(told, JsonMetadataValue) and isinstance(told.value, list) else None
 
 
+def stop_told(failure: DagsterEvent) -> str | None:
+    """What a person must do, by the event of the failure of a step that stopped for it; None where it does not say."""
+    data = failure.step_failure_data.user_failure_data
+    return data.description if data else None
+
+
 @contextmanager
 def _named(store: Store, run_id: str, stage: str) -> Iterator[Callable[[str], None]]:
     """Note on disk which recording a stage is working on; the note outlives this process if it is killed."""
@@ -445,20 +480,22 @@ def _failure_sentence(stage: str, total: int, failed: Mapping[str, str], stop: P
 
 def _reporter(context: AssetExecutionContext, asset_name: str, recording_id: str) -> Progress:
     """Tells the UI and the command line how far a recording is, every two seconds or when there is a picture."""
-    started = last = time.monotonic()
-    last_done = 0
+    last, last_done = time.monotonic(), 0
+    # Speed is counted from the first frame that is told of: what comes before is loading, or was done by another run.
+    first: tuple[float, int] | None = None
 
     def report(done: int, total: int, picture: np.ndarray | None = None, /) -> None:
-        nonlocal last, last_done
+        nonlocal last, last_done, first
         now = time.monotonic()
+        first = first or (now, done)
         is_due = now - last >= PROGRESS_EVERY_S or (done == total and done != last_done)
         if picture is None and not is_due:
             return
         last, last_done = now, done
-        rate_fps = done / max(now - started, 1e-3)
-        metadata: dict[str, Any] = {"frames_done": done, "frames_total": total, "frames_per_s": round(rate_fps, 1)}
-        if total > done:
-            metadata["eta_s"] = round((total - done) / rate_fps, 1)
+        metadata: dict[str, Any] = {"frames_done": done, "frames_total": total}
+        if done > first[1]:
+            rate_fps = (done - first[1]) / max(now - first[0], 1e-3)
+            metadata |= {"frames_per_s": round(rate_fps, 1), "eta_s": round((total - done) / rate_fps, 1)}
         if picture is not None:
             shown = as_markdown(jpeg(picture, MAX_FRAME_BYTES), f"frame {done} of {total}")
             metadata["picture"] = MetadataValue.md(shown)

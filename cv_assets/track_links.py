@@ -123,10 +123,7 @@ def link_recording(recording_id: str, store: Store, settings: Settings) -> dict[
         table_asset(
             TRACK_LINKS,
             group=ANALYSIS,
-            code_version=settings_version(
-                "track_links 1",
-                *(f"{name}: {camera.joined_within_s}" for name, camera in sorted(current_settings().cameras.items())),
-            ),
+            code_version=settings_version("track_links 1", *current_settings().cameras_that_set("joined_within_s")),
             deps=[TRACKS.name, TRACK_BOXES.name],
             kinds=("numpy",),
         )

@@ -64,6 +64,11 @@ def assets_of(job_name: str) -> tuple[str, ...]:
     return tuple(spec.key.to_user_string() for assets in WALK for spec in assets.specs if spec.group_name == job_name)
 
 
+def made_from(asset_name: str) -> set[str]:
+    """The assets that are made from one directly."""
+    return {name for name, upstream in _UPSTREAM.items() if asset_name in upstream}
+
+
 def with_downstream(asset_names: frozenset[str], job_name: str) -> tuple[str, ...]:
     """The given assets of a job, those made together with them, and all that are made from them in that job."""
     wanted = set(asset_names)

@@ -47,7 +47,7 @@ from resources.zones import Changes, anchors, border_changes, crossings, homogra
 TABLES = (ZONE_EVENTS, ZONE_SECONDS, LINE_TRIPS, GROUND_TRACKS)
 STAGE = Stage("zone_events", TABLES)
 _SPEED_WINDOW_S = 1.0  # long enough that a trembling box does not look like walking
-_DRAWN = {"units", "anchor", "hysteresis", "standing_speed", "zones", "lines", "ground"}
+_DRAWN = ("units", "anchor", "hysteresis", "standing_speed", "zones", "lines", "ground")
 
 _BOX_COLUMNS = ("track_id", "frame_index", "time_s", "captured_at_utc", "class_id", "class_name", "x_min_px",
                 "y_min_px", "x_max_px", "y_max_px")  # fmt: skip
@@ -340,13 +340,7 @@ def boxes_before(row: dict[str, Any], store: Store) -> pa.Table:
         table_asset(
             table,
             group=ANALYSIS,
-            code_version=settings_version(
-                "zone_events 1",
-                *(
-                    f"{name}: {camera.model_dump_json(include=_DRAWN)}"
-                    for name, camera in sorted(current_settings().cameras.items())
-                ),
-            ),
+            code_version=settings_version("zone_events 1", *current_settings().cameras_that_set(*_DRAWN)),
             deps=[TRACK_BOXES.name, TRACK_LINKS.name, FRAMES.name],
             kinds=("numpy",),
         )

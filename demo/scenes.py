@@ -842,7 +842,8 @@ def write_video(
     """
     if options is None:
         options = {"preset": "veryfast", "crf": "21"} if codec == "libx264" else {}
-    with av.open(str(path), "w") as container:
+    # Bit-exact: Matroska writes a random number otherwise, and the same recording would be another one each time.
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=scene.frame_rate, options=dict(options)))
         stream.width, stream.height, stream.pix_fmt = scene.width_px, scene.height_px, pixel_format
         stream.time_base = 1 / scene.frame_rate

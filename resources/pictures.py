@@ -211,12 +211,20 @@ def presence(boxes: "pa.Table", duration_s: float, bins: int) -> dict[str, np.nd
     import pyarrow.compute as pc
 
     by_class: dict[str, np.ndarray] = {}
+    moments_s = np.unique(boxes["time_s"].to_numpy())
+    # A frame stands for the time until the next that was looked at, which may be longer than a span.
+    shown_s = float(np.median(np.diff(moments_s))) if len(moments_s) > 1 else 0.0
     for name in boxes["class_name"].unique().to_pylist():
         rows = boxes.filter(pc.equal(boxes["class_name"], name))
         _, first, count = np.unique(rows["frame_index"].to_numpy(), return_index=True, return_counts=True)
-        span = rows["time_s"].to_numpy()[first] / max(duration_s, 1e-9) * bins
+        begin_s = rows["time_s"].to_numpy()[first]
+        begin, end = (at_s / max(duration_s, 1e-9) * bins for at_s in (begin_s, begin_s + shown_s))
+        span, last = begin.astype(int), np.maximum(begin.astype(int), np.ceil(end - 1e-6).astype(int) - 1)
         most = np.zeros(bins, np.int64)
-        np.maximum.at(most, span.astype(int).clip(0, bins - 1), count)
+        while len(span):
+            np.maximum.at(most, span.clip(0, bins - 1), count)
+            goes_on = span < last
+            span, last, count = span[goes_on] + 1, last[goes_on], count[goes_on]
         by_class[name] = most
     return dict(sorted(by_class.items(), key=lambda pair: -int(pair[1].sum())))
 

@@ -17,7 +17,7 @@ from resources.storage import Store, disk_errors, one_at_a_time
 
 RESULTS_NAME = "results.duckdb"
 _STORAGE_VERSION = "v1.4.0"  # so that DuckDB clients from 1.4 on can open it
-_KEEP_OLD_S = 3600.0
+_KEEP_OLD_S = 600.0  # while much is being done a new one comes every few seconds; who has one open keeps it
 _CATALOG = "published_tables"
 _CAMERA_TIMELINE = """
 CREATE VIEW camera_timeline AS

@@ -642,7 +642,7 @@ SUMMARIES = Table(
     (
         RECORDING_ID,
         CAMERA,
-        DURATION_S,
+        Column("duration_s", FLOAT, "Length of its normalized video", "s", minimum=0),
         FRAME_COUNT,
         Column("detection_count", BIG, "Boxes stored", minimum=0),
         Column("track_count", INT, "Objects followed", minimum=0),

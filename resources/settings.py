@@ -619,6 +619,17 @@ class Settings(_Section):
         """The settings of a camera; defaults for one that is not named, and for recordings beside the folders."""
         return self.cameras.get(name or "", CameraSettings())
 
+    def cameras_that_set(self, *names: str) -> list[str]:
+        """What cameras say of some of their settings, those left out that say nothing of them.
+
+        A stage's version is made of it: naming a camera for one thing changes no version that is made of another.
+        """
+        said = {
+            name: camera.model_dump_json(include={*names}, exclude_defaults=True)
+            for name, camera in self.cameras.items()
+        }
+        return [f"{name}: {told}" for name, told in sorted(said.items()) if told != "{}"]
+
     def video_of(self, camera: str | None) -> VideoSettings:
         """How recordings of a camera are normalized: `video`, save what the camera sets itself."""
         own = self.camera(camera).video

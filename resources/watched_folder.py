@@ -24,6 +24,7 @@ _SAMPLES = 16
 _SAMPLE_BYTES = 65_536
 _SLUG_LENGTH = 60
 _PARTIAL_ENDINGS = ("part", "partial", "crdownload", "download", "tmp", "temp", "filepart", "!qb", "aria2")
+_CANNOT_BE_READ = "It cannot be read"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class SourceFile:
     reason: str | None
     camera: str | None = None
     seen_at_utc: datetime = field(default_factory=lambda: datetime.now(UTC), compare=False)
+
+    @property
+    def may_become_readable(self) -> bool:
+        """Whether it could not be read for a reason that may pass, as rights do and a share's failures."""
+        return self.state == "unreadable" and (self.reason or "").startswith(_CANNOT_BE_READ)
 
     @property
     def file_state(self) -> FileState:
@@ -110,6 +116,7 @@ def _list(folder: Path, prefix: str, intake: IntakeSettings, listing: Listing) -
         raise PipelineError(f"The watched folder {folder} does not exist: create it, mount it or name another.")
     root = folder.resolve()
     extensions = frozenset(intake.extensions)
+    links: dict[str, FileState] = {}
     for relative, entry in _walk(folder, prefix, listing):
         try:
             # A name that is not valid UTF-8 cannot be stored; it is listed with its odd bytes spelt out.
@@ -117,7 +124,9 @@ def _list(folder: Path, prefix: str, intake: IntakeSettings, listing: Listing) -
         except UnicodeEncodeError:
             relative = os.fsencode(relative).decode("utf-8", "backslashreplace")
         ending = entry.name.rpartition(".")[2].lower() if "." in entry.name else ""
-        if ending in _PARTIAL_ENDINGS:
+        if entry.is_symlink() and (told := _not_a_file(entry, root)):
+            listing.skipped[relative] = told
+        elif ending in _PARTIAL_ENDINGS:
             listing.skipped[relative] = (
                 "It is still being copied or downloaded, by its ending: rename it when it is whole."
             )
@@ -127,14 +136,32 @@ def _list(folder: Path, prefix: str, intake: IntakeSettings, listing: Listing) -
                 if ending
                 else "Its name has no ending: give it that of its format."
             )
-        elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
-            listing.skipped[relative] = "It is a link that leads out of the watched folder: put the file itself there."
+        elif told := _not_a_file(entry, root):
+            listing.skipped[relative] = told
         else:
             try:
                 stat = entry.stat()
             except OSError:
-                continue  # gone since it was listed, or a link to nothing
-            listing.files[relative] = FileState(stat.st_size, stat.st_mtime_ns)
+                continue  # gone since it was listed
+            (links if entry.is_symlink() else listing.files)[relative] = FileState(stat.st_size, stat.st_mtime_ns)
+    listing.files.update(links)  # last, so that of a file and links to it the file is the recording
+
+
+def _not_a_file(entry: "os.DirEntry[str]", root: Path) -> str | None:
+    """Why something in the folder cannot be read as a file of it; None where it can."""
+    try:
+        if not entry.is_symlink():
+            return None if entry.is_file() else "It is no file but a pipe, a socket or a device."
+        target = Path(entry.path).resolve(strict=True)
+    except FileNotFoundError:
+        return "It is a link to nothing." if entry.is_symlink() else None
+    except (OSError, RuntimeError):  # Python 3.11 has an error of its own for links that lead to each other
+        return "It is a link that leads nowhere."
+    if target.is_dir():
+        return "It is a link to a folder, which is not entered: name that folder at further_watched_folders."
+    if not target.is_relative_to(root):
+        return "It is a link that leads out of the watched folder: put the file itself there."
+    return None if target.is_file() else "It is no file but a pipe, a socket or a device."
 
 
 def file_of(settings: Settings, source_path: str) -> Path:
@@ -150,7 +177,7 @@ def file_of(settings: Settings, source_path: str) -> Path:
 
 
 def _walk(folder: Path, prefix: str, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Files below a folder, with their paths, in the order of their names; linked folders are not entered."""
+    """What lies below a folder and is no folder, with its path, in the order of the names; links are not followed."""
     waiting = [(str(folder), prefix)]
     while waiting:
         path, before = waiting.pop()
@@ -171,7 +198,7 @@ def _walk(folder: Path, prefix: str, listing: Listing) -> Iterator[tuple[str, "o
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append((entry.path, f"{before}{entry.name}/"))
-            elif entry.is_file():
+            else:
                 yield before + entry.name, entry
         waiting += reversed(folders)
 
@@ -307,7 +334,7 @@ def identify(
                 found[source_path] = unreadable("Its name is not valid UTF-8: rename the file.")
             continue
         except OSError as error:
-            found[source_path] = unreadable(f"It cannot be read: {error.strerror or error}.")
+            found[source_path] = unreadable(f"{_CANNOT_BE_READ}: {error.strerror or error}.")
             continue
         if FileState(stat.st_size, stat.st_mtime_ns) != listed:
             continue  # it changed while it was read: it has not settled after all
@@ -325,6 +352,22 @@ def identify(
         if state == "known":
             by_fingerprint[fingerprint] = file
         found[source_path] = file
+    return found
+
+
+def emptied(settings: Settings, listing: Listing, known: Mapping[str, SourceFile]) -> dict[Path, int]:
+    """Watched folders that hold nothing now, though files are known of them, and how many: as where a mount is gone."""
+    found = {}
+    for folder in settings.watched_folders:
+        prefix = "" if folder == settings.watched_folder else f"{folder}/"
+
+        def is_in(path: str, prefix: str = prefix) -> bool:
+            return path.startswith(prefix) if prefix else not path.startswith("/")
+
+        count = sum(1 for path, file in known.items() if file.recording_id and is_in(path))
+        is_listed = any(is_in(path) for path in (*listing.files, *listing.skipped))
+        if count and not is_listed and folder.is_dir():
+            found[folder] = count
     return found
 
 

@@ -125,6 +125,11 @@ def _news(instance: DagsterInstance, store: Store) -> object:
 
 def _told(outstanding: Outstanding) -> str:
     states = outstanding.states
-    in_flight = sum(state.is_in_flight for state in states)
-    complete = sum(not state.missing for state in states)
-    return f"Nothing to request: {complete} of {len(states)} recordings are complete, {in_flight} in flight."
+    rejected = sum(state.is_rejected for state in states)
+    complete = sum(not state.missing and not state.is_rejected for state in states)
+    told = [f"{complete} of {len(states)} recordings are complete"]
+    told += [f"{rejected} rejected"] if rejected else []
+    told += [f"{sum(state.is_in_flight for state in states)} in flight"]
+    waiting = [state.waits_for for state in states if state.waits_for and not state.is_in_flight]
+    held_up = f" {len(waiting)} wait and are tried again: {waiting[0]}" if waiting else ""
+    return f"Nothing to request: {', '.join(told)}.{held_up}"

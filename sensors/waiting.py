@@ -25,7 +25,7 @@ def wait_for(has_happened: Callable[[], bool], longest_s: float = LONGEST_WAIT_S
     until = time.monotonic() + longest_s
     while not has_happened():
         left_s = until - time.monotonic()
-        if left_s <= 0 or _Stopping.is_set():
+        if left_s <= 0 or is_stopping():
             return False
         time.sleep(min(_SLICE_S, left_s))
     return True
@@ -44,12 +44,9 @@ def added() -> int:
     return _added[0]
 
 
-class _Stopping:
-    """Set when the server that evaluates the sensors is being stopped: its main thread has ended then."""
-
-    @staticmethod
-    def is_set() -> bool:
-        return not threading.main_thread().is_alive()
+def is_stopping() -> bool:
+    """Whether the server that evaluates the sensors is being stopped: its main thread has ended then."""
+    return not threading.main_thread().is_alive()
 
 
 class FolderWatch:
@@ -63,16 +60,41 @@ class FolderWatch:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(folders)
+        self._found = self._identities()
+        self._is_stopped = threading.Event()
         self.has_events = True
         """Whether there is hope for events: False once the system has refused them."""
         self._has_changed = threading.Event()
         threading.Thread(target=self._watch, name="folder-watch", daemon=True).start()
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a folder has come, gone or become another since, as by mounting: of that one there are no events."""
+        return self._identities() != self._found
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._is_stopped.set()
+
+    def is_set(self) -> bool:
+        """Whether to stop, as watchfiles asks it."""
+        return self._is_stopped.is_set() or is_stopping()
 
     def take_change(self) -> bool:
         """Whether anything has changed since this was last asked."""
         has_changed = self._has_changed.is_set()
         self._has_changed.clear()
         return has_changed
+
+    def _identities(self) -> tuple[tuple[int, int] | None, ...]:
+        found: list[tuple[int, int] | None] = []
+        for folder in self.folders:
+            try:
+                stat = folder.stat()
+                found.append((stat.st_dev, stat.st_ino))
+            except OSError:
+                found.append(None)
+        return tuple(found)
 
     def _watch(self) -> None:
         try:
@@ -82,7 +104,7 @@ class FolderWatch:
                 # In ms. At each step it asks whether to stop, which at its own default of 50 is felt while idling.
                 step=250,
                 debounce=500,
-                stop_event=_Stopping(),  # type: ignore[arg-type]  # its is_set is all that is asked
+                stop_event=self,  # type: ignore[arg-type]  # its is_set is all that is asked
                 raise_interrupt=False,
                 force_polling=False,
                 ignore_permission_denied=True,

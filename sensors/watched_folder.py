@@ -25,6 +25,7 @@ from resources.watched_folder import (
     Listing,
     SourceFile,
     SourceIndex,
+    emptied,
     grown,
     identify,
     list_recordings,
@@ -34,6 +35,7 @@ from resources.watched_folder import (
 from sensors.waiting import LONGEST_WAIT_S, FolderWatch, tell_added, wait_for
 
 MAX_FILES_A_TICK = 500
+_TRY_AGAIN_AFTER_S = 60.0  # what could not be read
 _NAMED_FILES = 3
 _OLD_S = 600.0  # written longer ago than this by its own clock, a file is not being written now
 _LIST_EVERY_S = 5.0  # also without any event
@@ -111,6 +113,22 @@ class _Look:
         self._listed_at, self._listing_s, self._listing_cpu_s = float("-inf"), 0.0, 0.0
         self.done: Listing | None = None
         """What was listed when there was nothing left to do about it."""
+        self._tried_again_at = time.monotonic()
+
+    def is_done_with(self, listing: Listing) -> bool:
+        """Whether nothing is to be done about what was listed: it is as it was, and it is not time to try again."""
+        return listing == self.done and time.monotonic() < self._tried_again_at + _TRY_AGAIN_AFTER_S
+
+    def to_try_again(self, listing: Listing, known: Mapping[str, SourceFile]) -> dict[str, FileState]:
+        """Files that could not be read when they were looked at and may be readable now, once in a while."""
+        if time.monotonic() < self._tried_again_at + _TRY_AGAIN_AFTER_S:
+            return {}
+        self._tried_again_at = time.monotonic()
+        return {
+            path: file.file_state
+            for path, file in known.items()
+            if file.may_become_readable and listing.files.get(path) == file.file_state
+        }
 
     def is_due(self, waiting: Waiting, settle_s: float) -> bool:
         """Whether to list the folders again: something has changed, a file may have settled, or it was long ago."""
@@ -126,6 +144,9 @@ class _Look:
     def list(self, settings: Settings) -> Listing:
         """List the folders; see `list_recordings`."""
         started, cpu_started_s = time.monotonic(), time.thread_time()
+        if self._watch.is_outdated:
+            self._watch.stop()
+            self._watch = FolderWatch(self._watch.folders)
         try:
             return list_recordings(settings)
         finally:
@@ -158,18 +179,19 @@ def watched_folder_sensor(
             listing = look.list(settings)
         except PipelineError as error:
             return SkipReason(str(error))
-        if listing == look.done and not waiting:
+        if look.is_done_with(listing) and not waiting:
             continue
         look.done = None
         known, now = index.load(), time.time()
         settled, waiting = settle(listing.files, known, waiting, now, rest_of(settings, now))
+        settled |= look.to_try_again(listing, known)
         skipped = skipped_files(listing, settings.watched_folders)
         was_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
         if settled or skipped != was_skipped:
             break
     if listing is None or listing == look.done:
         return SkipReason("Nothing has changed in the watched folders.")
-    found = identify(settings, settled, known)
+    found = {path: file for path, file in identify(settings, settled, known).items() if file != known.get(path)}
     for recording_id, whole in grown(settings, found, known).items():
         told = f"It was taken up while its file was still growing: the whole file is {whole}."
         store.update(RECORDINGS, recording_id, {"status": "rejected", "error": told, "failed_stage": None})
@@ -182,13 +204,13 @@ def watched_folder_sensor(
     context.update_cursor(json.dumps(waiting))
     if not added:
         look.done = None if waiting else listing
-        return SkipReason(_told(listing, waiting))
+        return SkipReason(_told(settings, listing, waiting, known))
     context.instance.add_dynamic_partitions(recordings_partitions.name or "", added)
     tell_added(len(added))
     return SkipReason(f"{len(added)} new recordings, for which reconciliation requests what they lack.")
 
 
-def _told(listing: Listing, waiting: Waiting) -> str:
+def _told(settings: Settings, listing: Listing, waiting: Waiting, known: Mapping[str, SourceFile]) -> str:
     """Why there was nothing to do."""
     told = [f"No new recordings among {len(listing.files)} files."]
     if waiting:
@@ -196,4 +218,8 @@ def _told(listing: Listing, waiting: Waiting) -> str:
         told.append(f"{len(waiting)} are still being written: {named}.")
     if listing.skipped:
         told.append(f"{len(listing.skipped)} are left out: source_files says why.")
+    told += [
+        f"{folder} is empty, and had {count} files: is it mounted?"
+        for folder, count in emptied(settings, listing, known).items()
+    ]
     return " ".join([*told, *listing.problems])

@@ -12,7 +12,7 @@ import pytest
 from dagster import AssetKey, AssetMaterialization, DagsterInstance, RunsFilter
 
 from cv_assets.definitions import defs
-from cv_assets.outstanding import observe
+from cv_assets.outstanding import STALE_VARIABLE, observe
 from cv_assets.retention import prune
 from cv_assets.stage import recordings_partitions
 from cv_assets.staleness import stale_assets
@@ -131,6 +131,28 @@ def test_videos_go_and_what_needs_them_says_so(pipeline: Pipeline) -> None:
     )
     assert pipeline.run(INGEST, "a", "a").success
     assert video.exists()
+
+
+def test_what_became_stale_of_a_removed_video_is_made_from_its_file_again_or_left(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cv_assets.outstanding.current_settings", lambda: pipeline.settings)
+    pipeline.run(WALK, "a", "a")
+    removed(pipeline, days=3, media_after_days=2)
+    recording_id = pipeline.ids["a"]
+
+    def missing() -> frozenset[str]:
+        return next(
+            s for s in observe(pipeline.instance, pipeline.store).states if s.recording_id == recording_id
+        ).missing
+
+    monkeypatch.setenv(STALE_VARIABLE, "1")
+    assert missing() == set()
+    made_before = AssetMaterialization("crops", partition=recording_id, tags={"dagster/code_version": "other settings"})
+    pipeline.instance.report_runless_asset_event(made_before)
+    assert missing() == {"crops", "frames"}
+    (pipeline.settings.watched_folder / "a.mp4").unlink()
+    assert missing() == set()
 
 
 def test_pictures_go_and_their_rows_stay(pipeline: Pipeline) -> None:

@@ -109,6 +109,10 @@ CHANGES: dict[str, tuple[Mapping[str, object], set[str]]] = {
     "tracks": ({"tracks": {"lost_s": 3.0}}, {"tracks", "track_boxes"}),
     "crops": ({"crops": {"per_track": 5}}, {"crops"}),
     "line": ({"cameras": {"gate": {"lines": [MOVED]}}}, COUNTED),
+    "line of a camera that was not named": (
+        {"cameras": {"gate": {"lines": [LINE]}, "yard": {"lines": [LINE]}}},
+        COUNTED,
+    ),
     "joined files": ({"cameras": {"gate": {"lines": [LINE], "joined_within_s": 2.0}}}, {"track_links"}),
     "batches and queue": ({"batches": {"max_recordings": 3}, "queue": {"gpu_runs": 2}}, set()),
     "settling": ({"intake": {"settle_s": 9}, "further_watched_folders": ["/mnt/nas"]}, set()),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dagster import (
+    AssetCheckKey,
     AssetKey,
     AssetRecordsFilter,
     AssetsDefinition,
@@ -17,6 +18,7 @@ from dagster import (
     ExecuteInProcessResult,
     materialize,
 )
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from PIL import Image
 
 import resources.pictures
@@ -95,9 +97,23 @@ def test_the_good_ones_of_a_batch_are_materialized_and_the_bad_one_is_named(pipe
     assert len(pipeline.versions("recordings", "bad")) == 1
     assert len(pipeline.versions("frames", "a")) == len(pipeline.versions("normalized_video", "c")) == 1
     assert pipeline.versions("frames", "bad") == []
+    # Checks that never ran would look like checks that failed.
+    for asset, check in (("normalized_video", "frame_ledger"), ("frames", "keys_and_ranges")):
+        (record,) = pipeline.instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(AssetKey(asset), check), limit=5
+        )
+        assert record.status == AssetCheckExecutionRecordStatus.SUCCEEDED, asset
     rows = {row["recording_id"]: row for row in pipeline.store.read(RECORDINGS).to_pylist()}
     assert [rows[pipeline.ids[name]]["status"] for name in NAMES] == ["ok", "rejected", "ok"]
     assert [rows[pipeline.ids[name]]["frame_count"] for name in NAMES] == [100, None, 125]
+
+
+def test_what_is_asked_of_a_rejected_recording_says_why_there_is_nothing(pipeline: Pipeline) -> None:
+    ended = pipeline.run(WALK[2:3], "bad", "bad")
+    (failure,) = [event for event in ended.all_events if event.is_step_failure]
+    told = failure.step_failure_data.user_failure_data
+    assert told is not None
+    assert "There is nothing of it, because its file was rejected: It is not a video" in str(told.description)
 
 
 def test_alone_or_in_a_batch_the_versions_are_the_same(pipeline: Pipeline) -> None:

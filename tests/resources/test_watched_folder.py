@@ -12,6 +12,7 @@ from resources.watched_folder import (
     SourceFile,
     camera_of,
     content_fingerprint,
+    emptied,
     file_of,
     grown,
     identify,
@@ -54,7 +55,44 @@ def test_links_may_not_lead_out_of_the_folder(folder: Path, tmp_path: Path) -> N
     (folder / "inside.mp4").symlink_to(folder / "real.mp4")
     (folder / "outside.mp4").symlink_to(tmp_path / "secret.mp4")
     (folder / "broken.mp4").symlink_to(folder / "none.mp4")
-    assert list(list_recordings(settings_of(folder)).files) == ["inside.mp4", "real.mp4"]
+    assert list(list_recordings(settings_of(folder)).files) == ["real.mp4", "inside.mp4"]  # the file goes before links
+
+
+def test_what_is_no_file_is_left_out_with_its_reason_and_stops_nothing(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for name, target in (
+        ("linked", tmp_path / "elsewhere"),
+        ("loop", folder),
+        ("self.mp4", folder / "self.mp4"),
+        ("nothing.mp4", folder / "none.mp4"),
+        ("long.mp4", folder / ("n" * 300)),
+    ):
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "real.mp4").write_bytes(b"x")
+    listing = list_recordings(settings_of(folder))
+    assert list(listing.files) == ["real.mp4"]
+    a_folder = "It is a link to a folder, which is not entered: name that folder at further_watched_folders."
+    assert listing.skipped == {
+        "linked": a_folder,
+        "loop": a_folder,
+        "self.mp4": "It is a link that leads nowhere.",
+        "nothing.mp4": "It is a link to nothing.",
+        "long.mp4": "It is a link that leads nowhere.",
+        "pipe.mp4": "It is no file but a pipe, a socket or a device.",
+    }
+
+
+def test_a_folder_that_has_lost_all_its_files_is_told_of(folder: Path, tmp_path: Path) -> None:
+    nas = tmp_path / "nas"
+    nas.mkdir()
+    settings = settings_of(folder, nas)
+    (nas / "a.mp4").write_bytes(b"first")
+    (folder / "b.mp4").write_bytes(b"second")
+    known = identify(settings, list_recordings(settings).files, {})
+    assert emptied(settings, list_recordings(settings), known) == {}
+    (nas / "a.mp4").unlink()
+    assert emptied(settings, list_recordings(settings), known) == {nas: 1}
 
 
 def test_a_folder_that_may_not_be_read_does_not_hide_the_others(folder: Path) -> None:

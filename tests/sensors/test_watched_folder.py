@@ -1,8 +1,11 @@
+import time
 from pathlib import Path
 
+import pytest
+
 from resources.settings import IntakeSettings, Settings
-from resources.watched_folder import FileState, SourceFile
-from sensors.watched_folder import rest_of, settle
+from resources.watched_folder import FileState, SourceFile, list_recordings
+from sensors.watched_folder import _Look, rest_of, settle
 
 
 def four(path: str, state: FileState) -> float:
@@ -67,3 +70,42 @@ def test_what_says_that_more_is_to_come_rests_longer(tmp_path: Path) -> None:
     assert rest_of(settings, now + 3600)("a.mp4", state) == 4
     file.write_bytes(b"no video")
     assert rest_of(settings, now)("a.mp4", state) == 4
+
+
+def test_what_could_not_be_read_is_tried_again_once_in_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    settings = Settings(watched_folder=tmp_path)
+    look = _Look(settings.watched_folders)
+    look.done = listing = look.list(settings)
+    state = listing.files["a.mp4"]
+    refused = SourceFile(
+        "a.mp4", state.size_bytes, state.mtime_ns, None, None, "unreadable", "It cannot be read: Permission denied."
+    )
+    empty = SourceFile("b.mp4", 0, 0, None, None, "unreadable", "It is empty (0 bytes).")
+    known = {"a.mp4": refused, "b.mp4": empty}
+    assert look.is_done_with(listing)
+    assert look.to_try_again(listing, known) == {}
+    monkeypatch.setattr("sensors.watched_folder._TRY_AGAIN_AFTER_S", 0.0)
+    assert not look.is_done_with(listing)
+    assert look.to_try_again(listing, known) == {"a.mp4": state}
+
+
+def test_a_folder_that_was_mounted_meanwhile_is_watched_anew(tmp_path: Path) -> None:
+    watched, away = tmp_path / "nas", tmp_path / "away"
+    watched.mkdir()
+    settings = Settings(watched_folder=watched)
+    look = _Look(settings.watched_folders)
+    look.list(settings)
+    before = look._watch
+    watched.rename(away)
+    watched.mkdir()
+    look.list(settings)
+    assert look._watch is not before
+    assert before.is_set()
+    until = time.monotonic() + 20
+    while not look._watch.take_change() and time.monotonic() < until:
+        (watched / f"{time.monotonic_ns()}.mp4").write_bytes(b"x")  # it begins to listen in a thread
+        time.sleep(0.2)
+    assert time.monotonic() < until
+    assert len(list_recordings(settings).files) > 0
+    look._watch.stop()
