@@ -45,7 +45,7 @@ from resources.schema import FRAMES, MODEL_RUNS, MODELS, RECORDINGS, Table, mode
 from resources.settings import DetectionSettings, Settings, current_settings, settings_version
 from resources.storage import Store
 
-_LOGIC = "detections 2"
+_LOGIC = "detections 3"
 _SAMPLE_FRAMES = 48
 _REUSED = "reused_frame_count"
 _SHOWN = ("engine_name", "model_id", "frame_count", "analysed_frame_count", "reused_frame_count")
@@ -240,7 +240,7 @@ class _Work:
         device = self.device if self.detector.takes_tensors else "cpu"
         with closing(best_pictures(self.video, wanted, self.rate_fps, device)) as source:
             for number, cut in enumerate(self.detector.detect(seen(source), fresh_every=self.part_frames), first):
-                found = self.region.back(cut)
+                found = self.region.back(cut, of_picture=self.detector.task == "classify")
                 yield found
                 picture = glance.taken(number)
                 progress(number + 1, total, None if picture is None else self._shown(picture, found))
@@ -399,6 +399,12 @@ def _keep_measures(detector: Detector, device: str, store: Store) -> None:
             one = pa.Table.from_pylist([row], MODELS.arrow_schema)
             key = {column: str(row[column]) for column in MODELS.key}
             store.replace(MODELS, [], one, only=key)
+
+
+def models_by_asset(settings: Settings) -> dict[str, DetectionSettings]:
+    """The models of the settings, by the asset that each makes first."""
+    further = {model_tables(model.task, model.name)[0].name: model for model in settings.models}
+    return {model_tables(settings.detections.task, None)[0].name: settings.detections, **further}
 
 
 def model_assets(settings: DetectionSettings, name: str | None = None) -> AssetsDefinition:

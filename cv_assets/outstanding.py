@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -194,6 +194,14 @@ def _statuses(instance: DagsterInstance, names: Sequence[str]) -> dict[str, _Sta
             )
             found[name] = _Status(made - failed - running, failed - running)
     return found
+
+
+def without(outstanding: Outstanding, held: set[str]) -> Outstanding:
+    """The same, as if nothing were missing of some assets: they cannot be made now."""
+    if not held:
+        return outstanding
+    states = [replace(state, missing=state.missing - held, failed=state.failed - held) for state in outstanding.states]
+    return replace(outstanding, states=states)
 
 
 def plan_runs(outstanding: Outstanding, batches: BatchSettings, now: float | None = None) -> list[PlannedRun]:

@@ -46,14 +46,20 @@ class Region:
         """The rectangle of a picture of shape (height_px, width_px, 3), a view of it."""
         return picture[self.top_px : self.top_px + self.height_px, self.left_px : self.left_px + self.width_px]
 
-    def back(self, found: Found) -> Found:
-        """What was found in the rectangle, in pixels of the whole picture: boxes with their centre in a polygon."""
+    def back(self, found: Found, *, of_picture: bool = False) -> Found:
+        """What was found in the rectangle, in pixels of the whole picture: boxes with their centre in a polygon.
+
+        Args:
+            found: What was found.
+            of_picture: Whether it was said of the rectangle as a whole, and so is kept wherever its centre lies.
+        """
         if not self.polygons:
             return found
         by = np.array([self.left_px, self.top_px], np.float32)
         xyxy = found.xyxy + np.tile(by, 2)
         centres = (xyxy[:, :2] + xyxy[:, 2:]) / 2
-        kept = np.flatnonzero(np.any([is_inside(centres, polygon) for polygon in self.polygons], axis=0))
+        is_kept = np.any([is_inside(centres, polygon) for polygon in self.polygons], axis=0)
+        kept = np.flatnonzero(is_kept | of_picture)
         shift = np.array([*by, 0], np.float32)
         return replace(
             found,

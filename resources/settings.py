@@ -230,7 +230,7 @@ class DetectionSettings(_Section):
     nms_iou: float = Field(0.7, gt=0, le=1, description="Of two boxes of a class overlapping more, the better stays.")
     max_per_frame: int = Field(300, ge=1, description="At most this many boxes a frame, the best first.")
     class_names: tuple[str, ...] | None = Field(
-        None, description="Keep only these classes; null keeps all that the model knows."
+        None, min_length=1, description="Keep only these classes; null keeps all that the model knows."
     )
     max_rate_fps: float | None = Field(
         None, gt=0, description="Look at no more frames a second than this; null looks at every frame."

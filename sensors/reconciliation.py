@@ -14,9 +14,19 @@ from dagster import (
     sensor,
 )
 
-from cv_assets.outstanding import Outstanding, PlannedRun, observe, occasion, plan_runs, remove_replaced, set_aside
+from cv_assets.detections import models_by_asset
+from cv_assets.outstanding import (
+    Outstanding,
+    PlannedRun,
+    observe,
+    occasion,
+    plan_runs,
+    remove_replaced,
+    set_aside,
+    without,
+)
 from cv_assets.stage import ANALYSIS
-from cv_assets.walk import analysis_job, ingest_job
+from cv_assets.walk import analysis_job, ingest_job, with_downstream
 from resources.errors import PipelineError
 from resources.inference.weights import check_weights
 from resources.results import publish
@@ -93,15 +103,16 @@ def _look(instance: DagsterInstance, store: Store, settings: Settings) -> tuple[
     set_aside(store, outstanding, settings.batches.max_attempts)
     remove_replaced(instance, store, outstanding)
     publish(store)
-    planned = plan_runs(outstanding, settings.batches)
+    # What cannot work is not started, and holds up nothing else: ingest needs no weights, nor does one model another's.
+    held: set[str] = set()
     on_hold = ""
-    try:
-        for model in settings.every_model:
+    for name, model in models_by_asset(settings).items():
+        try:
             check_weights(model)
-    except PipelineError as error:
-        # Runs that cannot work are not started; ingest needs no weights.
-        on_hold = f" Analysis is on hold: {error}"
-        planned = [run for run in planned if run.job_name != ANALYSIS]
+        except PipelineError as error:
+            held.update(with_downstream(frozenset({name}), ANALYSIS))
+            on_hold += f" {name} is on hold: {error}"
+    planned = plan_runs(without(outstanding, held), settings.batches)
     now, look_s = time.time(), time.monotonic() - started
     due = [state.retry_at for state in outstanding.states if state.retry_at > now]
     found = _Seen(

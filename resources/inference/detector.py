@@ -52,7 +52,8 @@ _MEASURE_S = 0.6
 _WARM_UP = 4
 _TENSORRT = "tensorrt"  # beside the precisions, a candidate for a GPU
 _TO_BE_PROVEN = ("int8", _TENSORRT)
-_ENOUGH_BOXES = 30  # fewer say too little about an engine to keep its measure
+_ENOUGH_BOXES = 100  # fewer say too little about an engine to keep its measure
+_ASKED_AGAIN = 8  # recordings of a process at most that are looked at for enough of them
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ class Models:
     def __init__(self, cache_folder: Path | None = None) -> None:
         self.cache_folder = cache_folder or _machine_cache_folder()
         self._detectors: dict[tuple[Any, ...], Detector] = {}
+        self._unproven: dict[tuple[Any, ...], int] = {}  # chosen without a measure, and how often one was tried
 
     def detector(
         self, settings: DetectionSettings, width_px: int, height_px: int, device: str, sample: Sample | None = None
@@ -186,9 +188,12 @@ class Models:
         model = self.weights(settings)
         fit = fit_of(model, width_px, height_px, settings.image_size_px)
         key = (model.content_hash, fit, device, settings.model_dump_json())
-        if key not in self._detectors:
-            engine, measured = _Choice(model, fit, settings, device, self.cache_folder).make(sample)
+        tried = self._unproven.get(key, 0)
+        if key not in self._detectors or (sample is not None and 0 < tried < _ASKED_AGAIN):
+            choice = _Choice(model, fit, settings, device, self.cache_folder)
+            engine, measured = choice.make(sample)
             self._detectors[key] = Detector(model, engine, fit, settings, measured)
+            self._unproven[key] = 0 if measured or not choice.is_open else tried + 1
         return self._detectors[key]
 
     def weights(self, settings: DetectionSettings) -> ModelWeights:
@@ -231,10 +236,12 @@ class _Choice:
             if len(candidates) == 1:
                 return self._engine(candidates[0], sample), ()
             measured = self._remembered() or (self._measure(candidates, sample) if sample else [])
-            *better, last = self._ranked(candidates, measured)
-            for _, engine in self._built(better, None):
+            for _, engine in self._built(self._ranked(candidates, measured), None):
                 return engine, measured
-            return self._engine(last, None), measured
+            if self.settings.engine == "openvino" or self.model.is_exported:
+                return self._engine("f32", None), measured
+            logger.warning("No faster engine can be used for %s: torch computes it.", self.model.model_id)
+            return self._reference(), measured
         except PipelineError:
             raise
         except Exception as error:
@@ -245,6 +252,11 @@ class _Choice:
             # Any weights that torch can run are served; the slower engine is named in every row.
             logger.warning("OpenVINO cannot run %s, using torch: %s", self.model.path, error)
             return TorchEngine(self.model, self.fit, self.device, "f32"), ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is more than one engine to choose from."""
+        return len(self._candidates()) > 1
 
     @property
     def _uses_torch(self) -> bool:
@@ -288,13 +300,14 @@ class _Choice:
     def _ranked(self, candidates: Sequence[str], measured: Sequence[MeasuredEngine]) -> list[str]:
         """Which candidates to try, best first: those that agree by their speed, then the reference's own precision.
 
-        Without a measure, the last that needs neither calibrating nor building.
+        Without a measure, the last that needs neither calibrating nor building. Where not even the reference's
+        precision agrees it is left out, too.
         """
         if not measured:
             return [[name for name in candidates if name not in _TO_BE_PROVEN][-1]]
         trusted = [m for m in measured if m.precision in candidates and m.agrees(self.settings.min_agreement)]
         ranked = [m.precision for m in sorted(trusted, key=lambda m: -m.frames_per_s)]
-        return ranked if "f32" in ranked else [*ranked, "f32"]
+        return ranked if any(m.precision == "f32" for m in measured) else [*ranked, "f32"]
 
     @property
     def _folder(self) -> Path:
@@ -307,16 +320,20 @@ class _Choice:
 
     @property
     def _measures_file(self) -> Path:
-        # cuda:0 may be another GPU tomorrow.
-        device = re.sub(r"\W+", "-", device_name(self.device)) if self.device.startswith("cuda") else self.device
+        # cuda:0 may be another GPU tomorrow, and a home on the network may serve several processors.
+        device = re.sub(r"\W+", "-", device_name(self.device))
         # Another choice, as when TensorRT has been installed since, is measured anew.
         return self._folder / f"measured-{device}-{'-'.join(self._candidates())}.json"
 
     def _remembered(self) -> list[MeasuredEngine]:
         """What was measured before, unless the network that was measured is gone."""
-        if not self._measures_file.exists():
+        try:
+            measured = [MeasuredEngine(**values) for values in json.loads(self._measures_file.read_text())]
+        except FileNotFoundError:
             return []
-        measured = [MeasuredEngine(**values) for values in json.loads(self._measures_file.read_text())]
+        except (ValueError, TypeError) as error:
+            logger.info("%s cannot be read (%s): it is measured again.", self._measures_file, type(error).__name__)
+            return []
         is_gone = any(m.precision == "int8" for m in measured) and not (self._folder / "int8.xml").exists()
         return [] if is_gone else measured
 

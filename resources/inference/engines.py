@@ -31,6 +31,7 @@ Outputs = tuple[np.ndarray, ...]
 
 _EXTRA_REQUESTS = 2  # waiting in OpenVINO's queue, so that none of its streams waits for Python
 _MAX_BATCH = 32
+_SUPPRESSION = False  # as Ultralytics' exporter takes it: heads that need none are exported, others give all boxes
 _BATCHES_IN_FLIGHT = 2  # one is copied while the other is computed
 _TENSORRT_BATCH = 16  # its engines are built for one size of batch
 _TENSORRT_NEEDS = ("onnx",)
@@ -176,7 +177,7 @@ def _float_network(model: ModelWeights, fit: Fit, folder: Path) -> Any:
             copy = Path(scratch, "model.pt")  # the exporter writes beside the weights, which are not ours to touch
             shutil.copyfile(model.path, copy)
             size = (fit.input_height_px, fit.input_width_px)
-            exported = Path(load_yolo(copy).export(format="openvino", imgsz=size, verbose=False))
+            exported = Path(load_yolo(copy).export(format="openvino", imgsz=size, nms=_SUPPRESSION, verbose=False))
             _keep(core.read_model(next(exported.glob("*.xml"))), folder / "model.xml")
     return core.read_model(folder / "model.xml")
 
@@ -446,6 +447,7 @@ def _tensorrt_file(model: ModelWeights, fit: Fit, device: Any, cache_folder: Pat
                 format="engine",
                 imgsz=(fit.input_height_px, fit.input_width_px),
                 quantize=16,
+                nms=_SUPPRESSION,
                 batch=_TENSORRT_BATCH,
                 device=device.index or 0,
                 verbose=False,

@@ -3,16 +3,16 @@
 Both are those of Ultralytics: what its predictor finds in a picture is found here.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from resources.errors import PipelineError
-from resources.inference.weights import ModelWeights
+from resources.inference.weights import STRIDE_PX, ModelWeights
 from resources.settings import DetectionSettings
 
-_STRIDE_PX = 32
 PADDING_GREY = 114
 _CLASS_OFFSET_PX = 7680.0  # moves the boxes of different classes apart, so that one pass of NMS serves all classes
 _CLASSES_KEPT = 5
@@ -83,17 +83,17 @@ class Letterbox:
     scale: float
 
     @classmethod
-    def of(cls, width_px: int, height_px: int, image_size_px: int) -> "Letterbox":
-        """The fit of a picture into an input whose longer side is `image_size_px`."""
+    def of(cls, width_px: int, height_px: int, image_size_px: int, stride_px: int = STRIDE_PX) -> "Letterbox":
+        """The fit of a picture into an input of a longer side `image_size_px`, its sides multiples of a stride."""
         scale = min(image_size_px / width_px, image_size_px / height_px)
-        scaled_width, scaled_height = round(width_px * scale), round(height_px * scale)
-        return cls._padded(scaled_width, scaled_height, -scaled_width % _STRIDE_PX, -scaled_height % _STRIDE_PX, scale)
+        scaled_width, scaled_height = max(1, round(width_px * scale)), max(1, round(height_px * scale))
+        return cls._padded(scaled_width, scaled_height, -scaled_width % stride_px, -scaled_height % stride_px, scale)
 
     @classmethod
     def into(cls, width_px: int, height_px: int, input_width_px: int, input_height_px: int) -> "Letterbox":
         """The fit of a picture into an input of exactly this size."""
         scale = min(input_width_px / width_px, input_height_px / height_px)
-        scaled_width, scaled_height = round(width_px * scale), round(height_px * scale)
+        scaled_width, scaled_height = max(1, round(width_px * scale)), max(1, round(height_px * scale))
         return cls._padded(
             scaled_width, scaled_height, input_width_px - scaled_width, input_height_px - scaled_height, scale
         )
@@ -162,7 +162,7 @@ def fit_of(model: ModelWeights, width_px: int, height_px: int, image_size_px: in
         return CentreCrop(model.input_width_px or size_px, model.input_height_px or size_px)
     if model.input_width_px and model.input_height_px:
         return Letterbox.into(width_px, height_px, model.input_width_px, model.input_height_px)
-    return Letterbox.of(width_px, height_px, size_px)
+    return Letterbox.of(width_px, height_px, size_px, model.stride_px)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,11 @@ def decode_output(
         PipelineError: The output has neither shape.
     """
     first_extra = 4 + class_count
-    if output.ndim == 2 and output.shape[0] == first_extra + extra_count:
+    if output.ndim == 2 and output.shape[1] == 6 + extra_count:  # first: no network has so few anchors
+        rows = output[output[:, 4] > settings.min_confidence]
+        found = Candidates(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32), rows[:, 6:])
+        needs_nms = False
+    elif output.ndim == 2 and output.shape[0] == first_extra + extra_count:
         scores = output[4:first_extra]
         best = scores.max(axis=0)
         candidates = np.flatnonzero(best > settings.min_confidence)
@@ -223,10 +227,6 @@ def decode_output(
         class_id = chosen[:, 4:first_extra].argmax(axis=1).astype(np.int32)
         found = Candidates(xyxy, best[candidates], class_id, chosen[:, first_extra:])
         needs_nms = True
-    elif output.ndim == 2 and output.shape[1] == 6 + extra_count:
-        rows = output[output[:, 4] > settings.min_confidence]
-        found = Candidates(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32), rows[:, 6:])
-        needs_nms = False
     else:
         raise PipelineError(
             f"The model's output has the shape {output.shape}, not that of a detector of {class_count} classes."
@@ -378,8 +378,8 @@ def _masked(
     size = (fit.input_width_px, fit.input_height_px)
     for index, (box, coefficients) in enumerate(zip(found.xyxy, found.extra, strict=True)):
         logits = np.tensordot(coefficients, prototypes, axes=1).astype(np.float32)
-        left, top = (max(0, round(float(side))) for side in box[:2])
-        right, bottom = (round(float(side)) for side in box[2:])
+        # The pixels whose corner lies in the box, as Ultralytics cuts masks.
+        left, top, right, bottom = (max(0, math.ceil(float(side))) for side in box)
         mask = (cv2.resize(logits, size)[top:bottom, left:right] > 0).astype(np.uint8)
         contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0] if mask.size else ()
         if not contours:

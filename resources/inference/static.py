@@ -3,7 +3,7 @@
 import numpy as np
 
 _CELLS_WIDE = 80
-_CHANGED_BY = 12.0  # levels of 255 by which the mean brightness of a cell must differ
+_CHANGED_BY = 12.0  # levels of 255 by which the mean brightness or colour of a cell must differ
 
 
 class Unchanged:
@@ -33,11 +33,11 @@ class Unchanged:
 
 
 def _cells(picture: np.ndarray) -> np.ndarray:
-    """Mean brightness of the picture's cells, float32."""
+    """Mean brightness and both colour differences of the picture's cells, float32 of shape (cells, cells, 3)."""
     import cv2
 
     height_px, width_px = picture.shape[:2]
     wide = min(_CELLS_WIDE, width_px)
     high = max(1, round(height_px * wide / width_px))
     small = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.float32)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2YCrCb), np.float32)

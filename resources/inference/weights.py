@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 
 from resources.errors import PipelineError
-from resources.settings import PROJECT_ROOT, DetectionSettings
+from resources.settings import PROJECT_ROOT, DetectionSettings, current_settings
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_VERBOSE", "false")
 
+STRIDE_PX = 32  # of all networks but those with a sixth level
+_REMEMBERED = "weights-2.json"  # another number whenever what is remembered changes
 _TASKS_BY_HEAD = {
     "Detect": "detect",
     "v10Detect": "detect",
@@ -57,6 +59,7 @@ class ModelWeights:
         input_height_px: Height of that input.
         keypoint_count: Points per object, 0 but for the task pose.
         keypoint_values: Values per point: 2, or 3 with its confidence; 0 but for the task pose.
+        stride_px: What the sides of the input must be multiples of.
     """
 
     path: Path
@@ -68,6 +71,7 @@ class ModelWeights:
     input_height_px: int | None = None
     keypoint_count: int = 0
     keypoint_values: int = 0
+    stride_px: int = STRIDE_PX
 
     @property
     def model_id(self) -> str:
@@ -87,10 +91,13 @@ def find_weights(settings: DetectionSettings) -> Path | None:
     """
     named = Path(settings.weights).expanduser()
     for candidate in (named, PROJECT_ROOT / named, PROJECT_ROOT / "weights" / named.name):
-        if candidate.is_file():
-            return candidate.resolve()
-        if candidate.is_dir() and len(networks := sorted(candidate.glob("*.xml"))) == 1:
-            return networks[0].resolve()
+        try:
+            if candidate.is_file():
+                return candidate.resolve()
+            if candidate.is_dir() and len(networks := sorted(candidate.glob("*.xml"))) == 1:
+                return networks[0].resolve()
+        except OSError:
+            continue  # no name that a file can have
     return None
 
 
@@ -102,16 +109,28 @@ def detection_version(settings: DetectionSettings) -> tuple[DetectionSettings | 
     path = find_weights(settings)
     if path is None:
         return (settings.model_copy(update={"device": ""}),)
-    return settings.model_copy(update={"device": "", "weights": ""}), _content_hash(path, path.stat().st_mtime_ns)
+    return settings.model_copy(update={"device": "", "weights": ""}), _content_hash(path, _changed_ns(path))
 
 
 @functools.lru_cache(maxsize=32)
 def _content_hash(path: Path, mtime_ns: int) -> str:
-    """Hash of a weights file as it was at a time of change; the two files of an OpenVINO network count as one."""
+    """Hash of a weights file as it was at a time of change; the files of an OpenVINO network count as one."""
     content = hashlib.blake2b(path.read_bytes(), digest_size=16)
-    if path.suffix == ".xml" and path.with_suffix(".bin").is_file():
-        content.update(path.with_suffix(".bin").read_bytes())
+    for beside in _beside(path):
+        content.update(beside.read_bytes())
     return content.hexdigest()
+
+
+def _beside(path: Path) -> list[Path]:
+    """What belongs to an OpenVINO network's .xml: its numbers, and what Ultralytics wrote of its classes."""
+    if path.suffix != ".xml":
+        return []
+    return [file for file in (path.with_suffix(".bin"), path.parent / "metadata.yaml") if file.is_file()]
+
+
+def _changed_ns(path: Path) -> int:
+    """When weights were last changed, in ns since 1970."""
+    return max(file.stat().st_mtime_ns for file in (path, *_beside(path)))
 
 
 def may_be_fetched(settings: DetectionSettings) -> bool:
@@ -126,7 +145,7 @@ def check_weights(settings: DetectionSettings) -> None:
         PipelineError: They are not there and cannot be fetched, or are of no kind that is known here.
     """
     path = find_weights(settings)
-    if path is None and Path(settings.weights).expanduser().is_dir():
+    if path is None and os.path.isdir(Path(settings.weights).expanduser()):  # noqa: PTH112 - takes names of any length
         raise PipelineError(
             f"The weights {settings.weights!r} are a folder without an OpenVINO network: name a folder that holds one "
             ".xml and its .bin, or a .pt or .onnx file."
@@ -135,6 +154,7 @@ def check_weights(settings: DetectionSettings) -> None:
         if may_be_fetched(settings):
             return
         raise PipelineError(_missing_weights(settings))
+    _refuse_dropped(path)
     if path.suffix not in (".pt", ".onnx", ".xml"):
         raise PipelineError(f"The weights {path} are neither a .pt or .onnx file nor an OpenVINO folder.")
     if path.suffix == ".pt" and not zipfile.is_zipfile(path):
@@ -143,6 +163,20 @@ def check_weights(settings: DetectionSettings) -> None:
         )
     if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
         raise PipelineError(f"The weights {path} lack {path.with_suffix('.bin').name} beside them: copy both files.")
+
+
+def _refuse_dropped(path: Path) -> None:
+    """Never load what anybody may drop into a watched folder: weights are programs.
+
+    Raises:
+        PipelineError: The weights lie there, by whatever way they are named.
+    """
+    for folder in current_settings().watched_folders:
+        if path.is_relative_to(folder.resolve()):
+            raise PipelineError(
+                f"The weights {path} lie in the watched folder {folder}: weights are programs and are never loaded "
+                "from where recordings are dropped. Move them elsewhere."
+            )
 
 
 def _missing_weights(settings: DetectionSettings, reason: str = "") -> str:
@@ -193,7 +227,7 @@ def load_weights(settings: DetectionSettings, cache_folder: Path) -> ModelWeight
     """
     check_weights(settings)
     path = find_weights(settings) or _fetched_weights(settings)
-    model = _described(path, path.stat().st_mtime_ns, cache_folder)
+    model = _described(path, _changed_ns(path), cache_folder)
     if model.task != settings.task:
         raise PipelineError(
             f"The weights {path} are of the task '{model.task}', and the settings ask for '{settings.task}': "
@@ -206,17 +240,21 @@ def load_weights(settings: DetectionSettings, cache_folder: Path) -> ModelWeight
 def _described(path: Path, mtime_ns: int, cache_folder: Path) -> ModelWeights:
     """What a weights file holds; remembered on disk, so that torch need not be imported to read it again."""
     content_hash = _content_hash(path, mtime_ns)
-    remembered = cache_folder / content_hash / "weights.json"
-    if not remembered.exists():
-        read = _read_pt if path.suffix == ".pt" else _read_network
-        model = read(path, content_hash)
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        partial = remembered.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(asdict(model) | {"path": ""}))
-        partial.replace(remembered)
-    held = json.loads(remembered.read_text())
-    held["class_names"] = {int(index): name for index, name in held["class_names"].items()}
-    return ModelWeights(**held | {"path": path})
+    remembered = cache_folder / content_hash / _REMEMBERED
+    try:
+        held = json.loads(remembered.read_text())
+        held["class_names"] = {int(index): name for index, name in held["class_names"].items()}
+        return ModelWeights(**held | {"path": path})
+    except FileNotFoundError:
+        pass
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.info("%s is damaged (%s) and is made again.", remembered, type(error).__name__)
+    model = _read_pt(path, content_hash) if path.suffix == ".pt" else _read_network(path, content_hash)
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    partial = remembered.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(asdict(model) | {"path": ""}))
+    partial.replace(remembered)
+    return model
 
 
 def load_yolo(path: Path) -> Any:
@@ -235,6 +273,10 @@ def load_yolo(path: Path) -> Any:
         # Unpickling foreign weights fails in as many ways as there are files; the remedy is the same.
         told = " ".join(str(error).split())[:300] or type(error).__name__
         raise PipelineError(f"The weights {path} cannot be loaded by Ultralytics: {told}") from error
+    if getattr(yolo.model.model[-1], "one2one_cv2", None) is not None:
+        # Of a network that was trained to say each object once, the head that does; Ultralytics takes the other one,
+        # whose boxes must be suppressed, unless it is asked.
+        yolo.model.end2end = True
     return yolo
 
 
@@ -257,27 +299,40 @@ def _read_pt(path: Path, content_hash: str) -> ModelWeights:
         max(size) if isinstance(size, list | tuple) else int(size),
         keypoint_count=int(points),
         keypoint_values=int(values),
+        stride_px=max(STRIDE_PX, int(max(getattr(yolo.model, "stride", [STRIDE_PX])))),
     )
 
 
 def _read_network(path: Path, content_hash: str) -> ModelWeights:
+    """What an exported network is.
+
+    Raises:
+        PipelineError: It cannot be read, or does not say what it is.
+    """
+    try:
+        return _network(path, content_hash)
+    except PipelineError:
+        raise
+    except Exception as error:
+        # OpenVINO, YAML and what people wrote into it fail in ways of their own; the remedy is the same.
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise PipelineError(f"The weights {path} cannot be read as a network: {told}") from error
+
+
+def _network(path: Path, content_hash: str) -> ModelWeights:
     """What Ultralytics wrote into an exported network: into an .onnx itself, or beside an OpenVINO .xml."""
     import openvino
 
-    try:
-        network = openvino.Core().read_model(path)
-        shape = network.input(0).partial_shape
-    except RuntimeError as error:
-        told = " ".join(str(error).split())[:300]
-        raise PipelineError(f"The weights {path} cannot be read as a network: {told}") from error
+    network = openvino.Core().read_model(path)
+    shape = network.input(0).partial_shape
     held: Mapping[str, Any] = {}
     if path.suffix == ".xml" and (path.parent / "metadata.yaml").is_file():
         held = yaml.safe_load((path.parent / "metadata.yaml").read_text(encoding="utf-8"))
     elif path.suffix == ".onnx" and network.has_rt_info(["framework", "names"]):
         info = network.get_rt_info()["framework"]
-        keys = ("task", "head", "names", "imgsz", "kpt_shape")
+        keys = ("task", "head", "names", "imgsz", "kpt_shape", "stride")
         held = {key: yaml.safe_load(info[key].astype(str)) for key in keys if key in info}
-    if not isinstance(held.get("names"), Mapping) or not isinstance(held.get("imgsz"), list):
+    if not isinstance(held, Mapping) or not isinstance(held.get("names"), Mapping) or not held.get("imgsz"):
         raise PipelineError(
             f"The weights {path} do not say their classes and input size: export them with Ultralytics, which writes "
             "them into .onnx files and into metadata.yaml beside OpenVINO networks."
@@ -297,6 +352,7 @@ def _read_network(path: Path, content_hash: str) -> ModelWeights:
         input_height_px=shape[2].get_length() if is_fixed else None,
         keypoint_count=int(points),
         keypoint_values=int(values),
+        stride_px=max(STRIDE_PX, int(held.get("stride") or STRIDE_PX)),
     )
 
 

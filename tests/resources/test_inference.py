@@ -284,3 +284,39 @@ def test_work_in_threads_keeps_the_order(thread_count: int) -> None:
     assert [int(done[0]) for done in _each(slow_first, items, thread_count)] == list(range(0, 60, 2))
     there = (torch.tensor([number]) for number in range(30))
     assert [int(done[0]) for done in _each(slow_first, there, thread_count)] == list(range(0, 60, 2))
+
+
+@pytest.mark.parametrize("content", ["{", '[{"engine_name": "openvino"}]'])
+def test_measures_that_cannot_be_read_are_made_again(content: str, tmp_path: Path) -> None:
+    cpu = choice("cpu", tmp_path)
+    cpu._measures_file.parent.mkdir(parents=True)
+    cpu._measures_file.write_text(content)
+    assert cpu._remembered() == []
+
+
+def test_where_not_even_the_reference_precision_agrees_torch_computes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cpu = choice("cpu", tmp_path)
+    if not cpu.is_open:
+        pytest.skip("this processor computes in one precision only")
+    assert cpu._ranked(cpu._candidates(), [measured(name, 50, recall=0.5) for name in cpu._candidates()]) == []
+    cpu._remember([measured(name, 50, recall=0.5) for name in cpu._candidates() if name != "int8"])
+    engine, _ = cpu.make(None)
+    assert engine.name.startswith("torch-f32")
+    assert "No faster engine can be used for street-" in caplog.text
+
+
+def test_after_empty_recordings_engines_are_still_measured_on_a_busy_one(tmp_path: Path) -> None:
+    if not choice("cpu", tmp_path).is_open:
+        pytest.skip("this processor computes in one precision only")
+    from demo.scenes import demo_scene, draw_frame
+
+    scene = demo_scene(3, 12, {"car": 4, "bicycle": 3, "person": 4})
+    busy = [draw_frame(scene, 2 + moment / 10)[0] for moment in range(80)]
+    empty = [np.zeros((360, 640, 3), np.uint8)] * 8
+    models = Models(tmp_path)
+    assert not models.detector(SETTINGS, 640, 360, "cpu", lambda: empty).measured
+    assert models.detector(SETTINGS, 640, 360, "cpu", lambda: busy).measured
+    proven = models.detector(SETTINGS, 640, 360, "cpu", lambda: pytest.fail("it is not asked for pictures again"))
+    assert proven.measured

@@ -43,3 +43,11 @@ def test_what_changes_slowly_is_compared_with_what_was_looked_at_last() -> None:
 def test_every_so_many_pictures_one_is_looked_at_whatever_it_looks_like() -> None:
     unchanged = Unchanged(10)
     assert [index for index in range(30) if not unchanged.since_last(STILL)] == [0, 10, 20]
+
+
+def test_another_colour_of_the_same_brightness_is_a_change() -> None:
+    unchanged = Unchanged(None)
+    unchanged.since_last(noisy(0))
+    picture = noisy(1)
+    picture[100:160, 300:360] = (64, 64, 138)  # BGR of the grey's own brightness
+    assert not unchanged.since_last(picture)

@@ -1,14 +1,16 @@
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resources.errors import PipelineError
 from resources.inference.detector import Models
-from resources.inference.weights import check_weights, detection_version
-from resources.settings import DetectionSettings
+from resources.inference.weights import check_weights, detection_version, load_weights
+from resources.settings import DetectionSettings, Settings
 from tests.conftest import BUNDLED_WEIGHTS
 
 SETTINGS = DetectionSettings(weights=str(BUNDLED_WEIGHTS))
@@ -126,3 +128,52 @@ def test_the_real_broken_file_is_refused(corpus: Path) -> None:
     path = corpus / "weights" / "broken_15_bytes.pt"
     with pytest.raises(PipelineError, match=r"broken_15_bytes.pt are not a PyTorch file \(15 bytes\)"):
         Models().weights(DetectionSettings(weights=str(path)))
+
+
+@pytest.mark.parametrize("way", ["path", "link", "name in weights"])
+def test_weights_in_a_watched_folder_are_never_loaded_however_they_are_named(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, project = tmp_path / "recordings", tmp_path / "project"
+    watched.mkdir()
+    (project / "weights").mkdir(parents=True)
+    dropped = watched / "dropped.pt"
+    dropped.write_bytes(BUNDLED_WEIGHTS.read_bytes())
+    (tmp_path / "link.pt").symlink_to(dropped)
+    (project / "weights" / "named.pt").symlink_to(dropped)
+    monkeypatch.setattr("resources.inference.weights.PROJECT_ROOT", project)
+    monkeypatch.setattr("resources.inference.weights.current_settings", lambda: Settings(watched_folder=watched))
+    weights = {"path": str(dropped), "link": str(tmp_path / "link.pt"), "name in weights": "named.pt"}[way]
+    with pytest.raises(PipelineError, match="lie in the watched folder"):
+        load_weights(DetectionSettings(weights=weights), tmp_path / "cache")
+
+
+def test_other_class_names_beside_a_network_make_other_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "openvino"
+    folder.mkdir()
+    for name in ("model.xml", "model.bin"):
+        (folder / name).write_bytes(b"x")
+    settings, versions = DetectionSettings(weights=str(folder)), []
+    for number, names in enumerate(("names: {0: person}", "names: {0: pedestrian}")):
+        (folder / "metadata.yaml").write_text(names)
+        os.utime(folder / "metadata.yaml", (number, number + 2e9))
+        versions.append(detection_version(settings))
+    assert versions[0] != versions[1]
+
+
+@pytest.mark.parametrize("told", ["names: [", "plain words", "{names: {x: person}, imgsz: [640, 640], task: detect}"])
+def test_what_is_written_beside_a_network_may_be_anything(told: str, tmp_path: Path) -> None:
+    import openvino
+
+    folder = tmp_path / "openvino"
+    folder.mkdir()
+    parameter = openvino.opset13.parameter([1, 3, 64, 64], np.float32, name="x")
+    openvino.save_model(openvino.Model([openvino.opset13.relu(parameter)], [parameter], "m"), folder / "model.xml")
+    (folder / "metadata.yaml").write_text(told)
+    with pytest.raises(PipelineError, match=r"^The weights .*model.xml (cannot be read as|do not say)"):
+        load_weights(DetectionSettings(weights=str(folder)), tmp_path / "cache")
+
+
+def test_a_name_that_no_file_can_have_gets_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="do not exist"):
+        load_weights(DetectionSettings(weights="w" * 5000 + ".pt"), tmp_path)

@@ -1,0 +1,44 @@
+"""What is requested while some of the models cannot work."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from dagster import AssetMaterialization, DagsterInstance
+
+from cv_assets.recordings import file_columns
+from cv_assets.stage import ANALYSIS, INGEST, recordings_partitions
+from cv_assets.walk import assets_of
+from resources.schema import RECORDINGS
+from resources.settings import DetectionSettings, ModelSettings, Settings
+from resources.storage import Store
+from resources.watched_folder import SourceFile, SourceIndex
+from sensors.reconciliation import _look
+from tests.conftest import BUNDLED_WEIGHTS
+
+
+@pytest.mark.parametrize("bad", ["main", "further"])
+def test_a_model_that_cannot_work_holds_up_nothing_else(bad: str, tmp_path: Path) -> None:
+    good, broken = str(BUNDLED_WEIGHTS), tmp_path / "broken.pt"
+    broken.write_bytes(b"fifteen bytes..")
+    settings = Settings(
+        watched_folder=tmp_path,
+        data_folder=tmp_path / "data",
+        detections=DetectionSettings(weights=str(broken) if bad == "main" else good),
+        models=(ModelSettings(name="people", weights=str(broken) if bad == "further" else good),),
+    )
+    store = Store(settings.data_folder)
+    files = [SourceFile(f"{name}.mp4", 1, 1, name, name, "known", None) for name in ("new-1", "normalized-2")]
+    SourceIndex(store).save(files)
+    rows = [file_columns(file) for file in files]
+    store.replace(RECORDINGS, ["new-1", "normalized-2"], pa.Table.from_pylist(rows, RECORDINGS.arrow_schema))
+    with DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(recordings_partitions.name or "", ["new-1", "normalized-2"])
+        for name in assets_of(INGEST):
+            instance.report_runless_asset_event(AssetMaterialization(name, partition="normalized-2"))
+        seen, planned = _look(instance, store, settings)
+    held_up = "detections is on hold: The weights" if bad == "main" else "people_detections is on hold: The weights"
+    assert held_up in seen.told
+    requested = {run.recording_ids: run.job_name for run in planned}
+    further = {("normalized-2",): ANALYSIS} if bad == "further" else {}
+    assert requested == {("new-1",): INGEST, **further}
