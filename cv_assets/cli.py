@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cv_assets.headless import Outcome
     from cv_assets.headless import Progress as FolderProgress
 
-_SHORTEST_S = 20.0  # Dagster that ends sooner than this would do so again
+_SHORTEST_S, _SHORT_IN_A_ROW = 20.0, 3  # Dagster that so often ends sooner than this would do so again
 _LOOK_AT_DISK_EVERY_S = 5.0
 _LOOK_AT_CODE_SERVER_EVERY_S, _LOOKS_WITHOUT_CODE_SERVER = 5.0, 3
 _PATH = click.Path(path_type=Path)
@@ -171,9 +171,9 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
         # Dagster looks for its configuration where it is started, and that is in its home.
         home = chosen.data_folder / "dagster"
         quiet = {**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"}
-        status, lasted_s = 0, float("inf")
+        status, short = 0, 0
         with DagsterInstance.get() as instance:
-            while lasted_s > _SHORTEST_S or _waited_for_disk(chosen.data_folder):
+            while short < _SHORT_IN_A_ROW or _waited_for_disk(chosen.data_folder):
                 if closed := recover(instance, chosen.data_folder):
                     click.echo(f"{closed} runs were interrupted and are closed; what they lacked is done again.")
                 started = time.monotonic()
@@ -192,9 +192,11 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
                         click.echo(str(error), err=True)  # the next start does it
                     finally:
                         end_group(server)
-                lasted_s = time.monotonic() - started
-                again = "it is started again" if lasted_s > _SHORTEST_S else "it would do so again"
+                short = 0 if time.monotonic() - started > _SHORTEST_S else short + 1
+                again = "it is started again" if short < _SHORT_IN_A_ROW else "it would do so again"
                 click.echo(f"Dagster ended by itself (exit {status}): {again}.", err=True)
+            else:
+                status = status or 1
     sys.exit(status)
 
 
@@ -335,7 +337,7 @@ def stale(data: Path | None, settings: Path | None, each: bool) -> None:
             click.echo(f"{one.recording_id}  {one.asset_name}: {one.reason}")
     else:
         for (name, reason), number in Counter((one.asset_name, one.reason) for one in found).items():
-            click.echo(f"{name}: {reason} ({number} recordings)")
+            click.echo(f"{name}: {reason} ({number} recording{'s' * (number != 1)})")
     count = len({one.recording_id for one in found})
     click.echo(f"{count} of {len(recording_ids)} recordings have something stale.")
 

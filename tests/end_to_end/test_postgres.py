@@ -76,7 +76,7 @@ def test_a_data_folder_moves_to_postgres_and_back_and_nothing_is_made_again(tmp_
     assert "Took the history of 1 recordings along from SQLite to PostgreSQL." in moved.stderr
     assert "Nothing to do: all 1 recordings" in moved.stdout
     listed = cv_assets("stale", "--settings", settings, postgres_url=postgres_url)
-    assert "0 assets of 0 of 1 recordings are stale." in listed.stdout
+    assert "0 of 1 recordings have something stale." in listed.stdout
     told = cv_assets("doctor", "--settings", settings, postgres_url=postgres_url).stdout
     assert "PostgreSQL: test_" in told and ENCODED_PASSWORD not in told
 

@@ -198,12 +198,14 @@ def test_after_a_change_of_settings_only_what_it_touches_is_made_anew(tmp_path: 
     write_video(demo_scene(5, 5, {"car": 1}), tmp_path / "recordings" / "a.mp4")
     arguments = ("process", tmp_path / "recordings", "--settings", settings)
     assert cv_assets(*arguments).returncode == 0
-    none = "0 assets of 0 of 1 recordings are stale."
+    none = "0 of 1 recordings have something stale."
     assert none in cv_assets("stale", "--settings", settings).stdout
 
     with settings.open("a") as file:
         file.write("crops: {per_track: 1}\n")
     listed = cv_assets("stale", "--settings", settings).stdout.splitlines()
+    assert listed == ["crops: its settings changed (1 recording)", "1 of 1 recordings have something stale."]
+    listed = cv_assets("stale", "--each", "--settings", settings).stdout.splitlines()
     assert [line.split("  ")[1] for line in listed[:-1]] == ["crops: its settings changed"]
     assert "Nothing to do" in cv_assets(*arguments).stdout  # what is there stays until somebody asks
 
