@@ -89,7 +89,9 @@ def main() -> int:
             whole_command(found, Path(folder)),
             agreements(found, Path(folder)),
         ):
-            cases += measured
+            for case in measured:
+                click.echo(f"{case.case}: {case.ours:.3f} {case.unit} ({case.goal})", err=True)
+                cases.append(case)
     show(cases)
     keep(cases, RESULTS)
     click.echo(f"Written to {RESULTS.relative_to(PROJECT_ROOT)}")

@@ -163,7 +163,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
         _bring_history(chosen.data_folder)
         for finding in examine_weights(chosen):
             if not finding.is_ok:
-                click.echo(f"Until then recordings are only normalized: {finding.told}", err=True)
+                click.echo(f"What needs these weights waits: {finding.told}", err=True)
         click.echo(f"Drop recordings into {', '.join(map(str, chosen.watched_folders))}")
         click.echo(f"UI: http://127.0.0.1:{port}   results: {chosen.data_folder / 'results.duckdb'}", nl=True)
         workspace = str(PROJECT_ROOT / "workspace.yaml")

@@ -203,6 +203,7 @@ def test_engines_are_measured_on_the_footage_once(
     prepared: tuple[Store, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resources.inference.detector._ENOUGH_BOXES", 20)
+    monkeypatch.setattr("resources.inference.detector._FEW_BOXES", 0)
     store, recording_id = prepared
     models = Models(tmp_path / "cache")
     detect_recording(recording_id, store, SETTINGS, model_tables("detect"), models, "cpu", lambda *_: None)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,11 +21,12 @@ from tests.end_to_end.stack import CV_ASSETS, clean_environment, write_settings
 
 
 def cv_assets(
-    *arguments: object, seconds: float = 300, postgres_url: str | None = None
+    *arguments: object, seconds: float = 300, postgres_url: str | None = None, typed: str = ""
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(CV_ASSETS), *(str(argument) for argument in arguments)],
         capture_output=True,
+        input=typed,
         text=True,
         env=clean_environment(postgres_url),
         timeout=seconds,
@@ -65,6 +67,10 @@ def test_a_folder_is_processed_and_a_second_time_costs_nothing(folder: Path) -> 
         query = "SELECT sum(frame_count)::INT AS n FROM summaries"
         asked = cv_assets("sql", query, "--settings", folder / "pipeline.yaml", "--format", output)
         assert asked.stdout == expected
+    typed = "SELECT\n  41 + 1 AS\n  n;\n\nSELECT 7 AS first_one; SELECT 8 AS second_one;\nexit\n"
+    prompt = cv_assets("sql", "--settings", folder / "pipeline.yaml", typed=typed)
+    assert prompt.returncode == 0
+    assert all(shown in prompt.stdout for shown in ("camera_timeline", "42", "first_one", "second_one")), prompt.stdout
     wrong = cv_assets("sql", "SELECT nonsense FROM frames", "--settings", folder / "pipeline.yaml")
     assert wrong.returncode == 2
     assert "nonsense" in wrong.stderr
@@ -99,6 +105,16 @@ def test_what_a_person_must_mend_gets_one_sentence(tmp_path: Path) -> None:
         assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "d").exists()
+
+
+def test_a_port_that_another_holds_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = cv_assets("dev", "--settings", write_settings(tmp_path), "--port", taken.getsockname()[1])
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("cv-assets: The UI cannot have port")
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
 
 
 @pytest.fixture

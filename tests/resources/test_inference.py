@@ -201,8 +201,8 @@ def choice(device: str, folder: Path) -> _Choice:
     return _Choice(model, fit, SETTINGS, device, folder)
 
 
-def measured(precision: str, frames_per_s: float, recall: float = 1.0) -> MeasuredEngine:
-    return MeasuredEngine(precision, precision, frames_per_s, 24, "torch-f32", 50, recall, 1.0, 1.0, 1.0, 0.0)
+def measured(precision: str, frames_per_s: float, recall: float = 1.0, boxes: int = 200) -> MeasuredEngine:
+    return MeasuredEngine(precision, precision, frames_per_s, 24, "torch-f32", boxes, recall, 1.0, 1.0, 1.0, 0.0)
 
 
 def test_engines_are_tried_best_first_and_the_reference_last(tmp_path: Path) -> None:
@@ -213,6 +213,10 @@ def test_engines_are_tried_best_first_and_the_reference_last(tmp_path: Path) -> 
     assert cpu._ranked(every, fast) == ["int8", "bf16", "f32"]
     assert cpu._ranked(every, [*fast[:2], measured("int8", 110, recall=0.9)]) == ["bf16", "f32"]
     assert cpu._ranked(every, [measured("bf16", 80, recall=0.9)]) == ["f32"]
+    # On little footage int8 must be righter than what computes as it was trained.
+    assert cpu._ranked(every, [measured("int8", 110, recall=0.985)]) == ["int8", "f32"]
+    assert cpu._ranked(every, [measured("int8", 110, recall=0.985, boxes=80)]) == ["f32"]
+    assert cpu._ranked(every, [measured("bf16", 110, recall=0.985, boxes=80)]) == ["bf16", "f32"]
     assert cpu._ranked(["tensorrt", "f32", "f16"], []) == ["f16"]
 
 
