@@ -238,8 +238,10 @@ class _Work:
                 yield self.region.cut(picture)
 
         device = self.device if self.detector.takes_tensors else "cpu"
-        with closing(best_pictures(self.video, wanted, self.rate_fps, device)) as source:
-            for number, cut in enumerate(self.detector.detect(seen(source), fresh_every=self.part_frames), first):
+        is_halved = not self.region.polygons and self.detector.takes_halves(self.width_px, self.height_px)
+        size = (self.region.width_px, self.region.height_px)
+        with closing(best_pictures(self.video, wanted, self.rate_fps, device, is_halved=is_halved)) as source:
+            for number, cut in enumerate(self.detector.detect(seen(source), self.part_frames, size), first):
                 found = self.region.back(cut, of_picture=self.detector.task == "classify")
                 yield found
                 picture = glance.taken(number)

@@ -20,18 +20,21 @@ Picture: TypeAlias = "np.ndarray | torch.Tensor"
 """uint8 BGR of shape (height_px, width_px, 3), in the CPU's memory or in a GPU's."""
 
 
-def pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction) -> Generator[np.ndarray, None, None]:
+def pictures(
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, *, is_halved: bool = False
+) -> Generator[np.ndarray, None, None]:
     """Decode frames of a normalized video, starting at the keyframe before the first of them.
 
     Args:
         path: The MP4 file.
         wanted: Ascending frame indices.
         rate_fps: The video's constant rate.
+        is_halved: Whether they are made of half the width and height.
 
     Yields:
         uint8 BGR arrays of shape (height_px, width_px, 3), one per wanted frame; fewer where the file ends early.
     """
-    converter = Converter()
+    converter = Converter(is_halved=is_halved)
     with closing(frames(path, wanted, rate_fps)) as source:
         for frame in source:
             yield converter.array(frame)

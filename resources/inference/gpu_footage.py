@@ -171,7 +171,9 @@ def fitted(fit: Letterbox, picture: "Tensor") -> "Tensor":
     return padded
 
 
-def best_pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction, device: str) -> Generator[Picture, None, None]:
+def best_pictures(
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, device: str, *, is_halved: bool = False
+) -> Generator[Picture, None, None]:
     """Frames of a normalized video, decoded where they are needed: on the device if it can, else by the CPU.
 
     Args:
@@ -179,6 +181,7 @@ def best_pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction, device:
         wanted: Ascending frame indices.
         rate_fps: The video's constant rate.
         device: As torch names it.
+        is_halved: Whether the CPU makes them of half the width and height.
 
     Yields:
         uint8 BGR of shape (height_px, width_px, 3): tensors on the device, or arrays.
@@ -193,7 +196,7 @@ def best_pictures(path: Path, wanted: Sequence[int], rate_fps: Fraction, device:
                     done += 1
         except (FFmpegError, _OtherPicturesError) as error:
             logger.warning("%s stops decoding %s, so the CPU goes on: %s", device, path.name, _told(error))
-    for decoded in pictures(path, wanted[done:], rate_fps):
+    for decoded in pictures(path, wanted[done:], rate_fps, is_halved=is_halved and not on_gpu):
         yield _moved(decoded, device) if on_gpu else decoded
 
 
