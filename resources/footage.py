@@ -21,7 +21,7 @@ Picture: TypeAlias = "np.ndarray | torch.Tensor"
 
 
 def pictures(
-    path: Path, wanted: Sequence[int], rate_fps: Fraction, *, is_halved: bool = False
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, *, is_halved: bool = False, thread_count: int = 0
 ) -> Generator[np.ndarray, None, None]:
     """Decode frames of a normalized video, starting at the keyframe before the first of them.
 
@@ -30,18 +30,19 @@ def pictures(
         wanted: Ascending frame indices.
         rate_fps: The video's constant rate.
         is_halved: Whether they are made of half the width and height.
+        thread_count: Threads that decode; 0 leaves it to FFmpeg, which takes one for each core.
 
     Yields:
         uint8 BGR arrays of shape (height_px, width_px, 3), one per wanted frame; fewer where the file ends early.
     """
     converter = Converter(is_halved=is_halved)
-    with closing(frames(path, wanted, rate_fps)) as source:
+    with closing(frames(path, wanted, rate_fps, thread_count=thread_count)) as source:
         for frame in source:
             yield converter.array(frame)
 
 
 def frames(
-    path: Path, wanted: Sequence[int], rate_fps: Fraction, hwaccel: HWAccel | None = None
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, hwaccel: HWAccel | None = None, thread_count: int = 0
 ) -> Generator[VideoFrame, None, None]:
     """As `pictures`, but as they are decoded; with `hwaccel`, by that device."""
     if not wanted:
@@ -52,6 +53,7 @@ def frames(
         stream = container.streams.video[0]
         if hwaccel is None:
             stream.thread_type = "AUTO"  # a device needs no threads, and its pictures are few
+            stream.codec_context.thread_count = thread_count
         assert stream.time_base is not None
         first, is_sought = stream.start_time or 0, wanted[0] > 0
         if is_sought:

@@ -112,6 +112,12 @@ class Detector:
             and not self._settings.skip_static  # which is judged on the CPU
         )
 
+    @property
+    def decoding_threads(self) -> int:
+        """How many threads should decode for it; 0 means one for each core."""
+        # Two cores are the network's: several threads that decode cost it more than they give.
+        return 1 if (os.cpu_count() or 1) <= 2 and not self._settings.skip_static else 0
+
     def takes_halves(self, width_px: int, height_px: int) -> bool:
         """Whether the network sees pictures of this size at half their width and height, which makes halving enough."""
         return isinstance(self._fit, Letterbox) and (width_px, height_px) == (
