@@ -238,18 +238,9 @@ class _Work:
                 yield self.region.cut(picture)
 
         device = self.device if self.detector.takes_tensors else "cpu"
-        is_halved = not self.region.polygons and self.detector.takes_halves(self.width_px, self.height_px)
-        size = (self.region.width_px, self.region.height_px)
-        decoded = best_pictures(
-            self.video,
-            wanted,
-            self.rate_fps,
-            device,
-            is_halved=is_halved,
-            thread_count=self.detector.decoding_threads,
-        )
-        with closing(decoded) as source:
-            for number, cut in enumerate(self.detector.detect(seen(source), self.part_frames, size), first):
+        threads = self.detector.decoding_threads
+        with closing(best_pictures(self.video, wanted, self.rate_fps, device, thread_count=threads)) as source:
+            for number, cut in enumerate(self.detector.detect(seen(source), fresh_every=self.part_frames), first):
                 found = self.region.back(cut, of_picture=self.detector.task == "classify")
                 yield found
                 picture = glance.taken(number)

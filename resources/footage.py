@@ -21,7 +21,7 @@ Picture: TypeAlias = "np.ndarray | torch.Tensor"
 
 
 def pictures(
-    path: Path, wanted: Sequence[int], rate_fps: Fraction, *, is_halved: bool = False, thread_count: int = 0
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, *, thread_count: int = 0
 ) -> Generator[np.ndarray, None, None]:
     """Decode frames of a normalized video, starting at the keyframe before the first of them.
 
@@ -29,13 +29,12 @@ def pictures(
         path: The MP4 file.
         wanted: Ascending frame indices.
         rate_fps: The video's constant rate.
-        is_halved: Whether they are made of half the width and height.
         thread_count: Threads that decode; 0 leaves it to FFmpeg, which takes one for each core.
 
     Yields:
         uint8 BGR arrays of shape (height_px, width_px, 3), one per wanted frame; fewer where the file ends early.
     """
-    converter = Converter(is_halved=is_halved)
+    converter = Converter()
     with closing(frames(path, wanted, rate_fps, thread_count=thread_count)) as source:
         for frame in source:
             yield converter.array(frame)

@@ -118,23 +118,13 @@ class Detector:
         # Two cores are the network's: several threads that decode cost it more than they give.
         return 1 if (os.cpu_count() or 1) <= 2 and not self._settings.skip_static else 0
 
-    def takes_halves(self, width_px: int, height_px: int) -> bool:
-        """Whether the network sees pictures of this size at half their width and height, which makes halving enough."""
-        return isinstance(self._fit, Letterbox) and (width_px, height_px) == (
-            2 * self._fit.scaled_width_px,
-            2 * self._fit.scaled_height_px,
-        )
-
-    def detect(
-        self, pictures: Iterable[Picture], fresh_every: int | None = None, size: tuple[int, int] | None = None
-    ) -> Iterator[Found]:
+    def detect(self, pictures: Iterable[Picture], fresh_every: int | None = None) -> Iterator[Found]:
         """Find objects in pictures of one size, in order; decoding, fitting and the network overlap.
 
         Args:
             pictures: uint8 BGR arrays of shape (height_px, width_px, 3), or tensors on the device where
                 `takes_tensors`; consumed in a thread of their own. An error raised by them is raised here.
             fresh_every: With the setting skip_static, every so many pictures one is looked at whatever it looks like.
-            size: Width and height of the picture in whose pixels boxes are told; None means each picture's own.
 
         Yields:
             One `Found` per picture.
@@ -148,16 +138,16 @@ class Detector:
                 if unchanged and unchanged.since_last(np.asarray(picture)):
                     plan.put(_REUSED)
                     continue
-                plan.put(size or (picture.shape[1], picture.shape[0]))
+                plan.put((picture.shape[1], picture.shape[0]))
                 yield picture
 
         last = _NOTHING
         ahead = max(_PREFETCHED, self._engine.batch)  # a whole batch waits when the answers of the last are read
         with _Prefetch(_each(self._fitted, to_be_seen(), _FITTING_THREADS), ahead) as source:
             for outputs in self._engine.infer(source):
-                while (told_in := plan.get()) == _REUSED:
+                while (size := plan.get()) == _REUSED:
                     yield last
-                found = found_in(outputs, self._model, self._fit, self._settings, self._wanted, *told_in)
+                found = found_in(outputs, self._model, self._fit, self._settings, self._wanted, *size)
                 last = replace(found, is_reused=True)
                 yield found
             while not plan.empty():

@@ -172,13 +172,7 @@ def fitted(fit: Letterbox, picture: "Tensor") -> "Tensor":
 
 
 def best_pictures(
-    path: Path,
-    wanted: Sequence[int],
-    rate_fps: Fraction,
-    device: str,
-    *,
-    is_halved: bool = False,
-    thread_count: int = 0,
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, device: str, *, thread_count: int = 0
 ) -> Generator[Picture, None, None]:
     """Frames of a normalized video, decoded where they are needed: on the device if it can, else by the CPU.
 
@@ -187,7 +181,6 @@ def best_pictures(
         wanted: Ascending frame indices.
         rate_fps: The video's constant rate.
         device: As torch names it.
-        is_halved: Whether the CPU makes them of half the width and height.
         thread_count: Threads of the CPU that decode; see `resources.footage.pictures`.
 
     Yields:
@@ -203,8 +196,7 @@ def best_pictures(
                     done += 1
         except (FFmpegError, _OtherPicturesError) as error:
             logger.warning("%s stops decoding %s, so the CPU goes on: %s", device, path.name, _told(error))
-    is_halved = is_halved and not on_gpu
-    for decoded in pictures(path, wanted[done:], rate_fps, is_halved=is_halved, thread_count=thread_count):
+    for decoded in pictures(path, wanted[done:], rate_fps, thread_count=thread_count):
         yield _moved(decoded, device) if on_gpu else decoded
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 from resources.media.opening import opened
 
@@ -15,24 +15,13 @@ class Converter:
 
     Args:
         pixel_format: Format of the arrays, as ffmpeg names it.
-        is_halved: Whether pictures of half the width and height are made at once, each pixel the mean of four: a
-            quarter of the work of making colours, and of the memory that it goes through.
     """
 
-    def __init__(self, pixel_format: str = "bgr24", is_halved: bool = False) -> None:
-        self._pixel_format, self._is_halved, self._reformatter = pixel_format, is_halved, VideoReformatter()
+    def __init__(self, pixel_format: str = "bgr24") -> None:
+        self._pixel_format, self._reformatter = pixel_format, VideoReformatter()
 
     def array(self, frame: VideoFrame) -> np.ndarray:
         """The picture of a frame, a uint8 array of shape (height_px, width_px, 3) for bgr24 and rgb24."""
-        if self._is_halved:
-            return self._reformatter.reformat(
-                frame,
-                frame.width // 2,
-                frame.height // 2,
-                self._pixel_format,
-                interpolation=Interpolation.AREA,
-                threads=1,
-            ).to_ndarray()
         return self._reformatter.reformat(frame, format=self._pixel_format, threads=1).to_ndarray()
 
 

@@ -1,11 +1,9 @@
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from demo.scenes import demo_scene, write_video
 from resources.footage import pictures, sample
 from resources.media.reading import read_frames
 from tests.conftest import MakeVideo, number_in
@@ -27,14 +25,3 @@ def test_a_sample_is_spread_over_the_video(make_video: MakeVideo) -> None:
     few, all_over = sample(video, 4, 240, Fraction(24)), sample(video, 12, 240, Fraction(24))
     assert [number_in(picture) for picture in few] == [1, 79, 159, 239]
     assert [number_in(picture) for picture in all_over] == np.linspace(0, 239, 12).astype(int).tolist()
-
-
-def test_halved_pictures_are_the_means_of_whole_ones(tmp_path: Path) -> None:
-    video = tmp_path / "a.mp4"
-    write_video(demo_scene(3, 8, {"car": 2, "bicycle": 1}), video)
-    wanted, rate = [0, 70, 150], Fraction(25)
-    for half, whole in zip(pictures(video, wanted, rate, is_halved=True), pictures(video, wanted, rate), strict=True):
-        height_px, width_px = whole.shape[:2]
-        means = whole.reshape(height_px // 2, 2, width_px // 2, 2, 3).mean(axis=(1, 3))
-        assert half.shape == means.shape
-        assert np.abs(half - means).mean() < 1.5
