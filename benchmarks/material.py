@@ -76,7 +76,7 @@ def normalized(recording: Path, folder: Path) -> tuple[Store, dict[str, Any]]:
     """A data folder with one recording, probed and normalized by the walk's own assets; and its row."""
     from dagster import DagsterInstance, materialize
 
-    from cv_assets.stage import recordings_partitions
+    from cv_assets.partitions import recordings_partitions
     from cv_assets.walk import WALK
     from resources.inference.detector import Models
 

@@ -94,7 +94,8 @@ def _events(recording_ids: Sequence[str]) -> None:
     from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
 
     from cv_assets.outstanding import PlannedRun
-    from cv_assets.stage import ANALYSIS, INGEST, recordings_partitions
+    from cv_assets.partitions import recordings_partitions
+    from cv_assets.stage import ANALYSIS, INGEST
     from cv_assets.walk import WALK, assets_of
 
     specs = {spec.key.to_user_string(): spec for assets in WALK for spec in assets.specs}

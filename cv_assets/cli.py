@@ -14,7 +14,7 @@ from resources.errors import PipelineError
 from resources.home import choose, data_folder_lock, prepare_data_folder
 from resources.postgres import is_history_to_be_brought, postgres_problem
 from resources.settings import PROJECT_ROOT, load_settings
-from resources.storage import check_data_folder, disk_errors
+from resources.storage import Store, check_data_folder, disk_errors
 
 if TYPE_CHECKING:
     import subprocess
@@ -326,12 +326,16 @@ def stale(data: Path | None, settings: Path | None, each: bool) -> None:
         raise PipelineError("The database has no history yet: process or dev take it along when they are next started.")
     from dagster import DagsterInstance
 
-    from cv_assets.stage import recordings_partitions
+    from cv_assets.cameras import cameras_of
+    from cv_assets.partitions import recordings_partitions
     from cv_assets.staleness import stale_assets
+    from resources.schema import RECORDINGS
 
+    store = Store(chosen.data_folder)
     with DagsterInstance.get() as instance:
         recording_ids = instance.get_dynamic_partitions(recordings_partitions.name or "")
-        found = stale_assets(instance, recording_ids)
+        rows = store.read(RECORDINGS, columns=["recording_id", "camera"]).to_pylist()
+        found = stale_assets(instance, cameras_of(store, recording_ids, rows))
     if each:
         for one in found:
             click.echo(f"{one.recording_id}  {one.asset_name}: {one.reason}")

@@ -2,6 +2,7 @@
 
 from dagster import Definitions, in_process_executor
 
+from cv_assets.cameras import ASPECTS
 from cv_assets.retention import retention_job
 from cv_assets.walk import WALK, analysis_job, ingest_job
 from resources.inference.detector import Models
@@ -15,7 +16,7 @@ from sensors.watched_folder import watched_folder_sensor
 _settings = current_settings()
 
 defs = Definitions(
-    assets=list(WALK),
+    assets=[*WALK, *(aspect.spec for aspect in ASPECTS.values())],
     jobs=[ingest_job, analysis_job, retention_job],
     schedules=[retention_schedule],
     sensors=[watched_folder_sensor, reconciliation_sensor, outcomes_sensor],

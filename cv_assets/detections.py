@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from dagster import AssetExecutionContext, AssetsDefinition, ResourceParam, multi_asset
 
+from cv_assets.cameras import regions_of
+from cv_assets.partitions import recordings_partitions
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
@@ -24,7 +26,6 @@ from cv_assets.stage import (
     backfill_policy,
     class_counts,
     count_metadata,
-    recordings_partitions,
     table_asset,
     table_checks,
     video_of,
@@ -223,7 +224,8 @@ class _Work:
     @property
     def version(self) -> str:
         """Of everything but the settings that decides what is found."""
-        parts = (self.detector.engine_name, self.video.stat().st_mtime_ns, self.frame_count, self.part_frames)
+        polygons = [polygon.tolist() for polygon in self.region.polygons]
+        parts = (self.detector.engine_name, self.video.stat().st_mtime_ns, self.frame_count, self.part_frames, polygons)
         return settings_version(*(str(part) for part in parts))
 
     def found(self, first: int, progress: Progress) -> Iterator[Found]:
@@ -273,8 +275,7 @@ def _work(
             f"Its normalized video holds {row['frame_count']} frames and its frames table {frames.num_rows}: "
             "materialize normalized_video again."
         )
-    polygons = settings.regions.get(row["camera"] or "", settings.regions.get("*", ()))
-    region = Region.of(polygons, row["width_px"], row["height_px"])
+    region = Region.of(settings.region_of(row["camera"]), row["width_px"], row["height_px"])
     size_px = settings.image_size_px or models.weights(settings).image_size_px
     if region.polygons and settings.task != "classify":
         # The rectangle is looked at as large as it is in the whole picture: fewer pixels, the same boxes.
@@ -425,7 +426,7 @@ def model_assets(settings: DetectionSettings, name: str | None = None) -> Assets
                 table,
                 group=ANALYSIS,
                 code_version=settings_version(_LOGIC, *detection_version(settings)),
-                deps=["normalized_video", FRAMES.name],
+                deps=["normalized_video", FRAMES.name, regions_of(name).name],
                 kinds=("ultralytics", "openvino"),
             )
             for table in tables

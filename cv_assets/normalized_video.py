@@ -5,7 +5,6 @@ Every later stage reads this video and never the source. Its frames know which s
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,9 @@ from dagster import (
     multi_asset,
 )
 
+from cv_assets.cameras import VIDEO
+from cv_assets.partitions import recordings_partitions
+from cv_assets.recordings import clock_columns
 from cv_assets.stage import (
     INGEST,
     Metadata,
@@ -29,7 +31,6 @@ from cv_assets.stage import (
     backfill_policy,
     count_metadata,
     media_status,
-    recordings_partitions,
     sheet_metadata,
     table_asset,
     table_checks,
@@ -42,21 +43,13 @@ from resources.pictures import clock, contact_sheet
 from resources.schema import FRAMES, RECORDINGS
 from resources.settings import Settings, current_settings, settings_version
 from resources.storage import Store
-from resources.wall_clock import started_at
+from resources.wall_clock import on_the_wall
 from resources.watched_folder import SourceIndex, file_of
 
 NORMALIZED_VIDEO = "normalized_video"
 STAGE = Stage(NORMALIZED_VIDEO, (FRAMES,), files=(NORMALIZED_VIDEO,), of_the_file=True)
 LEDGER_CHECK = "frame_ledger"
-_CODE_VERSION = settings_version(
-    "normalized_video 2",
-    current_settings().video.made,
-    *(
-        f"{name}: {current_settings().video_of(name).made.model_dump_json()}"
-        for name, camera in sorted(current_settings().cameras.items())
-        if camera.video
-    ),
-)
+_CODE_VERSION = settings_version("normalized_video 3", current_settings().video.made)
 _SHEET_FRAMES, _SHEET_COLUMNS, _CELL_WIDTH_PX, _CELL_HEIGHT_PX = 12, 4, 160, (40, 160)
 _TENTHS_BELOW_S = 2 * _SHEET_FRAMES  # so that neighbours have different times
 _DURATION_TOLERANCE = 0.02  # headers round; what is missing beyond this share of the duration is missing
@@ -73,20 +66,13 @@ def frame_rows(recording_id: str, video: NormalizedVideo, started_at_utc: Any, s
     """
     count, frames, measures = len(video.frames), video.frames, video.measures
     time_s = np.array(frames.time_s)
-    if started_at_utc is None:
-        captured = pa.nulls(count, FRAMES.arrow_schema.field("captured_at_utc").type)
-    else:
-        started = np.datetime64(started_at_utc.astimezone(UTC).replace(tzinfo=None), "us")
-        captured = pa.array(started + np.round(time_s * 1e6).astype("timedelta64[us]")).cast(
-            FRAMES.arrow_schema.field("captured_at_utc").type
-        )
     return pa.table(
         {
             "recording_id": pa.repeat(recording_id, count),
             "frame_index": np.arange(count, dtype=np.int32),
             "source_frame_index": np.array(frames.source_frame_index, np.int32),
             "time_s": time_s,
-            "captured_at_utc": captured,
+            "captured_at_utc": on_the_wall(started_at_utc, time_s),
             "captured_at_source": pa.array([started_at_source] * count, pa.string()),
             "is_duplicated": np.array(frames.is_duplicated, bool),
             "gap_s": np.array(frames.gap_s, float),
@@ -124,6 +110,7 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
         "rate_fps_from_content": float(video.source_rate_fps),
         "is_variable_rate": video.is_variable_rate,
         "start_time_s_from_content": video.start_time_s,
+        "lead_s": video.lead_s,
         "packet_count": ledger.packet_count,
         "container_packet_count": video.container_packet_count,
         "discarded_count": ledger.discarded_count,
@@ -232,7 +219,7 @@ def normalize_recording(recording_id: str, store: Store, settings: Settings, pro
         partial.unlink(missing_ok=True)
     video_path = str(source) if video.made_by == "reference" else str(target.relative_to(store.data_folder))
     row |= content_columns(video, row) | {"video_path": video_path}
-    row |= _started(row, video, settings)
+    row |= clock_columns(row, settings)
     status, error_sentence = media_status(row)
     row |= {"status": status, "error": error_sentence, "failed_stage": None}
     store.replace(
@@ -264,24 +251,11 @@ def frames_sheet(video: NormalizedVideo) -> MetadataValue:
     return sheet_metadata(sheet, f"{len(cells)} frames of the recording and their times")
 
 
-def _started(row: Mapping[str, Any], video: NormalizedVideo, settings: Settings) -> dict[str, Any]:
-    """When the first frame was taken, now that it is known how long the recording is and what its start lacks."""
-    started, known_from = started_at(
-        row["source_path"],
-        row["created_at_utc"],
-        row["mtime_utc"],
-        video.lead_s + video.duration_s,
-        settings.intake,
-        settings.camera(row["camera"]),
-    )
-    return {"started_at_utc": started + timedelta(seconds=video.lead_s), "started_at_source": known_from}
-
-
 @multi_asset(
     specs=[
         AssetSpec(
             NORMALIZED_VIDEO,
-            deps=[RECORDINGS.name],
+            deps=[RECORDINGS.name, VIDEO.name],
             description="One MP4 per recording: upright, square pixels, constant rate, playable in any browser.",
             group_name=INGEST,
             code_version=_CODE_VERSION,
@@ -290,7 +264,13 @@ def _started(row: Mapping[str, Any], video: NormalizedVideo, settings: Settings)
             metadata={"grain": "One file per recording.", "key": "recording_id"},
             partitions_def=recordings_partitions,
         ),
-        table_asset(FRAMES, group=INGEST, code_version=_CODE_VERSION, deps=[RECORDINGS.name], kinds=("ffmpeg",)),
+        table_asset(
+            FRAMES,
+            group=INGEST,
+            code_version=_CODE_VERSION,
+            deps=[RECORDINGS.name, VIDEO.name],
+            kinds=("ffmpeg",),
+        ),
     ],
     check_specs=[
         *table_checks(FRAMES),

@@ -23,7 +23,9 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
+from cv_assets.cameras import cameras_of
 from cv_assets.normalized_video import NORMALIZED_VIDEO
+from cv_assets.partitions import recordings_partitions
 from cv_assets.recordings import file_columns
 from cv_assets.stage import (
     ANALYSIS,
@@ -31,12 +33,11 @@ from cv_assets.stage import (
     INGEST,
     STOPPED_TAG,
     failed_recordings,
-    recordings_partitions,
     stop_told,
     work_at_death,
 )
 from cv_assets.staleness import stale_assets
-from cv_assets.walk import LAST_OF_STAGE, LAST_OF_STEP, assets_of, made_from, with_downstream
+from cv_assets.walk import LAST_OF_STAGE, LAST_OF_STEP, assets_of, made_from, made_with, with_downstream
 from resources.schema import RECORDINGS
 from resources.settings import BatchSettings, current_settings
 from resources.storage import Store
@@ -55,8 +56,7 @@ class RecordingState:
 
     Attributes:
         recording_id: The recording.
-        missing: Assets that are not materialized, or stale where these are wanted, too; of what is not
-            materialized the last asset of each step.
+        missing: Assets that are not materialized, or stale where these are wanted, too.
         failed: Those of them whose last attempt failed.
         attempts: How often they have been tried.
         retry_at: Time before which nothing is tried again, in seconds since 1970.
@@ -127,20 +127,21 @@ def observe(instance: DagsterInstance, store: Store) -> Outstanding:
     names = list(dict.fromkeys(LAST_OF_STEP[name] for name in (*assets_of(INGEST), *assets_of(ANALYSIS))))
     statuses = _statuses(instance, names)
     in_flight, waiting = _in_flight(instance, recording_ids)
-    columns = ["recording_id", "status", "duration_s_from_content", "duration_s_from_header", "video_path"]
+    columns = ["recording_id", "camera", "status", "duration_s_from_content", "duration_s_from_header", "video_path"]
     rows = {row["recording_id"]: row for row in store.read(RECORDINGS, columns=columns).to_pylist()}
     attempts = _attempts(instance, store, statuses)
     stale = _stale(instance, store, recording_ids, rows) if os.environ.get(STALE_VARIABLE) else {}
     states = []
+    of_step = {name: frozenset(made_with(name)) for name in names}
     for recording_id in recording_ids:
         row = rows.get(recording_id, {})
         failed = frozenset(name for name in names if recording_id in statuses[name].failed)
-        made = frozenset(name for name in names if recording_id in statuses[name].materialized)
+        unmade = [of_step[name] for name in names if recording_id not in statuses[name].materialized]
         tried, retry_at, waits_for = attempts.get(recording_id, _UNTRIED) if failed else _UNTRIED
         states.append(
             RecordingState(
                 recording_id,
-                missing=frozenset(names) - made | stale.get(recording_id, set()),
+                missing=frozenset[str]().union(*unmade, stale.get(recording_id, ())),
                 failed=failed,
                 attempts=tried,
                 retry_at=retry_at,
@@ -300,7 +301,7 @@ def _stale(
     what would need the video stays as it is: old results are better than none.
     """
     stale: dict[str, set[str]] = {}
-    for one in stale_assets(instance, recording_ids):
+    for one in stale_assets(instance, cameras_of(store, recording_ids, list(rows.values()))):
         stale.setdefault(one.recording_id, set()).add(one.asset_name)
     folder, index = current_settings().watched_folder, SourceIndex(store)
     of_video = set(with_downstream(frozenset(made_from(NORMALIZED_VIDEO)), ANALYSIS))
@@ -309,7 +310,7 @@ def _stale(
         if not names & of_video or (path is not None and (store.data_folder / path).exists()):
             continue
         if any((folder / source_path).is_file() for source_path in index.load([recording_id])):
-            names.add(LAST_OF_STEP[NORMALIZED_VIDEO])
+            names |= made_with(NORMALIZED_VIDEO)
         else:
             names -= of_video
     return stale

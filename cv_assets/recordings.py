@@ -2,15 +2,21 @@
 
 The columns about the content are filled by normalized_video, the one stage that decodes every frame. A file that cannot
 be processed has its row too, with status rejected and the reason.
+
+With it wall_clock: when the recording was taken, in its row and in the times on the wall clock of all that was made of
+it. It is an asset of its own, without a table, so that a clock that is put right reruns no other stage but those that
+compare clocks.
 """
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-from dagster import AssetExecutionContext, ResourceParam, multi_asset
+from dagster import AssetExecutionContext, AssetSpec, ResourceParam, multi_asset
 
+from cv_assets.cameras import CLOCK
+from cv_assets.partitions import recordings_partitions
 from cv_assets.stage import (
     INGEST,
     Metadata,
@@ -18,7 +24,6 @@ from cv_assets.stage import (
     backfill_policy,
     count_metadata,
     media_status,
-    recordings_partitions,
     table_asset,
     table_checks,
 )
@@ -30,7 +35,11 @@ from resources.storage import Store
 from resources.wall_clock import started_at
 from resources.watched_folder import SourceFile, SourceIndex, file_of
 
-STAGE = Stage("recordings", (RECORDINGS,), of_the_file=True)
+WALL_CLOCK = "wall_clock"
+STAGE = Stage("recordings", (RECORDINGS,), files=(WALL_CLOCK,), of_the_file=True)
+
+
+_CLOCK = ("started_at_utc", "started_at_source")
 
 
 def file_columns(source: SourceFile) -> dict[str, Any]:
@@ -48,7 +57,7 @@ def file_columns(source: SourceFile) -> dict[str, Any]:
 
 
 def probe_recording(source: SourceFile, settings: Settings) -> dict[str, Any]:
-    """The row of a recording as far as its header and first picture tell; columns about the content are None.
+    """The row of a recording as far as its header and first picture tell; content and wall clock are None.
 
     Args:
         source: The file.
@@ -62,16 +71,27 @@ def probe_recording(source: SourceFile, settings: Settings) -> dict[str, Any]:
         found = probe_isolated(file_of(settings, source.source_path), settings.video_of(source.camera))
     except RejectedRecordingError as error:
         return row | {"status": "rejected", "error": str(error)}
+    return row | {name: value for name, value in vars(found).items() if name in row}
+
+
+def clock_columns(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """When the first frame was taken, as far as it is known how long the recording is and what its start lacks.
+
+    Args:
+        row: The recording's row of `recordings`.
+        settings: The cameras' clocks and the patterns of file names.
+    """
+    lead_s = row["lead_s"] or 0.0
+    content_s = row["duration_s_from_content"]
     started, known_from = started_at(
-        source.source_path,
-        found.created_at_utc,
+        row["source_path"],
+        row["created_at_utc"],
         row["mtime_utc"],
-        found.duration_s_from_header or 0.0,
+        lead_s + content_s if content_s is not None else row["duration_s_from_header"] or 0.0,
         settings.intake,
-        settings.camera(source.camera),
+        settings.camera(row["camera"]),
     )
-    headers = {name: value for name, value in vars(found).items() if name in row}
-    return row | headers | {"started_at_utc": started, "started_at_source": known_from}
+    return {"started_at_utc": started + timedelta(seconds=lead_s), "started_at_source": known_from}
 
 
 def _keep_content_columns(row: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
@@ -106,28 +126,41 @@ def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dic
             store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
         raise
     row = _keep_content_columns(probed | {"recording_id": recording_id}, before)
+    if row["status"] != "rejected":
+        row |= clock_columns(row, settings)
+    if before and any(before[name] != row[name] for name in _CLOCK):
+        # Before its own row: after a kill the two still differ, and it is done again.
+        store.set_clock(store.tables(), recording_id, *(row[name] for name in _CLOCK))
     store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
     shown = ("status", "error", "camera", "source_path", "size_bytes", "codec_name", "frame_count_from_header")
     told = {name: row[name] for name in shown if row[name] is not None}
     if footage_s := row["duration_s_from_content"] or row["duration_s_from_header"]:
         told["duration_s"] = footage_s
-    return {RECORDINGS.name: count_metadata(1, **told)}
+    clock = {name: str(row[name]) for name in _CLOCK if row[name]}
+    return {WALL_CLOCK: clock, RECORDINGS.name: count_metadata(1, **told)}
 
 
 @multi_asset(
     specs=[
+        AssetSpec(
+            WALL_CLOCK,
+            deps=[CLOCK.name],
+            description="When each recording was taken: the times on the wall clock of all that is made of it.",
+            group_name=INGEST,
+            code_version=settings_version(
+                "wall_clock 1", *current_settings().intake.captured_at_patterns, current_settings().intake.time_zone
+            ),
+            kinds={"deltalake"},
+            owners=["team:video-analytics"],
+            metadata={"grain": "One clock per recording.", "key": "recording_id"},
+            partitions_def=recordings_partitions,
+        ),
         table_asset(
             RECORDINGS,
             group=INGEST,
-            code_version=settings_version(
-                "recordings 2",
-                *current_settings().intake.captured_at_patterns,
-                current_settings().intake.time_zone,
-                str(current_settings().video.max_pixels),
-                *current_settings().cameras_that_set("time_zone", "clock_offset_s"),
-            ),
+            code_version=settings_version("recordings 3", str(current_settings().video.max_pixels)),
             kinds=("ffmpeg",),
-        )
+        ),
     ],
     check_specs=table_checks(RECORDINGS),
     partitions_def=recordings_partitions,

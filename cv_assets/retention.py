@@ -27,7 +27,7 @@ from dagster._core.definitions.data_version import get_input_event_pointer_tag
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from cv_assets.outstanding import RecordingState, observe
-from cv_assets.stage import recordings_partitions
+from cv_assets.partitions import recordings_partitions
 from cv_assets.walk import LAST_OF_STEP, WALK
 from resources.run_coordinator import HOUSEKEEPING_TAG
 from resources.schema import CROPS, RECORDINGS

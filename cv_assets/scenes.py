@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
+from cv_assets.partitions import recordings_partitions
 from cv_assets.stage import (
     INGEST,
     Metadata,
     Stage,
     backfill_policy,
     count_metadata,
-    recordings_partitions,
     table_asset,
     table_checks,
 )

@@ -4,7 +4,6 @@ A run takes on one recording or a range of them. One bad recording costs one rec
 and the step then fails naming the bad ones.
 """
 
-import hashlib
 import time
 import traceback
 from collections import Counter
@@ -21,14 +20,10 @@ from dagster import (
     AssetCheckSpec,
     AssetExecutionContext,
     AssetKey,
-    AssetMaterialization,
     AssetObservation,
-    AssetRecordsFilter,
     AssetSpec,
     BackfillPolicy,
-    DagsterInstance,
     DataVersion,
-    DynamicPartitionsDefinition,
     Failure,
     JsonMetadataValue,
     MaterializeResult,
@@ -38,17 +33,13 @@ from dagster import (
     TableColumnConstraints,
     TableSchema,
 )
-from dagster._core.definitions.data_version import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_IS_USER_PROVIDED_TAG,
-    DATA_VERSION_TAG,
-    get_input_data_version_tag,
-    get_input_event_pointer_tag,
-)
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.events import DagsterEvent
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from cv_assets.cameras import cameras_of
+from cv_assets.partitions import recordings_partitions
+from cv_assets.versions import Versions
 from resources.errors import GivenUpError, PipelineError, RecordingError
 from resources.media.normalizing import Progress
 from resources.pictures import MAX_FRAME_BYTES, MAX_SHEET_BYTES, as_markdown, jpeg
@@ -57,18 +48,16 @@ from resources.schema import RECORDINGS, Table, broken_rules
 from resources.settings import current_settings
 from resources.storage import Store, check_data_folder, disk_errors, disk_problem
 
-recordings_partitions = DynamicPartitionsDefinition(name="recordings")
-
 INGEST, ANALYSIS = "ingest", "analysis"
 PROGRESS_EVERY_S = 2.0
 _LEAST_FREE_BYTES = 100_000_000  # runs stop before Dagster's own storage has nowhere to write
 _NAMED_STRETCHES = 3
 _NAMED_CLASSES = 12
 CHECK_NAME = "keys_and_ranges"
-_MATERIALIZATIONS_A_LOOK = 200
 ATTEMPT_TAG = "cv_assets/attempt"
 STOPPED_TAG = "cv_assets/stopped"
 _FAILED_KEY = "failed_recordings"
+_CLOCK = ("started_at_utc", "started_at_source")
 
 Metadata = Mapping[str, Any]
 Work = Callable[[str, Progress], Mapping[str, Metadata]]
@@ -181,9 +170,9 @@ class Stage:
         check: Check | None,
         name: Callable[[str], None],
     ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
-        versions = _Versions.of(context, self.asset_names, recording_ids)
-        columns = ["recording_id", "failed_stage", "duration_s_from_content"]
+        columns = ["recording_id", "camera", "failed_stage", "duration_s_from_content", *_CLOCK]
         rows = store.read(RECORDINGS, recording_ids, columns).to_pylist()
+        versions = Versions.of(context, self.asset_names, cameras_of(store, recording_ids, rows))
         failed_before = {row["recording_id"] for row in rows if row["failed_stage"] in (self.name, *self.asset_names)}
         footage_s = {row["recording_id"]: row["duration_s_from_content"] for row in rows}
         done: dict[str, dict[str, Metadata]] = {}
@@ -206,6 +195,7 @@ class Stage:
                 context.instance.add_run_tags(context.run.run_id, {STOPPED_TAG: "true"})
                 raise
         try:
+            self._set_clocks(store, rows)
             publish(store)
         except PipelineError as error:
             stop = stop or error
@@ -222,6 +212,16 @@ class Stage:
             raise Failure(told, metadata={_FAILED_KEY: MetadataValue.json(list(failed))}, allow_retries=False)
         yield from self._report(context, store, done, versions)
         yield from self._checks(store, list(done), check)
+
+    def _set_clocks(self, store: Store, before: Sequence[Mapping[str, Any]]) -> None:
+        """Let times on the wall clock be right also where a clock was put right while the stage was at work."""
+        if self.of_the_file:
+            return  # it sets them itself
+        begun = {row["recording_id"]: tuple(row[name] for name in _CLOCK) for row in before}
+        for row in store.read(RECORDINGS, list(begun), ["recording_id", *_CLOCK]).to_pylist():
+            clock = tuple(row[name] for name in _CLOCK)
+            if clock != begun[row["recording_id"]]:
+                store.set_clock(self.tables, row["recording_id"], *clock)
 
     def _one(
         self,
@@ -268,11 +268,12 @@ class Stage:
         context: AssetExecutionContext,
         store: Store,
         done: Mapping[str, Mapping[str, Metadata]],
-        versions: "_Versions",
+        versions: Versions,
     ) -> Iterator[MaterializeResult[Any]]:
         # What add_asset_metadata does, which would also ask each time for all recordings known, to see that this is one
         # of the run: with ten thousand known, a third of the time that a run of short ones takes.
         step = context.get_step_execution_context()
+        versions.count_as_read(step)
         for name in self.asset_names:
             for recording_id, metadata in done.items():
                 step._metadata_accumulator = step._metadata_accumulator.with_additional_asset_metadata(
@@ -502,97 +503,3 @@ def _reporter(context: AssetExecutionContext, asset_name: str, recording_id: str
         context.log_event(AssetObservation(asset_name, partition=recording_id, metadata=metadata))
 
     return report
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What one recording of an asset was made from: data version and event number by upstream asset."""
-
-    versions: Mapping[AssetKey, str]
-    pointers: Mapping[AssetKey, int]
-
-
-@dataclass(frozen=True)
-class _Versions:
-    """Data versions of what a run makes: for each recording a hash of its inputs' versions and the stage's settings.
-
-    The content of a recording never changes under its id, so two recordings made with equal settings have equal
-    versions, and a batch nearly always has one.
-    """
-
-    code_versions: Mapping[str, str]
-    inputs: Mapping[str, Mapping[str, _Inputs]]
-
-    @classmethod
-    def of(
-        cls, context: AssetExecutionContext, asset_names: Sequence[str], recording_ids: Sequence[str]
-    ) -> "_Versions":
-        keys = {name: AssetKey(name) for name in asset_names}
-        specs = context.assets_def.specs_by_key
-        upstream = {name: [dep.asset_key for dep in specs[key].deps] for name, key in keys.items()}
-        latest = {
-            key: _latest(context.instance, key, recording_ids)
-            for key in {key for deps in upstream.values() for key in deps}
-        }
-        inputs = {
-            name: {
-                recording_id: _Inputs(
-                    {key: latest[key][recording_id][0] for key in deps},
-                    {key: latest[key][recording_id][1] for key in deps},
-                )
-                for recording_id in recording_ids
-            }
-            for name, deps in upstream.items()
-        }
-        return cls({name: specs[key].code_version or "" for name, key in keys.items()}, inputs)
-
-    def version(self, table_name: str, recording_id: str) -> str:
-        """The data version of a recording's rows in a table."""
-        parts = [self.code_versions[table_name]]
-        parts += [
-            f"{k.to_user_string()}={v}" for k, v in sorted(self.inputs[table_name][recording_id].versions.items())
-        ]
-        return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
-
-    @property
-    def common(self) -> dict[str, str]:
-        """By table, the version of the batch's first recording."""
-        return {name: self.version(name, next(iter(made))) for name, made in self.inputs.items()}
-
-    def uncommon(self) -> list[str]:
-        """Recordings whose version in some table is not the common one."""
-        common = self.common
-        recording_ids = next(iter(self.inputs.values()))
-        return [r for r in recording_ids if any(self.version(name, r) != common[name] for name in self.inputs)]
-
-    def log(self, context: AssetExecutionContext, recording_id: str, metadata: Mapping[str, Metadata]) -> None:
-        """Materialize one recording by an event of its own."""
-        for name, code_version in self.code_versions.items():
-            made_from = self.inputs[name][recording_id]
-            tags = {
-                DATA_VERSION_TAG: self.version(name, recording_id),
-                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-                CODE_VERSION_TAG: code_version,
-            }
-            tags |= {get_input_data_version_tag(key): version for key, version in made_from.versions.items()}
-            tags |= {get_input_event_pointer_tag(key): str(number) for key, number in made_from.pointers.items()}
-            context.log_event(
-                AssetMaterialization(name, partition=recording_id, metadata=dict(metadata[name]), tags=tags)
-            )
-
-
-def _latest(instance: DagsterInstance, key: AssetKey, recording_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """By recording, data version and event number of an asset's newest materialization."""
-    latest: dict[str, tuple[str, int]] = {}
-    wanted = AssetRecordsFilter(asset_key=key, asset_partitions=list(recording_ids))
-    cursor: str | None = None
-    while len(latest) < len(recording_ids):
-        page = instance.fetch_materializations(wanted, limit=_MATERIALIZATIONS_A_LOOK, cursor=cursor)  # newest first
-        for record in page.records:
-            made = record.asset_materialization
-            if made is not None and made.partition is not None and made.partition not in latest:
-                latest[made.partition] = (made.tags or {}).get(DATA_VERSION_TAG, "none"), record.storage_id
-        cursor = page.cursor
-        if not page.has_more:
-            break
-    return {recording_id: latest.get(recording_id, ("none", 0)) for recording_id in recording_ids}

@@ -1,15 +1,15 @@
 """What a change of settings made stale: the UI's judgement for every recording and asset, and what follows from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance, EventRecordsResult
-from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG, get_input_event_pointer_tag
+from dagster import AssetKey, DagsterInstance
+from dagster._core.definitions.data_version import CODE_VERSION_TAG
 
+from cv_assets.cameras import ASPECTS, version_noted, version_of
+from cv_assets.events import materializations, observations, told_read
 from cv_assets.walk import WALK
-
-_PAGE = 1000
+from resources.settings import current_settings
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,22 @@ class Stale:
     reason: str
 
 
-def stale_assets(instance: DagsterInstance, recording_ids: Sequence[str]) -> list[Stale]:
+def stale_assets(instance: DagsterInstance, cameras: Mapping[str, str | None]) -> list[Stale]:
     """Every asset of the given recordings that was made by other settings, or from what has been made anew since.
 
     What was never made is missing, not stale, and makes nothing stale.
 
+    Args:
+        instance: Dagster's instance.
+        cameras: The recordings, with the camera of each.
+
     Returns:
         In the order of the walk: what an asset is made from comes before it.
     """
-    wanted = set(recording_ids)
+    wanted, settings = set(cameras), current_settings()
     specs = [spec for assets in WALK for spec in assets.specs if wanted]
     made = {spec.key: materializations(instance, spec.key, wanted) for spec in specs}
+    noted = {key: observations(instance, key, wanted) for key in ASPECTS}
     found: list[Stale] = []
     is_stale: set[tuple[AssetKey, str]] = set()
     for spec in specs:
@@ -39,65 +44,17 @@ def stale_assets(instance: DagsterInstance, recording_ids: Sequence[str]) -> lis
             tags = history[0].tags
             reasons = ["its settings changed"] if tags.get(CODE_VERSION_TAG) != spec.code_version else []
             for key in (dep.asset_key for dep in spec.deps):
-                upstream = made.get(key, {}).get(recording_id, [])
-                if (key, recording_id) in is_stale:
+                upstream = (noted if key in ASPECTS else made).get(key, {}).get(recording_id, [])
+                read = told_read(tags, key, upstream)
+                if key in ASPECTS:
+                    # Compared with what the settings say now: they may have changed since the last note.
+                    if version_noted(read) != version_of(ASPECTS[key].said(settings, cameras[recording_id])):
+                        reasons.append(f"{key.to_user_string()} changed")
+                elif (key, recording_id) in is_stale:
                     reasons.append(f"{key.to_user_string()} is stale")
-                elif upstream and upstream[0].version != version_read(tags, key, upstream):
+                elif upstream and (read is None or upstream[0].version != read.version):
                     reasons.append(f"{key.to_user_string()} was made anew")
             if reasons:
                 is_stale.add((spec.key, recording_id))
                 found.append(Stale(recording_id, spec.key.to_user_string(), ", ".join(reasons)))
     return found
-
-
-@dataclass(frozen=True)
-class Made:
-    """One materialization.
-
-    Attributes:
-        number: Its place in Dagster's event log.
-        timestamp: When it was made, in seconds since 1970.
-        event: What was told of it.
-        tags: Its tags, the versions among them.
-    """
-
-    number: int
-    timestamp: float
-    event: AssetMaterialization
-    tags: Mapping[str, str]
-
-    @property
-    def version(self) -> str | None:
-        """Its data version."""
-        return self.tags.get(DATA_VERSION_TAG)
-
-
-def version_read(tags: Mapping[str, str], key: AssetKey, upstream: Sequence[Made]) -> str | None:
-    """The version of an input that a materialization was made from: the newest at the time, which its tags number."""
-    pointer = tags.get(get_input_event_pointer_tag(key), "")
-    read = next((made for made in upstream if pointer.isdigit() and made.number <= int(pointer)), None)
-    return read.version if read else None
-
-
-class _EventLog(Protocol):
-    """Dagster's instance, or its event log alone."""
-
-    def fetch_materializations(
-        self, records_filter: AssetKey | AssetRecordsFilter, limit: int, cursor: str | None = None
-    ) -> EventRecordsResult: ...
-
-
-def materializations(log: _EventLog, key: AssetKey, wanted: set[str]) -> dict[str, list[Made]]:
-    """By recording, an asset's materializations, newest first."""
-    found: dict[str, list[Made]] = {}
-    cursor: str | None = None
-    while True:
-        page = log.fetch_materializations(AssetRecordsFilter(asset_key=key), limit=_PAGE, cursor=cursor)
-        for record in page.records:
-            event = record.asset_materialization
-            if event is not None and event.partition in wanted:
-                made = Made(record.storage_id, record.timestamp, event, event.tags or {})
-                found.setdefault(event.partition, []).append(made)
-        cursor = page.cursor
-        if not page.has_more:
-            return found

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster import AssetExecutionContext, MetadataValue, ResourceParam, multi_asset
 
+from cv_assets.partitions import recordings_partitions
+from cv_assets.recordings import WALL_CLOCK
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
@@ -18,7 +20,6 @@ from cv_assets.stage import (
     backfill_policy,
     class_counts,
     count_metadata,
-    recordings_partitions,
     table_asset,
     table_checks,
 )
@@ -180,7 +181,10 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
             table,
             group=ANALYSIS,
             code_version=settings_version("summaries 2"),
-            deps=[DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name],
+            deps=[
+                *(DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name),
+                *((WALL_CLOCK,) if table is RECORDING_HOURS else ()),
+            ],
             kinds=("duckdb",),
         )
         for table in STAGE.tables

@@ -9,19 +9,21 @@ from typing import Any
 import pyarrow as pa
 from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
+from cv_assets.cameras import JOINING
+from cv_assets.partitions import recordings_partitions
+from cv_assets.recordings import WALL_CLOCK
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
     Stage,
     backfill_policy,
     count_metadata,
-    recordings_partitions,
     table_asset,
     table_checks,
 )
 from cv_assets.tracks import track_ends
 from resources.schema import RECORDINGS, TRACK_BOXES, TRACK_LINKS, TRACKS
-from resources.settings import Settings, current_settings, settings_version
+from resources.settings import Settings, settings_version
 from resources.storage import Store
 from resources.tracking import TrackEnds, link_tracks
 
@@ -123,8 +125,8 @@ def link_recording(recording_id: str, store: Store, settings: Settings) -> dict[
         table_asset(
             TRACK_LINKS,
             group=ANALYSIS,
-            code_version=settings_version("track_links 1", *current_settings().cameras_that_set("joined_within_s")),
-            deps=[TRACKS.name, TRACK_BOXES.name],
+            code_version=settings_version("track_links 2"),
+            deps=[TRACKS.name, TRACK_BOXES.name, WALL_CLOCK, JOINING.name],
             kinds=("numpy",),
         )
     ],

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
+from cv_assets.partitions import recordings_partitions
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
@@ -21,7 +22,6 @@ from cv_assets.stage import (
     backfill_policy,
     class_counts,
     count_metadata,
-    recordings_partitions,
     table_asset,
     table_checks,
 )

@@ -69,10 +69,19 @@ def made_from(asset_name: str) -> set[str]:
     return {name for name, upstream in _UPSTREAM.items() if asset_name in upstream}
 
 
+def made_with(asset_name: str) -> set[str]:
+    """The assets of the same step."""
+    return _SIBLINGS[asset_name]
+
+
 def with_downstream(asset_names: frozenset[str], job_name: str) -> tuple[str, ...]:
-    """The given assets of a job, those made together with them, and all that are made from them in that job."""
+    """The given assets of a job, all that are made from them in that job, and what is made together with either.
+
+    What is made from the latter is not among them: it comes out as it was.
+    """
     wanted = set(asset_names)
     for name in assets_of(job_name):
-        if _SIBLINGS[name] & wanted or _UPSTREAM[name] & wanted:
-            wanted |= _SIBLINGS[name]
-    return tuple(name for name in assets_of(job_name) if name in wanted)
+        if _UPSTREAM[name] & wanted:
+            wanted.add(name)
+    together = set[str]().union(*(_SIBLINGS[name] for name in wanted & set(assets_of(job_name))))
+    return tuple(name for name in assets_of(job_name) if name in together)

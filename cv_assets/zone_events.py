@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster import AssetExecutionContext, MetadataValue, ResourceParam, multi_asset
 
+from cv_assets.cameras import ZONES
+from cv_assets.partitions import recordings_partitions
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
@@ -22,7 +24,6 @@ from cv_assets.stage import (
     backfill_policy,
     class_counts,
     count_metadata,
-    recordings_partitions,
     table_asset,
     table_checks,
 )
@@ -40,14 +41,13 @@ from resources.schema import (
     ZONE_EVENTS,
     ZONE_SECONDS,
 )
-from resources.settings import CameraSettings, Settings, current_settings, settings_version
+from resources.settings import CameraSettings, Settings, settings_version
 from resources.storage import Store
 from resources.zones import Changes, anchors, border_changes, crossings, homography, to_ground, velocities
 
 TABLES = (ZONE_EVENTS, ZONE_SECONDS, LINE_TRIPS, GROUND_TRACKS)
 STAGE = Stage("zone_events", TABLES)
 _SPEED_WINDOW_S = 1.0  # long enough that a trembling box does not look like walking
-_DRAWN = ("units", "anchor", "hysteresis", "standing_speed", "zones", "lines", "ground")
 
 _BOX_COLUMNS = ("track_id", "frame_index", "time_s", "captured_at_utc", "class_id", "class_name", "x_min_px",
                 "y_min_px", "x_max_px", "y_max_px")  # fmt: skip
@@ -233,10 +233,10 @@ def _numbered(recording_id: str, places: _Places, found: list[dict[str, Any]]) -
     for columns in found:
         row = columns["row"]
         of_box = places.boxes.select(["track_id", "frame_index", "class_id", "class_name"]).take(pa.array(row))
+        columns["time_s"] = np.maximum(columns["time_s"], 0)
         # The picture's clock at the box before, moved on to the moment itself.
         moved_us = np.round((columns["time_s"] - places.time_s[row]) * 1e6).astype("timedelta64[us]")
         captured = places.captured_us[row] + moved_us
-        columns["time_s"] = np.maximum(columns["time_s"], 0)
         values = {
             **{name: of_box[name] for name in of_box.column_names},
             **{name: columns[name] for name in schema.names if name in columns},
@@ -340,8 +340,8 @@ def boxes_before(row: dict[str, Any], store: Store) -> pa.Table:
         table_asset(
             table,
             group=ANALYSIS,
-            code_version=settings_version("zone_events 1", *current_settings().cameras_that_set(*_DRAWN)),
-            deps=[TRACK_BOXES.name, TRACK_LINKS.name, FRAMES.name],
+            code_version=settings_version("zone_events 2"),
+            deps=[TRACK_BOXES.name, TRACK_LINKS.name, FRAMES.name, ZONES.name],
             kinds=("numpy",),
         )
         for table in TABLES

@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
+from cv_assets.partitions import recordings_partitions
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
     Stage,
     backfill_policy,
     count_metadata,
-    recordings_partitions,
     table_asset,
     table_checks,
 )

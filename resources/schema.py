@@ -15,7 +15,11 @@ from pyarrow.dataset import Dataset
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `unit` is empty for names, counts and flags."""
+    """One column.
+
+    `unit` is empty for names, counts and flags. A time on the wall clock says of which column it follows and how many
+    seconds one of that is: so long after the recording's start it is.
+    """
 
     name: str
     type: pa.DataType
@@ -25,6 +29,7 @@ class Column:
     minimum: float | None = None
     maximum: float | None = None
     allowed: tuple[str, ...] | None = None
+    since_start: tuple[str, float] | None = None
 
     @property
     def comment(self) -> str:
@@ -94,6 +99,7 @@ CAPTURED_AT_UTC = Column(
     "Wall-clock time of the picture; NULL when the camera's clock is unknown",
     "UTC",
     nullable=True,
+    since_start=("time_s", 1.0),
 )
 CAPTURED_AT_SOURCE = Column(
     "captured_at_source",
@@ -210,6 +216,7 @@ RECORDINGS = Table(
             "start_time_s_from_header", FLOAT, "Start that the header claims on the file's clock", "s", nullable=True
         ),
         Column("start_time_s_from_content", FLOAT, "pts of the first decoded frame on that clock", "s", nullable=True),
+        Column("lead_s", FLOAT, "From the first packet to the first frame that decodes", "s", nullable=True, minimum=0),
         Column(
             "time_source",
             TEXT,
@@ -586,7 +593,11 @@ LINE_TRIPS = Table(
         Column("to_line", TEXT, "The line crossed next"),
         replace(DIRECTION, name="to_direction"),
         Column("start_s", FLOAT, "time_s of the first crossing", "s", minimum=0),
-        _nullable(CAPTURED_AT_UTC, "Wall-clock time of the first crossing; NULL when the camera's clock is unknown"),
+        replace(
+            CAPTURED_AT_UTC,
+            meaning="Wall-clock time of the first crossing; NULL when the camera's clock is unknown",
+            since_start=("start_s", 1.0),
+        ),
         Column("travel_s", FLOAT, "Time from the first to the second", "s", minimum=0),
         Column("distance_px", FLOAT, "Between the places of the two crossings, straight", "px", minimum=0),
         Column("speed_px_s", FLOAT, "distance_px divided by travel_s", "px/s", nullable=True, minimum=0),
@@ -658,7 +669,12 @@ SUMMARIES = Table(
 
 MINUTE_INDEX = Column("minute_index", INT, "Minute of media time, from 0", minimum=0)
 MINUTE_START_UTC = Column(
-    "minute_start_utc", UTC, "Wall-clock time at which the minute begins; NULL when unknown", "UTC", nullable=True
+    "minute_start_utc",
+    UTC,
+    "Wall-clock time at which the minute begins; NULL when unknown",
+    "UTC",
+    nullable=True,
+    since_start=("minute_index", 60.0),
 )
 HOUR_UTC = Column("hour_utc", UTC, "Wall-clock time at which the hour begins", "UTC")
 

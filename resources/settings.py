@@ -245,6 +245,10 @@ class DetectionSettings(_Section):
         "centre lies in one are kept, and only that part of the picture is looked at.",
     )
 
+    def region_of(self, camera: str | None) -> tuple[Polygon, ...]:
+        """Where boxes of a camera's pictures are kept; no polygons mean everywhere."""
+        return self.regions.get(camera or "", self.regions.get("*", ()))
+
     @field_validator("regions")
     @classmethod
     def _polygons_inside(cls, value: dict[str, tuple[Polygon, ...]]) -> dict[str, tuple[Polygon, ...]]:
@@ -400,6 +404,11 @@ class CameraSettings(_Section):
         yield from ((f"the line {line.name}", line.points) for line in self.lines)
         if self.ground:
             yield "the ground", self.ground.points
+
+    def said(self, *names: str) -> str:
+        """What is said of some settings, as JSON; empty where all are left as they are."""
+        said = self.model_dump_json(include={*names}, exclude_defaults=True)
+        return "" if said == "{}" else said
 
     def outside(self, width_px: int, height_px: int) -> str | None:
         """A sentence on a point that lies outside a picture of this size; None when all lie inside."""
@@ -619,17 +628,6 @@ class Settings(_Section):
     def camera(self, name: str | None) -> CameraSettings:
         """The settings of a camera; defaults for one that is not named, and for recordings beside the folders."""
         return self.cameras.get(name or "", CameraSettings())
-
-    def cameras_that_set(self, *names: str) -> list[str]:
-        """What cameras say of some of their settings, those left out that say nothing of them.
-
-        A stage's version is made of it: naming a camera for one thing changes no version that is made of another.
-        """
-        said = {
-            name: camera.model_dump_json(include={*names}, exclude_defaults=True)
-            for name, camera in self.cameras.items()
-        }
-        return [f"{name}: {told}" for name, told in sorted(said.items()) if told != "{}"]
 
     def video_of(self, camera: str | None) -> VideoSettings:
         """How recordings of a camera are normalized: `video`, save what the camera sets itself."""

@@ -14,9 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +26,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from pyarrow.dataset import Dataset, dataset, field
 
 from resources.errors import PipelineError
-from resources.schema import TABLES, Table, broken_rules, table_named
+from resources.schema import CAPTURED_AT_SOURCE, FRAMES, TABLES, Table, broken_rules, table_named
+from resources.wall_clock import on_the_wall
 
 logger = logging.getLogger(__name__)
 
@@ -136,21 +138,50 @@ class Store:
         if unknown:
             raise ValueError(f"{table.name} has no columns {sorted(unknown)}.")
         wanted = [recording_ids] if isinstance(recording_ids, str) else list(recording_ids)
-        predicate = f"recording_id IN ({', '.join(_quoted(one) for one in wanted)})"
+        self._change(table, wanted, lambda rows: {name: [value] * rows.num_rows for name, value in values.items()})
+
+    def _change(
+        self, table: Table, recording_ids: Sequence[str], changed: Callable[[pa.Table], Mapping[str, Any]]
+    ) -> None:
+        """Give columns of some recordings' rows the values that are made of these rows, in one commit."""
+        predicate = f"recording_id IN ({', '.join(_quoted(one) for one in recording_ids)})"
 
         # Not by Delta's own UPDATE: it writes strings as Arrow views, by which its readers then cannot filter.
         def commit() -> None:
             newest = self._existing(table)
             self.may_write()
-            rows = self._rows(newest, table, wanted).to_table().cast(table.arrow_schema)
-            for name, value in values.items():
+            rows = self._rows(newest, table, recording_ids).to_table().cast(table.arrow_schema)
+            for name, values in changed(rows).items():
                 column = table.arrow_schema.get_field_index(name)
                 field_of = table.arrow_schema.field(column)
-                rows = rows.set_column(column, field_of, pa.array([value] * rows.num_rows, field_of.type))
+                rows = rows.set_column(column, field_of, pa.array(values, field_of.type))
             if rows.num_rows:
                 write_deltalake(newest, rows, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
 
         self._retrying(table, commit)
+
+    def set_clock(
+        self,
+        tables: Sequence[Table],
+        recording_id: str,
+        started_at_utc: datetime | None,
+        started_at_source: str | None,
+    ) -> None:
+        """Let a recording's times on the wall clock count from another start; nothing else of its rows changes.
+
+        Args:
+            tables: Those to change; such as have no times on the wall clock are passed over.
+            recording_id: The recording.
+            started_at_utc: When its first frame was taken.
+            started_at_source: Where that is known from.
+        """
+        source = {CAPTURED_AT_SOURCE.name: started_at_source}
+        for table in tables:
+            following = {column.name: column.since_start for column in table.columns if column.since_start}
+            if not following or not self.row_count(table):
+                continue
+            told = source if table is FRAMES else {}
+            self._change(table, [recording_id], partial(_on_the_wall, started_at_utc, following, told))
 
     def read(
         self, table: Table, recording_ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
@@ -294,6 +325,20 @@ class Store:
                     raise PipelineError(sentence) from error
                 raise
         raise AssertionError("unreachable")
+
+
+def _on_the_wall(
+    started_at_utc: datetime | None,
+    following: Mapping[str, tuple[str, float]],
+    told: Mapping[str, str | None],
+    rows: pa.Table,
+) -> Mapping[str, Any]:
+    """Columns of rows: times that follow others by so many seconds for one of these, and what is the same in each."""
+    times = {
+        name: on_the_wall(started_at_utc, rows[since].to_numpy() * unit_s)
+        for name, (since, unit_s) in following.items()
+    }
+    return times | {name: [value] * rows.num_rows for name, value in told.items()}
 
 
 _FULL = ("no space left", "quota exceeded", "database or disk is full")

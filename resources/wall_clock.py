@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
+import numpy as np
+import pyarrow as pa
+
 from resources.settings import CameraSettings, IntakeSettings
 
 _EARLIEST_EPOCH_S = 946_684_800  # the year 2000: fewer seconds are a serial number
@@ -42,6 +45,23 @@ def started_at(
     if created_at_utc is not None:
         return created_at_utc + corrected, "container"
     return mtime_utc - timedelta(seconds=duration_s), "mtime"
+
+
+def on_the_wall(started_at_utc: datetime | None, since_start_s: np.ndarray) -> pa.Array:
+    """Times on the wall clock.
+
+    Args:
+        started_at_utc: When the recording's first frame was taken; None where nobody knows.
+        since_start_s: Seconds since then, shape (n,).
+
+    Returns:
+        n timestamps in microseconds and UTC, or NULLs.
+    """
+    kind = pa.timestamp("us", tz="UTC")
+    if started_at_utc is None:
+        return pa.nulls(len(since_start_s), kind)
+    started = np.datetime64(started_at_utc.astimezone(UTC).replace(tzinfo=None), "us")
+    return pa.array(started + np.round(since_start_s * 1e6).astype("timedelta64[us]")).cast(kind)
 
 
 def _time_of(parts: Mapping[str, str | None], zone: tzinfo) -> datetime | None:

@@ -14,6 +14,7 @@ from dagster import (
     sensor,
 )
 
+from cv_assets.cameras import ASPECTS, note
 from cv_assets.detections import models_by_asset
 from cv_assets.outstanding import (
     Outstanding,
@@ -30,6 +31,7 @@ from cv_assets.walk import analysis_job, ingest_job, with_downstream
 from resources.errors import PipelineError
 from resources.inference.weights import check_weights
 from resources.results import publish
+from resources.schema import RECORDINGS
 from resources.settings import Settings
 from resources.storage import Store, check_data_folder
 from sensors.requests import run_request
@@ -99,6 +101,10 @@ def _look(instance: DagsterInstance, store: Store, settings: Settings) -> tuple[
     """
     news, started = _news(instance, store), time.monotonic()
     check_data_folder(store.data_folder)
+    if str(store.data_folder) not in _seen:
+        # The settings were just read: what they say of cameras may be new to recordings that are done.
+        rows = store.read(RECORDINGS, columns=["recording_id", "camera"]).to_pylist()
+        note(instance, ASPECTS, {row["recording_id"]: row["camera"] for row in rows})
     outstanding = observe(instance, store)
     set_aside(store, outstanding, settings.batches.max_attempts)
     remove_replaced(instance, store, outstanding)

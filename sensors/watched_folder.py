@@ -15,7 +15,7 @@ from dagster import (
     sensor,
 )
 
-from cv_assets.stage import recordings_partitions
+from cv_assets.partitions import recordings_partitions
 from resources.errors import PipelineError
 from resources.schema import RECORDINGS
 from resources.settings import Settings

@@ -102,14 +102,14 @@ def find_weights(settings: DetectionSettings) -> Path | None:
 
 
 def detection_version(settings: DetectionSettings) -> tuple[DetectionSettings | str, ...]:
-    """What decides which boxes are found: the settings but for the device, and the content of the weights.
+    """What decides which boxes are found: the settings but for the device and the cameras' regions, and the weights.
 
-    Weights that are not here yet count by their name.
+    Weights that are not here yet count by their name, others by their content.
     """
-    path = find_weights(settings)
+    path, settings = find_weights(settings), settings.model_copy(update={"device": "", "regions": {}})
     if path is None:
-        return (settings.model_copy(update={"device": ""}),)
-    return settings.model_copy(update={"device": "", "weights": ""}), _content_hash(path, _changed_ns(path))
+        return (settings,)
+    return settings.model_copy(update={"weights": ""}), _content_hash(path, _changed_ns(path))
 
 
 @functools.lru_cache(maxsize=32)

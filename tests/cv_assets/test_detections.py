@@ -17,7 +17,7 @@ from dagster import DagsterInstance, materialize
 
 import resources.pictures
 from cv_assets.detections import analysed_frames, detect_recording, model_assets
-from cv_assets.stage import recordings_partitions
+from cv_assets.partitions import recordings_partitions
 from cv_assets.walk import WALK
 from demo.scenes import demo_scene, write_video
 from resources.inference.detector import Models

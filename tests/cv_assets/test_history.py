@@ -1,5 +1,6 @@
 """Dagster's history moves between SQLite and PostgreSQL: what was done is known there, and what was stale still is."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,16 +9,23 @@ from dagster import AssetKey, AssetMaterialization, DagsterInstance
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_TAG,
+    CachingStaleStatusResolver,
+    StaleStatus,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
+from dagster._core.loader import LoadingContextForTest
 
+from cv_assets.cameras import ASPECTS, note
+from cv_assets.definitions import defs
+from cv_assets.events import materializations
 from cv_assets.history import bring_history, leave_postgres
-from cv_assets.stage import recordings_partitions
-from cv_assets.staleness import materializations, stale_assets
+from cv_assets.partitions import recordings_partitions
+from cv_assets.staleness import stale_assets
 from cv_assets.walk import WALK
 from resources.home import choose, prepare_data_folder
 from resources.postgres import POSTGRES_VARIABLE
+from resources.settings import Settings
 
 IDS = ("b-2", "a-1", "c-3")
 SPECS = {spec.key: spec for assets in WALK for spec in assets.specs}
@@ -28,7 +36,10 @@ def make(instance: DagsterInstance, names: Sequence[str], recording_id: str, ver
     for name in names:
         spec = SPECS[AssetKey(name)]
         tags = {DATA_VERSION_TAG: f"{name}-{version}", CODE_VERSION_TAG: spec.code_version or ""}
-        for dep in spec.deps:
+        notes = note(instance, (dep.asset_key for dep in spec.deps), {recording_id: "gate"})
+        tags |= {get_input_data_version_tag(key): told[recording_id].version for key, told in notes.items()}
+        tags |= {get_input_event_pointer_tag(key): str(told[recording_id].number) for key, told in notes.items()}
+        for dep in (dep for dep in spec.deps if dep.asset_key not in ASPECTS):
             newest = materializations(instance, dep.asset_key, {recording_id})[recording_id][0]
             tags[get_input_data_version_tag(dep.asset_key)] = newest.version or ""
             tags[get_input_event_pointer_tag(dep.asset_key)] = str(newest.number)
@@ -45,12 +56,25 @@ def told(instance: DagsterInstance) -> object:
         for key in SPECS
         for recording_id, made in materializations(instance, key, set(ids)).items()
     }
-    return ids, states, stale_assets(instance, ids), newest
+    return ids, states, stale_assets(instance, dict.fromkeys(ids, "gate")), newest
+
+
+def let_the_line_be(at: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the camera have a line there."""
+    line = {"name": "middle", "points": [[at, 1], [at, 0]]}
+    settings = Settings.model_validate({"cameras": {"gate": {"lines": [line]}}})
+    for place in ("cameras", "staleness"):
+        monkeypatch.setattr(f"cv_assets.{place}.current_settings", lambda: settings)
+    monkeypatch.setattr("cv_assets.cameras._STARTED_AT", time.time())
 
 
 @pytest.fixture
-def data_folder(tmp_path: Path) -> Iterator[Path]:
-    """A data folder with a history in SQLite: one recording complete, one with a stale asset, one unfinished."""
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data folder with a history in SQLite: one recording complete, one with a stale asset, one unfinished.
+
+    The camera's line was moved since, which was noted for the complete one.
+    """
+    let_the_line_be(0.5, monkeypatch)
     folder = tmp_path / "data"
     choose(data_folder=folder)
     prepare_data_folder(folder)
@@ -61,6 +85,8 @@ def data_folder(tmp_path: Path) -> Iterator[Path]:
         make(instance, every, IDS[1], "1")
         make(instance, ["detections"], IDS[1], "2")
         make(instance, every[:3], IDS[2], "1")
+        let_the_line_be(0.6, monkeypatch)
+        note(instance, ASPECTS, {IDS[0]: "gate"})
     yield folder
 
 
@@ -69,9 +95,12 @@ def test_the_history_goes_to_postgres_and_comes_back(
 ) -> None:
     with DagsterInstance.get() as instance:
         before = told(instance)
-        stale = [(one.recording_id, one.asset_name) for one in stale_assets(instance, IDS)]
+        stale = [(one.recording_id, one.asset_name) for one in stale_assets(instance, dict.fromkeys(IDS, "gate"))]
     assert (IDS[1], "tracks") in stale
-    assert {recording_id for recording_id, _ in stale} == {IDS[1]}
+    assert {name for recording_id, name in stale if recording_id == IDS[0]} == {
+        *("zone_events", "zone_seconds", "line_trips", "ground_tracks"),
+        *("zone_minutes", "line_minutes", "origin_destinations"),
+    }
 
     monkeypatch.setenv(POSTGRES_VARIABLE, postgres_url)
     prepare_data_folder(data_folder)
@@ -82,6 +111,11 @@ def test_the_history_goes_to_postgres_and_comes_back(
         make(instance, [key.to_user_string() for key in SPECS][3:], IDS[2], "1")
         instance.add_dynamic_partitions(recordings_partitions.name or "", ["d-4"])
         after = told(instance)
+        graph = defs.resolve_asset_graph()
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        assert resolver.get_status(AssetKey("zone_events"), IDS[0]) == StaleStatus.STALE
+        assert resolver.get_status(AssetKey("detections"), IDS[0]) == StaleStatus.FRESH
+        assert resolver.get_status(AssetKey("tracks"), IDS[1]) == StaleStatus.STALE
 
     assert leave_postgres(data_folder) == 1
     monkeypatch.delenv(POSTGRES_VARIABLE)

@@ -18,7 +18,8 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG
 from dagster._core.utils import make_new_run_id
 
 from cv_assets.outcomes import tell
-from cv_assets.stage import ANALYSIS, ATTEMPT_TAG, INGEST, recordings_partitions
+from cv_assets.partitions import recordings_partitions
+from cv_assets.stage import ANALYSIS, ATTEMPT_TAG, INGEST
 from cv_assets.walk import assets_of
 from resources.schema import NOTIFICATIONS, RECORDINGS
 from resources.settings import DetectionSettings, NotificationSettings, Settings

@@ -27,7 +27,8 @@ from dagster import (
 )
 
 from cv_assets.outstanding import Outstanding, observe, plan_runs, remove_replaced, set_aside
-from cv_assets.stage import Stage, recordings_partitions, table_asset, table_checks
+from cv_assets.partitions import recordings_partitions
+from cv_assets.stage import Stage, table_asset, table_checks
 from resources.errors import GivenUpError, RecordingError
 from resources.schema import RECORDINGS, SCENES
 from resources.settings import PROJECT_ROOT, BatchSettings
@@ -58,6 +59,7 @@ def home(tmp_path: Path) -> Iterator[tuple[DagsterInstance, Store]]:
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let the walk be these assets, each a stage of its own."""
     monkeypatch.setattr("cv_assets.outstanding.assets_of", lambda job: names if job == "ingest" else ())
+    monkeypatch.setattr("cv_assets.outstanding.made_with", lambda name: {name})
     for places in ("LAST_OF_STEP", "LAST_OF_STAGE"):
         monkeypatch.setattr(f"cv_assets.outstanding.{places}", {name: name for name in names})
 

@@ -13,8 +13,8 @@ from dagster import AssetKey, AssetMaterialization, DagsterInstance, RunsFilter
 
 from cv_assets.definitions import defs
 from cv_assets.outstanding import STALE_VARIABLE, observe
+from cv_assets.partitions import recordings_partitions
 from cv_assets.retention import prune
-from cv_assets.stage import recordings_partitions
 from cv_assets.staleness import stale_assets
 from cv_assets.walk import WALK
 from resources.postgres import POSTGRES_VARIABLE
@@ -44,7 +44,7 @@ def seen(pipeline: Pipeline) -> dict[str, Any]:
         instance.wipe_asset_cached_status([spec.key])
     return {
         "states": observe(instance, pipeline.store).states,
-        "stale": stale_assets(instance, ids),
+        "stale": stale_assets(instance, dict.fromkeys(ids)),
         "versions": {(s.key, n): pipeline.versions(s.key.to_user_string(), n)[:1] for s in specs for n in pipeline.ids},
         "status": {s.key: instance.get_status_by_partition(s.key, ids, recordings_partitions) for s in specs},
     }
@@ -150,7 +150,7 @@ def test_what_became_stale_of_a_removed_video_is_made_from_its_file_again_or_lef
     assert missing() == set()
     made_before = AssetMaterialization("crops", partition=recording_id, tags={"dagster/code_version": "other settings"})
     pipeline.instance.report_runless_asset_event(made_before)
-    assert missing() == {"crops", "frames"}
+    assert missing() == {"crops", "frames", "normalized_video"}
     (pipeline.settings.watched_folder / "a.mp4").unlink()
     assert missing() == set()
 

@@ -3,8 +3,9 @@
 import base64
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from PIL import Image
 
 import resources.pictures
 from cv_assets.crops import choose_crops, cut_out
-from cv_assets.stage import media_status, recordings_partitions
+from cv_assets.partitions import recordings_partitions
+from cv_assets.stage import media_status
 from cv_assets.tracks import track_rows
 from cv_assets.walk import WALK
 from demo.scenes import demo_scene, write_video
@@ -45,9 +47,17 @@ MIDDLE = CameraSettings.model_validate(
 
 
 class Pipeline:
-    """The walk over a folder of three recordings, the second of them no video."""
+    """The walk over a folder of three recordings, the second of them no video.
 
-    def __init__(self, folder: Path, instance: DagsterInstance) -> None:
+    Args:
+        folder: A scratch folder.
+        instance: Dagster's instance.
+        places: The recordings' paths less their ending, by name.
+    """
+
+    def __init__(
+        self, folder: Path, instance: DagsterInstance, places: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.instance, self.store = instance, Store(folder / "data")
         self.settings = Settings(
             watched_folder=folder / "recordings",
@@ -55,13 +65,15 @@ class Pipeline:
             detections=DetectionSettings(weights=str(BUNDLED_WEIGHTS)),
             cameras={"": MIDDLE},
         )
-        self.settings.watched_folder.mkdir()
-        write_video(demo_scene(1, 4, {"car": 1}), self.settings.watched_folder / "a.mp4")
-        (self.settings.watched_folder / "bad.mp4").write_bytes(b"no video")
-        write_video(demo_scene(2, 5, {"car": 1}), self.settings.watched_folder / "c.mp4")
+        files = {name: self.settings.watched_folder / f"{places.get(name, name)}.mp4" for name in NAMES}
+        for file in files.values():
+            file.parent.mkdir(parents=True, exist_ok=True)
+        write_video(demo_scene(1, 4, {"car": 1}), files["a"])
+        files["bad"].write_bytes(b"no video")
+        write_video(demo_scene(2, 5, {"car": 1}), files["c"])
         found = identify(self.settings, list_recordings(self.settings).files, {})
         SourceIndex(self.store).save(found.values())
-        self.ids = {name: str(found[f"{name}.mp4"].recording_id) for name in NAMES}
+        self.ids = {name: str(found[f"{places.get(name, name)}.mp4"].recording_id) for name in NAMES}
         instance.add_dynamic_partitions(recordings_partitions.name or "", list(self.ids.values()))
 
     def run(self, assets: Sequence[AssetsDefinition], first: str, last: str) -> ExecuteInProcessResult:

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 from dagster import AssetMaterialization, DagsterInstance
 
+from cv_assets.partitions import recordings_partitions
 from cv_assets.recordings import file_columns
-from cv_assets.stage import ANALYSIS, INGEST, recordings_partitions
+from cv_assets.stage import ANALYSIS, INGEST
 from cv_assets.walk import assets_of
 from resources.schema import RECORDINGS
 from resources.settings import DetectionSettings, ModelSettings, Settings
