@@ -165,7 +165,8 @@ def _note_one(instance: DagsterInstance, aspect: Aspect, cameras: Mapping[str, s
         instance.report_runless_asset_event(AssetObservation(aspect.key))
         newest = instance.fetch_observations(aspect.key, limit=1).records
     last = newest[0].storage_id
-    said = {recording_id: aspect.said(current_settings(), camera) for recording_id, camera in cameras.items()}
+    by_camera = {camera: aspect.said(current_settings(), camera) for camera in set(cameras.values())}
+    said = {recording_id: by_camera[camera] for recording_id, camera in cameras.items()}
     noted = observations(instance, aspect.key, set(said))
     added = set()
     for recording_id, text in said.items():

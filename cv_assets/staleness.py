@@ -33,10 +33,12 @@ def stale_assets(instance: DagsterInstance, cameras: Mapping[str, str | None]) -
     Returns:
         In the order of the walk: what an asset is made from comes before it.
     """
-    wanted, settings = set(cameras), current_settings()
+    wanted, known, settings = set(cameras), set(cameras.values()), current_settings()
     specs = [spec for assets in WALK for spec in assets.specs if wanted]
     made = {spec.key: materializations(instance, spec.key, wanted) for spec in specs}
     noted = {key: observations(instance, key, wanted) for key in ASPECTS}
+    # Beside what the settings say now: they may have changed since the last note.
+    said = {(key, camera): version_of(one.said(settings, camera)) for key, one in ASPECTS.items() for camera in known}
     found: list[Stale] = []
     is_stale: set[tuple[AssetKey, str]] = set()
     for spec in specs:
@@ -47,8 +49,7 @@ def stale_assets(instance: DagsterInstance, cameras: Mapping[str, str | None]) -
                 upstream = (noted if key in ASPECTS else made).get(key, {}).get(recording_id, [])
                 read = told_read(tags, key, upstream)
                 if key in ASPECTS:
-                    # Compared with what the settings say now: they may have changed since the last note.
-                    if version_noted(read) != version_of(ASPECTS[key].said(settings, cameras[recording_id])):
+                    if version_noted(read) != said[key, cameras[recording_id]]:
                         reasons.append(f"{key.to_user_string()} changed")
                 elif (key, recording_id) in is_stale:
                     reasons.append(f"{key.to_user_string()} is stale")
