@@ -49,7 +49,8 @@ class Aspect:
         """The asset."""
         return AssetSpec(
             self.name,
-            description=f"{self.meaning}, as the settings say of the recording's camera. Noted when it changes.",
+            description=f"{self.meaning}, as the settings say of the recording's camera. Nothing is materialized here: "
+            "Events shows what was noted, and when.",
             group_name="cameras",
             kinds={"yaml"},
             owners=["team:video-analytics"],
