@@ -49,7 +49,7 @@ def stage_seconds(data: Path, recording_id: str) -> float:
     os.environ["DAGSTER_HOME"] = str(data / "dagster")
     from dagster import DagsterInstance
 
-    from cv_assets.headless import seconds_by_recording
+    from cv_assets.commands.headless import seconds_by_recording
 
     with DagsterInstance.get() as instance:
         return seconds_by_recording(instance, [recording_id])[recording_id]

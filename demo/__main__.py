@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from cv_assets.cli import end_process, run_folder
+from cv_assets.commands.cli import end_process, run_folder
 from demo.scenes import demo_scene, write_truth, write_video
 from resources.errors import PipelineError
 from resources.results import open_results

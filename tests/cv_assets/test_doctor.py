@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cv_assets.doctor import examine
+from cv_assets.commands.doctor import examine
 from resources.errors import PipelineError
 from resources.settings import DetectionSettings, Settings, load_settings
 from tests.conftest import BUNDLED_WEIGHTS

@@ -2,7 +2,7 @@
 
 from dagster import AssetObservation, DagsterInstance, MetadataValue, OpExecutionContext, job, op
 
-from cv_assets.headless import Progress, StageProgress, _read_observations
+from cv_assets.commands.headless import Progress, StageProgress, _read_observations
 
 
 def test_progress_is_read_from_observations_and_what_else_is_observed_is_passed_over() -> None:

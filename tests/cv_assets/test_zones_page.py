@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cv_assets.zones_page import render, zones_page
+from cv_assets.commands.zones_page import render, zones_page
 from resources.errors import PipelineError
 from resources.schema import RECORDINGS
 from resources.settings import CameraSettings, Settings

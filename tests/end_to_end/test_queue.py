@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cv_assets.headless import script
+from cv_assets.commands.headless import script
 from demo.scenes import demo_scene, write_video
 from resources.settings import PROJECT_ROOT
 from tests.end_to_end.stack import Stack

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from cv_assets.cli import commands
+from cv_assets.commands.cli import commands
 from resources.errors import PipelineError
 from resources.settings import Settings, load_settings, settings_version
 

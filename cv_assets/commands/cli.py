@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
-    from cv_assets.headless import Outcome
-    from cv_assets.headless import Progress as FolderProgress
+    from cv_assets.commands.headless import Outcome
+    from cv_assets.commands.headless import Progress as FolderProgress
 
 _SHORTEST_S, _SHORT_IN_A_ROW = 20.0, 3  # Dagster that so often ends sooner than this would do so again
 _LOOK_AT_DISK_EVERY_S = 5.0
@@ -121,7 +121,7 @@ def run_folder(
     prepare_data_folder(chosen.data_folder)
     with data_folder_lock(chosen.data_folder), disk_errors(chosen.data_folder), _stoppable():
         # Only now: the assets' versions are made from the settings that were chosen above.
-        from cv_assets.headless import is_failure, process_folder
+        from cv_assets.commands.headless import is_failure, process_folder
         from cv_assets.outstanding import STALE_VARIABLE
 
         if stale:
@@ -156,8 +156,8 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
 
         from dagster import DagsterInstance
 
-        from cv_assets.doctor import examine_weights
-        from cv_assets.headless import end_group, recover, script, spare_running
+        from cv_assets.commands.doctor import examine_weights
+        from cv_assets.commands.headless import end_group, recover, script, spare_running
 
         _check_port(port)
         _bring_history(chosen.data_folder)
@@ -218,7 +218,7 @@ def _outlasted(server: "subprocess.Popen[bytes]") -> int:
     """Wait until Dagster ends, or its code server has died and Dagster does not notice; returns the exit status."""
     import time
 
-    from cv_assets.headless import end_group
+    from cv_assets.commands.headless import end_group
 
     looked_at, looks_without = time.monotonic(), 0
     while (status := server.poll()) is None:
@@ -269,7 +269,7 @@ def _waited_for_disk(data_folder: Path) -> bool:
 @click.option("--format", "output", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
 def sql(query: str | None, data: Path | None, settings: Path | None, output: str) -> None:
     """Ask the results one QUERY, or open a prompt without one. parquet and csv go to standard output."""
-    from cv_assets.ask import answer, prompt
+    from cv_assets.commands.ask import answer, prompt
 
     chosen = choose(settings=settings, data_folder=data)
     if query is None:
@@ -285,7 +285,7 @@ def sql(query: str | None, data: Path | None, settings: Path | None, output: str
 @click.option("--output", type=_PATH, help="The page [default: zones-CAMERA.html here].")
 def zones(camera: str, data: Path | None, settings: Path | None, output: Path | None) -> None:
     """Write a page on which to draw CAMERA's zones and lines; it gives the YAML for the settings."""
-    from cv_assets.zones_page import zones_page
+    from cv_assets.commands.zones_page import zones_page
 
     page = zones_page(camera, choose(settings=settings, data_folder=data))
     file = output or Path(f"zones-{camera or 'recordings'}.html")
@@ -302,7 +302,7 @@ def zones(camera: str, data: Path | None, settings: Path | None, output: Path | 
 @click.option("--weights", help="Detector weights to look at.")
 def doctor(data: Path | None, settings: Path | None, weights: str | None) -> None:
     """Tell whether this machine is ready, and what to do where it is not."""
-    from cv_assets.doctor import examine
+    from cv_assets.commands.doctor import examine
 
     findings = examine(choose(settings=settings, data_folder=data, weights=weights))
     width = max(len(finding.subject) for finding in findings)
