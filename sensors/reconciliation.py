@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 
 from dagster import (
     DagsterInstance,
@@ -13,6 +14,7 @@ from dagster import (
     SkipReason,
     sensor,
 )
+from dagster._core.instance.ref import InstanceRef
 
 from cv_assets.cameras import ASPECTS, note
 from cv_assets.detections import models_by_asset
@@ -60,7 +62,9 @@ class _Seen:
 
 
 _seen: dict[str, _Seen] = {}
-"""By DAGSTER_HOME; of this process, so that every new start looks anew."""
+"""By data folder; of this process, so that every new start looks anew."""
+_noting: dict[str, Thread] = {}
+"""Who notes what the settings say of cameras, by data folder; of this process, which has read them."""
 
 
 @sensor(
@@ -74,10 +78,13 @@ def reconciliation_sensor(
     context: SensorEvaluationContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
 ) -> SensorResult | SkipReason:
     """Request the runs that would complete the recordings, where anything has happened since the last look."""
-    until = time.monotonic() + LONGEST_WAIT_S
+    until, folder = time.monotonic() + LONGEST_WAIT_S, str(store.data_folder)
+    if folder not in _noting:
+        _noting[folder] = Thread(target=_note_cameras, args=(context.instance.get_ref(), store), daemon=True)
+        _noting[folder].start()
     # News that leaves nothing to request ends no look, for the next would begin seconds later.
     while True:
-        seen = _seen.get(str(store.data_folder))
+        seen = _seen.get(folder)
         if seen is not None and not wait_for(
             partial(_has_news, context.instance, store, seen), until - time.monotonic()
         ):
@@ -86,7 +93,7 @@ def reconciliation_sensor(
             found, planned = _look(context.instance, store, settings)
         except PipelineError as error:
             return SkipReason(str(error))
-        _seen[str(store.data_folder)] = found
+        _seen[folder] = found
         if planned:
             return SensorResult(run_requests=[run_request(run) for run in planned])
         if seen is None:
@@ -101,10 +108,6 @@ def _look(instance: DagsterInstance, store: Store, settings: Settings) -> tuple[
     """
     news, started = _news(instance, store), time.monotonic()
     check_data_folder(store.data_folder)
-    if str(store.data_folder) not in _seen:
-        # The settings were just read: what they say of cameras may be new to recordings that are done.
-        rows = store.read(RECORDINGS, columns=["recording_id", "camera"]).to_pylist()
-        note(instance, ASPECTS, {row["recording_id"]: row["camera"] for row in rows})
     outstanding = observe(instance, store)
     set_aside(store, outstanding, settings.batches.max_attempts)
     remove_replaced(instance, store, outstanding)
@@ -128,6 +131,20 @@ def _look(instance: DagsterInstance, store: Store, settings: Settings) -> tuple[
         rested_at=time.monotonic() + look_s * _REST_BETWEEN_LOOKS,
     )
     return found, planned
+
+
+def _note_cameras(instance: InstanceRef, store: Store) -> None:
+    """Note what the settings, just read, say of cameras: it may be new to recordings that are done.
+
+    Beside all else, because thousands take a minute, and nobody waits for them: a stage notes what it heeds itself.
+    """
+    try:
+        rows = store.read(RECORDINGS, columns=["recording_id", "camera"]).to_pylist()
+        with DagsterInstance.from_ref(instance) as own:
+            note(own, ASPECTS, {row["recording_id"]: row["camera"] for row in rows})
+    except BaseException:
+        del _noting[str(store.data_folder)]  # the next look tries again
+        raise
 
 
 def _has_news(instance: DagsterInstance, store: Store, seen: _Seen) -> bool:

@@ -1,11 +1,13 @@
-"""What is requested while some of the models cannot work."""
+"""What is requested while some of the models cannot work, and what is noted when settings were read."""
 
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from dagster import AssetMaterialization, DagsterInstance
+from dagster import AssetMaterialization, DagsterInstance, build_sensor_context
 
+from cv_assets.cameras import ZONES
+from cv_assets.events import observations
 from cv_assets.partitions import recordings_partitions
 from cv_assets.recordings import file_columns
 from cv_assets.stage import ANALYSIS, INGEST
@@ -14,7 +16,7 @@ from resources.schema import RECORDINGS
 from resources.settings import DetectionSettings, ModelSettings, Settings
 from resources.storage import Store
 from resources.watched_folder import SourceFile, SourceIndex
-from sensors.reconciliation import _look
+from sensors.reconciliation import _look, _noting, reconciliation_sensor
 from tests.conftest import BUNDLED_WEIGHTS
 
 
@@ -43,3 +45,28 @@ def test_a_model_that_cannot_work_holds_up_nothing_else(bad: str, tmp_path: Path
     requested = {run.recording_ids: run.job_name for run in planned}
     further = {("normalized-2",): ANALYSIS} if bad == "further" else {}
     assert requested == {("new-1",): INGEST, **further}
+
+
+def test_what_settings_say_of_a_camera_is_noted_when_they_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = {"name": "middle", "points": [[0.5, 1], [0.5, 0]]}
+    settings = Settings.model_validate(
+        {
+            "watched_folder": tmp_path,
+            "data_folder": tmp_path / "data",
+            "detections": {"weights": str(BUNDLED_WEIGHTS)},
+            "cameras": {"gate": {"lines": [line]}},
+        }
+    )
+    monkeypatch.setattr("cv_assets.cameras.current_settings", lambda: settings)
+    store, cameras = Store(settings.data_folder), {"one-1": "gate", "two-2": "yard"}
+    files = [SourceFile(f"{one}.mp4", 1, 1, one, one, "known", None, camera) for one, camera in cameras.items()]
+    rows = [file_columns(file) for file in files]
+    store.replace(RECORDINGS, list(cameras), pa.Table.from_pylist(rows, RECORDINGS.arrow_schema))
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        reconciliation_sensor(build_sensor_context(instance, resources={"store": store, "settings": settings}))
+        _noting[str(store.data_folder)].join(timeout=60)
+        noted = observations(instance, ZONES.key, set(cameras))
+    assert set(noted) == {"one-1"}
+    assert noted["one-1"][0].event.metadata["settings"].value == {"lines": [line]}
