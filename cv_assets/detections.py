@@ -6,7 +6,7 @@ the settings is an asset of its own, made by the same factory, with tables calle
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -37,6 +37,7 @@ from resources.inference.detector import Detector, Models, available_devices, de
 from resources.inference.device_lease import device_lease
 from resources.inference.gpu_footage import best_pictures
 from resources.inference.postprocessing import Found
+from resources.inference.static import Unchanged, changed_pictures
 from resources.inference.weights import detection_version
 from resources.media.normalizing import Progress
 from resources.pictures import Glance, annotated
@@ -207,6 +208,7 @@ class _Work:
         detector: The model.
         device: The leased device.
         part_frames: Frames of a part.
+        skip_static: Whether frames that look the same as one before are not looked at.
     """
 
     recording_id: str
@@ -220,6 +222,7 @@ class _Work:
     detector: Detector
     device: str
     part_frames: int
+    skip_static: bool
 
     @property
     def version(self) -> str:
@@ -234,19 +237,28 @@ class _Work:
         total = self.frames.num_rows
         glance = Glance(total)
 
-        def seen(source: Iterator[Picture]) -> Iterator[Picture]:
+        def seen(source: Iterator["Picture | None"]) -> Iterator["Picture | None"]:
             for number, picture in enumerate(source, first):
-                glance.offer(number, picture)
-                yield self.region.cut(picture)
+                if picture is not None:
+                    glance.offer(number, picture)
+                yield None if picture is None else self.region.cut(picture)
 
-        device = self.device if self.detector.takes_tensors else "cpu"
-        threads = self.detector.decoding_threads
-        with closing(best_pictures(self.video, wanted, self.rate_fps, device, thread_count=threads)) as source:
-            for number, cut in enumerate(self.detector.detect(seen(source), fresh_every=self.part_frames), first):
+        with closing(self._pictures(wanted)) as source:
+            for number, cut in enumerate(self.detector.detect(seen(source)), first):
                 found = self.region.back(cut, of_picture=self.detector.task == "classify")
                 yield found
                 picture = glance.taken(number)
                 progress(number + 1, total, None if picture is None else self._shown(picture, found))
+
+    def _pictures(self, wanted: Sequence[int]) -> Generator["Picture | None", None, None]:
+        """The frames of these indices as pictures; None for one that need not be looked at."""
+        if self.skip_static:
+            # Each part begins with a frame that is looked at: a resumed run finds what an undisturbed one finds.
+            unchanged = Unchanged(self.region, self.part_frames)
+            return changed_pictures(self.video, wanted, self.rate_fps, unchanged)
+        device = self.device if self.detector.takes_tensors else "cpu"
+        threads = self.detector.decoding_threads
+        return best_pictures(self.video, wanted, self.rate_fps, device, thread_count=threads)
 
     def _shown(self, picture: np.ndarray, found: Found) -> np.ndarray:
         """A small picture of a frame with what was found in it."""
@@ -291,7 +303,10 @@ def _work(
     analysed = frames.take(pa.array(analysed_frames(frames["time_s"].to_numpy(), settings.max_rate_fps)))
     part_frames = max(1, round(checkpoint_s * float(rate) * analysed.num_rows / max(frames.num_rows, 1)))
     size = row["width_px"], row["height_px"]
-    return _Work(recording_id, video, rate, *size, frames.num_rows, analysed, region, detector, device, part_frames)
+    return _Work(
+        recording_id, video, rate, *size, frames.num_rows, analysed, region, detector, device, part_frames,
+        settings.skip_static,
+    )  # fmt: skip
 
 
 def detect_recording(

@@ -37,7 +37,6 @@ from resources.inference.engines import (
 from resources.inference.gpu_footage import fitted
 from resources.inference.gpu_memory import is_out_of_memory, with_room
 from resources.inference.postprocessing import CentreCrop, Found, Letterbox, fit_of, found_in
-from resources.inference.static import Unchanged
 from resources.inference.weights import ModelWeights, find_weights, load_weights, wanted_classes
 from resources.settings import DetectionSettings
 
@@ -106,36 +105,31 @@ class Detector:
     @property
     def takes_tensors(self) -> bool:
         """Whether `detect` takes pictures that lie in the device's memory."""
-        return (
-            isinstance(self._engine, TorchEngine)
-            and isinstance(self._fit, Letterbox)
-            and not self._settings.skip_static  # which is judged on the CPU
-        )
+        return isinstance(self._engine, TorchEngine) and isinstance(self._fit, Letterbox)
 
     @property
     def decoding_threads(self) -> int:
         """How many threads should decode for it; 0 means one for each core."""
         # Two cores are the network's: several threads that decode cost it more than they give.
-        return 1 if (os.cpu_count() or 1) <= 2 and not self._settings.skip_static else 0
+        return 1 if (os.cpu_count() or 1) <= 2 else 0
 
-    def detect(self, pictures: Iterable[Picture], fresh_every: int | None = None) -> Iterator[Found]:
+    def detect(self, pictures: Iterable["Picture | None"]) -> Iterator[Found]:
         """Find objects in pictures of one size, in order; decoding, fitting and the network overlap.
 
         Args:
             pictures: uint8 BGR arrays of shape (height_px, width_px, 3), or tensors on the device where
-                `takes_tensors`; consumed in a thread of their own. An error raised by them is raised here.
-            fresh_every: With the setting skip_static, every so many pictures one is looked at whatever it looks like.
+                `takes_tensors`; None for one that looks like the last that is given. Consumed in a thread of their
+                own. An error raised by them is raised here.
 
         Yields:
             One `Found` per picture.
         """
         # Per picture, in order: its size if the network sees it, 0 x 0 if it looks like the one that was seen last.
         plan: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-        unchanged = Unchanged(fresh_every) if self._settings.skip_static else None
 
         def to_be_seen() -> Iterator[Picture]:
             for picture in pictures:
-                if unchanged and unchanged.since_last(np.asarray(picture)):
+                if picture is None:
                     plan.put(_REUSED)
                     continue
                 plan.put((picture.shape[1], picture.shape[0]))

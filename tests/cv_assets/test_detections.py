@@ -84,6 +84,13 @@ def in_order(store: Store) -> pa.Table:
     return store.read(DETECTIONS).sort_by([("frame_index", "ascending"), ("detection_index", "ascending")])
 
 
+def by_frame(rows: pa.Table, columns: list[str]) -> dict[int, list[tuple[object, ...]]]:
+    boxes: dict[int, list[tuple[object, ...]]] = {}
+    for row in rows.to_pylist():
+        boxes.setdefault(row["frame_index"], []).append(tuple(row[name] for name in columns))
+    return boxes
+
+
 def test_kills_lose_at_most_a_part_and_change_nothing(prepared: tuple[Store, str], tmp_path: Path) -> None:
     original, recording_id = prepared
     for name in ("killed", "undisturbed"):
@@ -170,6 +177,20 @@ def test_at_a_lower_rate_the_same_boxes_are_found_in_fewer_frames(prepared: tupl
     assert fewer.to_pylist() == kept
     run = store.read(MODEL_RUNS).to_pylist()[0]
     assert (run["frame_count"], run["analysed_frame_count"], run["reused_frame_count"]) == (400, 80, 0)
+
+
+def test_frames_that_look_the_same_have_the_boxes_of_the_last_that_was_looked_at(prepared: tuple[Store, str]) -> None:
+    store, recording_id = prepared
+    columns = ["class_id", "confidence", "x_min_px", "y_min_px", "x_max_px", "y_max_px"]
+    every = by_frame(detected(store, recording_id, precision="f32"), columns)
+    rows = detected(store, recording_id, precision="f32", skip_static=True)
+    run = store.read(MODEL_RUNS).to_pylist()[0]
+    assert 20 < run["reused_frame_count"] < 380
+    kept, reused = by_frame(rows, columns), set(rows.filter(rows["is_reused"])["frame_index"].to_pylist())
+    last = 0
+    for frame_index in range(400):
+        last = last if frame_index in reused else frame_index
+        assert kept.get(frame_index) == every.get(last)
 
 
 def test_what_is_said_of_the_whole_picture_is_kept_wherever_the_region_lies() -> None:
