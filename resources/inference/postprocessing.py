@@ -16,6 +16,7 @@ from resources.settings import DetectionSettings
 PADDING_GREY = 114
 _CLASS_OFFSET_PX = 7680.0  # moves the boxes of different classes apart, so that one pass of NMS serves all classes
 _CLASSES_KEPT = 5
+_NMS_ROWS = 256  # bounds the memory that many candidates take
 
 
 @dataclass(frozen=True)
@@ -259,16 +260,19 @@ def _nms(xyxy: np.ndarray, iou_threshold: float) -> np.ndarray:
     Returns:
         Ascending indices of the boxes that stay.
     """
-    count = len(xyxy)
-    area = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
-    alive = np.ones(count, bool)
-    for index in range(count - 1):
-        if not alive[index]:
-            continue
-        rest = slice(index + 1, count)
-        overlap = np.minimum(xyxy[index, 2:], xyxy[rest, 2:]) - np.maximum(xyxy[index, :2], xyxy[rest, :2])
-        shared = overlap[:, 0].clip(0) * overlap[:, 1].clip(0)
-        alive[rest] &= shared <= iou_threshold * (area[index] + area[rest] - shared)
+    left, top, right, bottom = np.ascontiguousarray(xyxy.T)
+    area = (right - left) * (bottom - top)
+    alive = np.ones(len(xyxy), bool)
+    # Many boxes at a time with all that follow: box by box, most of the time would go into calling numpy.
+    for first in range(0, len(xyxy), _NMS_ROWS):
+        those, rest = (slice(first, first + _NMS_ROWS), None), slice(first, None)
+        width = np.minimum(right[those], right[rest]) - np.maximum(left[those], left[rest])
+        height = np.minimum(bottom[those], bottom[rest]) - np.maximum(top[those], top[rest])
+        shared = width.clip(0) * height.clip(0)
+        drops = np.triu(~(shared <= iou_threshold * (area[those] + area[rest] - shared)), 1)
+        for index in np.flatnonzero(drops.any(axis=1)):
+            if alive[first + index]:
+                alive[rest] &= ~drops[index]
     return np.flatnonzero(alive)
 
 

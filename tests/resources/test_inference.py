@@ -38,6 +38,17 @@ def test_engines_answer_in_order_and_alike(engine: str) -> None:
         assert np.allclose(alone.xyxy, boxes.xyxy, atol=0.5)
 
 
+def test_pictures_of_the_networks_own_size_are_taken_however_they_lie_in_memory() -> None:
+    whole = np.random.default_rng(0).integers(0, 255, (400, 400, 3)).astype(np.uint8)
+    part = whole[50:242, 40:360]  # as a region cuts it
+    fixed = part.copy()
+    fixed.flags.writeable = False
+    engine = Models().detector(SETTINGS, 320, 192, "cpu")._engine
+    answers = [answer[0].copy() for answer in engine.infer([part.copy(), part, fixed])]
+    assert np.array_equal(answers[0], answers[1])
+    assert np.array_equal(answers[0], answers[2])
+
+
 def test_an_error_while_decoding_is_the_one_that_is_raised() -> None:
     def failing() -> Iterator[np.ndarray]:
         yield np.zeros((360, 640, 3), np.uint8)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from resources.errors import PipelineError
-from resources.inference.postprocessing import Letterbox, decode_output
+from resources.inference.postprocessing import Letterbox, _nms, decode_output
 from resources.settings import DetectionSettings
 
 SETTINGS = DetectionSettings()
@@ -71,6 +71,20 @@ def test_suppression_agrees_with_torchvision() -> None:
     xyxy = np.concatenate([values[:, :2] - values[:, 2:4] / 2, values[:, :2] + values[:, 2:4] / 2], axis=1)
     kept = batched_nms(torch.tensor(xyxy), torch.tensor(values[:, 5]), torch.tensor(values[:, 4]), SETTINGS.nms_iou)
     assert found.confidence.tolist() == pytest.approx(values[kept.numpy(), 5].tolist())
+
+
+@pytest.mark.parametrize("count", [0, 1, 45, 256, 700])
+def test_suppression_of_many_boxes_agrees_with_torchvision(count: int) -> None:
+    import torch
+    from torchvision.ops import nms
+
+    rng = np.random.default_rng(count)
+    centres, sizes = rng.uniform(0, 300, (count, 2)), rng.uniform(20, 60, (count, 2))
+    xyxy = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1).astype(np.float32)
+    best_first = torch.arange(count, 0, -1, dtype=torch.float32)
+    kept = _nms(xyxy, 0.4)
+    assert kept.tolist() == nms(torch.tensor(xyxy).reshape(-1, 4), best_first, 0.4).tolist()
+    assert count < 45 or len(kept) < count
 
 
 def test_networks_without_suppression_and_empty_frames_are_read() -> None:
