@@ -2,7 +2,7 @@
 
 A stage that heeds one is made from it. So what one camera sets makes its own recordings stale and no others, and only
 in the stages that heed it, which Dagster's version of a stage's code, one for all recordings, cannot tell. A note is an
-observation of what the settings say of the recording's camera; there is none as long as they say nothing.
+observation of what the settings say of the recording's camera; there is none before they say anything.
 """
 
 import hashlib
@@ -10,19 +10,19 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dagster import AssetKey, AssetObservation, AssetSpec, DagsterInstance
 from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 
 from cv_assets.events import Told, observations
 from cv_assets.partitions import recordings_partitions
+from resources.schema import RECORDINGS
 from resources.settings import DetectionSettings, Settings, VideoSettings, current_settings
 from resources.storage import Store
-from resources.watched_folder import SourceIndex
 
 NOTHING = "none"
-_STARTED_AT = time.time()  # before the settings were read: what was noted since may come of newer ones
+_READ_AT = time.time()  # when this process read its settings
+_READ_AT_TAG = "cv_assets/settings_read_at"
 
 
 @dataclass(frozen=True)
@@ -128,18 +128,10 @@ def version_noted(told: Told | None) -> str:
     return (told.version if told else None) or NOTHING
 
 
-def cameras_of(store: Store, recording_ids: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
-    """The cameras of some recordings, also of those that are known in the watched folder only.
-
-    Args:
-        store: The tables.
-        recording_ids: The recordings.
-        rows: Their rows of `recordings`, as far as they have any.
-    """
-    cameras = {row["recording_id"]: row["camera"] for row in rows}
-    if new := [recording_id for recording_id in recording_ids if recording_id not in cameras]:
-        cameras |= {file.recording_id: file.camera for file in SourceIndex(store).load(new).values()}
-    return {recording_id: cameras.get(recording_id) for recording_id in recording_ids}
+def cameras_of(store: Store, recording_ids: Sequence[str] | None = None) -> dict[str, str | None]:
+    """The cameras of some recordings, or of all that were probed; None where it is not known."""
+    rows = store.read(RECORDINGS, recording_ids, ["recording_id", "camera"]).to_pylist()
+    return dict.fromkeys(recording_ids or ()) | {row["recording_id"]: row["camera"] for row in rows}
 
 
 def note(
@@ -147,7 +139,7 @@ def note(
 ) -> dict[AssetKey, dict[str, Note]]:
     """Note what the settings of this process say of some recordings' cameras, where the last note says otherwise.
 
-    What somebody with newer settings has noted stays: it is what makes stale that is made from older ones.
+    What comes of settings that were read later stays: it is what makes stale that is made from older ones.
 
     Args:
         instance: Dagster's instance.
@@ -172,15 +164,21 @@ def _note_one(instance: DagsterInstance, aspect: Aspect, cameras: Mapping[str, s
     added = set()
     for recording_id, text in said.items():
         before = noted.get(recording_id, [])[:1]
-        if any(version_of(text) == version_noted(one) or one.timestamp > _STARTED_AT for one in before):
+        if any(version_of(text) == version_noted(one) or _is_newer(one) for one in before):
             continue
         if before or text:
             instance.report_runless_asset_event(_observation(aspect, recording_id, text))
             added.add(recording_id)
-    noted |= observations(instance, aspect.key, added)
+    if added:
+        noted = observations(instance, aspect.key, set(said))
     return {
         recording_id: _note(version_of(text), noted.get(recording_id, []), last) for recording_id, text in said.items()
     }
+
+
+def _is_newer(told: Told) -> bool:
+    """Whether it comes of settings that were read after those of this process, by a clock that was not wrong then."""
+    return _READ_AT < float(told.tags.get(_READ_AT_TAG, 0)) < time.time()
 
 
 def _note(version: str, noted: Sequence[Told], last: int) -> Note:
@@ -190,7 +188,8 @@ def _note(version: str, noted: Sequence[Told], last: int) -> Note:
 
 
 def _observation(aspect: Aspect, recording_id: str, said: str) -> AssetObservation:
-    versions = {DATA_VERSION_TAG: version_of(said), DATA_VERSION_IS_USER_PROVIDED_TAG: "true"} if said else {}
-    return AssetObservation(
-        aspect.key, partition=recording_id, metadata={"settings": json.loads(said) if said else {}}, tags=versions
-    )
+    tags = {_READ_AT_TAG: str(_READ_AT)}
+    if said:  # without a version it is to Dagster as if there were no note
+        tags |= {DATA_VERSION_TAG: version_of(said), DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+    settings = json.loads(said) if said else {}
+    return AssetObservation(aspect.key, partition=recording_id, metadata={"settings": settings}, tags=tags)

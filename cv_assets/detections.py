@@ -46,6 +46,7 @@ from resources.run_coordinator import GPU_POOL
 from resources.schema import FRAMES, MODEL_RUNS, MODELS, RECORDINGS, Table, model_tables
 from resources.settings import DetectionSettings, Settings, current_settings, settings_version
 from resources.storage import Store
+from resources.wall_clock import with_times
 
 _LOGIC = "detections 3"
 _SAMPLE_FRAMES = 48
@@ -280,7 +281,7 @@ def _work(
     video = video_of(row, store.data_folder)
     assert row is not None
     frames = store.read(FRAMES, [recording_id], ["frame_index", "source_frame_index", "time_s", "captured_at_utc"])
-    frames = frames.sort_by("frame_index")
+    frames = with_times(frames.sort_by("frame_index"), row["started_at_utc"])
     rate = Fraction(row["rate_fps_num"], row["rate_fps_den"])
     if frames.num_rows != row["frame_count"]:
         raise RecordingError(

@@ -1,7 +1,8 @@
 """Dagster's history on the move: between SQLite in the data folder and PostgreSQL, so that nothing is made again.
 
-What is taken along is what decides whether work is done: the partitions, and of every asset and recording the newest
-materialization with its versions and metadata. Runs, ticks and logs stay where they were.
+What is taken along is what decides whether work is done: the partitions, of every asset and recording the newest
+materialization with its versions and metadata, and what was noted of cameras. Runs, ticks and logs stay where they
+were.
 """
 
 import json

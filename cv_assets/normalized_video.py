@@ -5,6 +5,7 @@ Every later stage reads this video and never the source. Its frames know which s
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from dagster import (
 
 from cv_assets.cameras import VIDEO
 from cv_assets.partitions import recordings_partitions
-from cv_assets.recordings import clock_columns
 from cv_assets.stage import (
     INGEST,
     Metadata,
@@ -134,6 +134,22 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
     }
 
 
+def _found_columns(before: Mapping[str, Any], video: NormalizedVideo, video_path: str) -> dict[str, list[Any]]:
+    """The columns of a recording's row that normalization decides, from the row as it is; what it began is moved on.
+
+    Its start is not asked of the settings: they may be newer than the clock that all other tables were given.
+    """
+    found = content_columns(video, before) | {"video_path": video_path}
+    status, error = media_status({**before, **found})
+    found |= {"status": status, "error": error, "failed_stage": None}
+    if before["started_at_source"] == "mtime":  # when the file was written is when the recording ended
+        found["started_at_utc"] = before["mtime_utc"] - timedelta(seconds=video.duration_s)
+    elif before["started_at_utc"] is not None:
+        later_s = video.lead_s - (before["lead_s"] or 0.0)
+        found["started_at_utc"] = before["started_at_utc"] + timedelta(seconds=later_s)
+    return {name: [value] for name, value in found.items()}
+
+
 def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list[str]:
     """What of a recording's account does not add up, a sentence each; an empty list when all is explained.
 
@@ -218,14 +234,12 @@ def normalize_recording(recording_id: str, store: Store, settings: Settings, pro
     finally:
         partial.unlink(missing_ok=True)
     video_path = str(source) if video.made_by == "reference" else str(target.relative_to(store.data_folder))
-    row |= content_columns(video, row) | {"video_path": video_path}
-    row |= clock_columns(row, settings)
-    status, error_sentence = media_status(row)
-    row |= {"status": status, "error": error_sentence, "failed_stage": None}
+    # Not the row as it was before all this work: its clock may have been put right meanwhile.
+    store.change(RECORDINGS, [recording_id], lambda rows: _found_columns(rows.to_pylist()[0], video, video_path))
+    row = store.read(RECORDINGS, [recording_id]).to_pylist()[0]
     store.replace(
         FRAMES, [recording_id], frame_rows(recording_id, video, row["started_at_utc"], row["started_at_source"])
     )
-    store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
     shown = (
         *("status", "time_source", "made_by", "rate_fps", "width_px", "height_px", "video_path"),
         *("corrupt_count", "discarded_count", "decimated_count", "duplicated_count"),

@@ -127,7 +127,7 @@ def observe(instance: DagsterInstance, store: Store) -> Outstanding:
     names = list(dict.fromkeys(LAST_OF_STEP[name] for name in (*assets_of(INGEST), *assets_of(ANALYSIS))))
     statuses = _statuses(instance, names)
     in_flight, waiting = _in_flight(instance, recording_ids)
-    columns = ["recording_id", "camera", "status", "duration_s_from_content", "duration_s_from_header", "video_path"]
+    columns = ["recording_id", "status", "duration_s_from_content", "duration_s_from_header", "video_path"]
     rows = {row["recording_id"]: row for row in store.read(RECORDINGS, columns=columns).to_pylist()}
     attempts = _attempts(instance, store, statuses)
     stale = _stale(instance, store, recording_ids, rows) if os.environ.get(STALE_VARIABLE) else {}
@@ -301,7 +301,7 @@ def _stale(
     what would need the video stays as it is: old results are better than none.
     """
     stale: dict[str, set[str]] = {}
-    for one in stale_assets(instance, cameras_of(store, recording_ids, list(rows.values()))):
+    for one in stale_assets(instance, cameras_of(store, recording_ids)):
         stale.setdefault(one.recording_id, set()).add(one.asset_name)
     folder, index = current_settings().watched_folder, SourceIndex(store)
     of_video = set(with_downstream(frozenset(made_from(NORMALIZED_VIDEO)), ANALYSIS))

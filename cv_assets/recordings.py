@@ -2,10 +2,6 @@
 
 The columns about the content are filled by normalized_video, the one stage that decodes every frame. A file that cannot
 be processed has its row too, with status rejected and the reason.
-
-With it wall_clock: when the recording was taken, in its row and in the times on the wall clock of all that was made of
-it. It is an asset of its own, without a table, so that a clock that is put right reruns no other stage but those that
-compare clocks.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,9 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-from dagster import AssetExecutionContext, AssetSpec, ResourceParam, multi_asset
+from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
-from cv_assets.cameras import CLOCK
 from cv_assets.partitions import recordings_partitions
 from cv_assets.stage import (
     INGEST,
@@ -35,11 +30,7 @@ from resources.storage import Store
 from resources.wall_clock import started_at
 from resources.watched_folder import SourceFile, SourceIndex, file_of
 
-WALL_CLOCK = "wall_clock"
-STAGE = Stage("recordings", (RECORDINGS,), files=(WALL_CLOCK,), of_the_file=True)
-
-
-_CLOCK = ("started_at_utc", "started_at_source")
+STAGE = Stage("recordings", (RECORDINGS,), of_the_file=True)
 
 
 def file_columns(source: SourceFile) -> dict[str, Any]:
@@ -77,6 +68,8 @@ def probe_recording(source: SourceFile, settings: Settings) -> dict[str, Any]:
 def clock_columns(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """When the first frame was taken, as far as it is known how long the recording is and what its start lacks.
 
+    Only the asset wall_clock may change what is known already: all times on the wall clock count from it.
+
     Args:
         row: The recording's row of `recordings`.
         settings: The cameras' clocks and the patterns of file names.
@@ -95,12 +88,13 @@ def clock_columns(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 
 
 def _keep_content_columns(row: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
-    """Carry over what normalization found earlier: the content is the same, so it still holds."""
-    if before is None or before["frame_count_from_content"] is None or row["status"] == "rejected":
+    """Carry over what later stages found: the content is the same, so it still holds."""
+    if before is None or row["status"] == "rejected":
         return row
-    kept = {
-        name: value for name, value in before.items() if row[name] is None and name not in ("error", "failed_stage")
-    }
+    told = ("status", "error", "failed_stage")
+    kept = {name: value for name, value in before.items() if row[name] is None and name not in told}
+    if before["status"] == "failed" and before["failed_stage"] != STAGE.name:
+        return row | kept | {name: before[name] for name in told}
     status, error = media_status(row | kept)
     return row | kept | {"status": status, "error": error}
 
@@ -126,35 +120,18 @@ def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dic
             store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
         raise
     row = _keep_content_columns(probed | {"recording_id": recording_id}, before)
-    if row["status"] != "rejected":
+    if row["status"] != "rejected" and row["started_at_utc"] is None:
         row |= clock_columns(row, settings)
-    if before and any(before[name] != row[name] for name in _CLOCK):
-        # Before its own row: after a kill the two still differ, and it is done again.
-        store.set_clock(store.tables(), recording_id, *(row[name] for name in _CLOCK))
     store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
     shown = ("status", "error", "camera", "source_path", "size_bytes", "codec_name", "frame_count_from_header")
     told = {name: row[name] for name in shown if row[name] is not None}
     if footage_s := row["duration_s_from_content"] or row["duration_s_from_header"]:
         told["duration_s"] = footage_s
-    clock = {name: str(row[name]) for name in _CLOCK if row[name]}
-    return {WALL_CLOCK: clock, RECORDINGS.name: count_metadata(1, **told)}
+    return {RECORDINGS.name: count_metadata(1, **told)}
 
 
 @multi_asset(
     specs=[
-        AssetSpec(
-            WALL_CLOCK,
-            deps=[CLOCK.name],
-            description="When each recording was taken: the times on the wall clock of all that is made of it.",
-            group_name=INGEST,
-            code_version=settings_version(
-                "wall_clock 1", *current_settings().intake.captured_at_patterns, current_settings().intake.time_zone
-            ),
-            kinds={"deltalake"},
-            owners=["team:video-analytics"],
-            metadata={"grain": "One clock per recording.", "key": "recording_id"},
-            partitions_def=recordings_partitions,
-        ),
         table_asset(
             RECORDINGS,
             group=INGEST,

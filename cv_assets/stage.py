@@ -131,6 +131,8 @@ class Stage:
     files: tuple[str, ...] = ()
     of_the_file: bool = False
     """Whether it works on the source file itself, and so also on one that was rejected."""
+    version_of: tuple[str, ...] = ()
+    """Metadata that are all there is of its result; they make its data version, whatever it was made from."""
 
     @property
     def asset_names(self) -> tuple[str, ...]:
@@ -170,9 +172,9 @@ class Stage:
         check: Check | None,
         name: Callable[[str], None],
     ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
-        columns = ["recording_id", "camera", "failed_stage", "duration_s_from_content", *_CLOCK]
+        columns = ["recording_id", "failed_stage", "duration_s_from_content", *_CLOCK]
         rows = store.read(RECORDINGS, recording_ids, columns).to_pylist()
-        versions = Versions.of(context, self.asset_names, cameras_of(store, recording_ids, rows))
+        versions = Versions.of(context, self.asset_names, cameras_of(store, recording_ids))
         failed_before = {row["recording_id"] for row in rows if row["failed_stage"] in (self.name, *self.asset_names)}
         footage_s = {row["recording_id"]: row["duration_s_from_content"] for row in rows}
         done: dict[str, dict[str, Metadata]] = {}
@@ -203,6 +205,7 @@ class Stage:
             # Not the recordings' fault: this run is not counted as an attempt at them.
             context.instance.add_run_tags(context.run.run_id, {STOPPED_TAG: "true"})
         _still_running(context)
+        versions.tell(done, self.version_of)
         if failed or stop:
             for recording_id, metadata in done.items():
                 versions.log(context, recording_id, metadata)
@@ -215,8 +218,8 @@ class Stage:
 
     def _set_clocks(self, store: Store, before: Sequence[Mapping[str, Any]]) -> None:
         """Let times on the wall clock be right also where a clock was put right while the stage was at work."""
-        if self.of_the_file:
-            return  # it sets them itself
+        if not self.tables:
+            return
         begun = {row["recording_id"]: tuple(row[name] for name in _CLOCK) for row in before}
         for row in store.read(RECORDINGS, list(begun), ["recording_id", *_CLOCK]).to_pylist():
             clock = tuple(row[name] for name in _CLOCK)

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from dagster import AssetExecutionContext, MetadataValue, ResourceParam, multi_asset
 
 from cv_assets.partitions import recordings_partitions
-from cv_assets.recordings import WALL_CLOCK
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
@@ -23,6 +22,7 @@ from cv_assets.stage import (
     table_asset,
     table_checks,
 )
+from cv_assets.wall_clock import WALL_CLOCK
 from resources.arrow_sql import select
 from resources.errors import RecordingError
 from resources.pictures import TIMELINE_BINS, as_markdown, presence, timeline
@@ -40,6 +40,7 @@ from resources.schema import (
 )
 from resources.settings import settings_version
 from resources.storage import Store
+from resources.wall_clock import with_times
 
 _SUMMARY_SQL = """
 WITH at_once AS (SELECT frame_index, count(*) AS objects FROM track_boxes GROUP BY frame_index)
@@ -158,10 +159,12 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
         ],
     }  # fmt: skip
     inputs = {table.name: store.read(table, [recording_id], names) for table, names in columns.items()}
+    if inputs[RECORDINGS.name]["frame_count"].to_pylist() in ([], [None]):
+        raise RecordingError("It has no normalized video: materialize normalized_video first.")
+    started_at_utc = inputs[RECORDINGS.name]["started_at_utc"][0].as_py()
+    inputs[TRACK_BOXES.name] = with_times(inputs[TRACK_BOXES.name], started_at_utc)
     runs = inputs[MODEL_RUNS.name]
     inputs[MODEL_RUNS.name] = runs.filter(pc.equal(runs["asset_name"], DETECTIONS.name))
-    if inputs["recordings"]["frame_count"].to_pylist() in ([], [None]):
-        raise RecordingError("It has no normalized video: materialize normalized_video first.")
     found = summarize(inputs)
     for table in STAGE.tables:
         store.replace(table, [recording_id], found[table.name])

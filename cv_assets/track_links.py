@@ -11,7 +11,6 @@ from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
 from cv_assets.cameras import JOINING
 from cv_assets.partitions import recordings_partitions
-from cv_assets.recordings import WALL_CLOCK
 from cv_assets.stage import (
     ANALYSIS,
     Metadata,
@@ -22,6 +21,7 @@ from cv_assets.stage import (
     table_checks,
 )
 from cv_assets.tracks import track_ends
+from cv_assets.wall_clock import WALL_CLOCK
 from resources.schema import RECORDINGS, TRACK_BOXES, TRACK_LINKS, TRACKS
 from resources.settings import Settings, settings_version
 from resources.storage import Store

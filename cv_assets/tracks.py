@@ -31,6 +31,7 @@ from resources.schema import DETECTIONS, FRAMES, RECORDINGS, TRACK_BOXES, TRACKS
 from resources.settings import Settings, TrackSettings, current_settings, settings_version
 from resources.storage import Store
 from resources.tracking import TrackEnds, Tracker, link_tracks
+from resources.wall_clock import with_times
 
 STAGE = Stage("tracks", (TRACKS, TRACK_BOXES))
 _CODE_VERSION = settings_version("tracks 2", current_settings().tracks)
@@ -274,8 +275,10 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     if row is None or row["frame_count"] is None:
         raise RecordingError("It has no normalized video: materialize normalized_video first.")
     found = store.read(DETECTIONS, [recording_id], list(_SHARED))
+    found = with_times(found, row["started_at_utc"])
     found = found.sort_by([("frame_index", "ascending"), ("detection_index", "ascending")])
     frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s", "captured_at_utc"]).sort_by("frame_index")
+    frames = with_times(frames, row["started_at_utc"])
     boxes = found.append_column("track_id", pa.array(follow(found, row["rate_fps"], settings.tracks)))
     tracks, track_boxes = track_rows(boxes, frames, row["rate_fps"], settings.tracks)
     store.replace(TRACKS, [recording_id], tracks)

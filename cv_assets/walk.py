@@ -11,6 +11,7 @@ from cv_assets.stage import ANALYSIS, INGEST
 from cv_assets.summaries import summaries
 from cv_assets.track_links import track_links
 from cv_assets.tracks import tracks
+from cv_assets.wall_clock import wall_clock
 from cv_assets.zone_events import zone_events
 from cv_assets.zone_summaries import zone_summaries
 
@@ -18,6 +19,7 @@ WALK: tuple[AssetsDefinition, ...] = (
     recordings,
     normalized_video,
     scenes,
+    wall_clock,
     detections,
     tracks,
     track_links,

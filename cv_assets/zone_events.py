@@ -43,6 +43,7 @@ from resources.schema import (
 )
 from resources.settings import CameraSettings, Settings, settings_version
 from resources.storage import Store
+from resources.wall_clock import with_times
 from resources.zones import Changes, anchors, border_changes, crossings, homography, to_ground, velocities
 
 TABLES = (ZONE_EVENTS, ZONE_SECONDS, LINE_TRIPS, GROUND_TRACKS)
@@ -288,6 +289,7 @@ def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dic
     if camera.zones or camera.lines or camera.ground:
         boxes = store.read(TRACK_BOXES, [recording_id], list(_BOX_COLUMNS))
         boxes = pa.concat_tables([boxes, boxes_before(row, store)]) if camera.joined_within_s else boxes
+        boxes = with_times(boxes, row["started_at_utc"])
         boxes = boxes.sort_by([("track_id", "ascending"), ("time_s", "ascending")])
         frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
         found = zone_rows(recording_id, boxes, frames, camera, row["width_px"], row["height_px"])

@@ -26,7 +26,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from pyarrow.dataset import Dataset, dataset, field
 
 from resources.errors import PipelineError
-from resources.schema import CAPTURED_AT_SOURCE, FRAMES, TABLES, Table, broken_rules, table_named
+from resources.schema import CAPTURED_AT_SOURCE, TABLES, Table, broken_rules, table_named
 from resources.wall_clock import on_the_wall
 
 logger = logging.getLogger(__name__)
@@ -138,12 +138,18 @@ class Store:
         if unknown:
             raise ValueError(f"{table.name} has no columns {sorted(unknown)}.")
         wanted = [recording_ids] if isinstance(recording_ids, str) else list(recording_ids)
-        self._change(table, wanted, lambda rows: {name: [value] * rows.num_rows for name, value in values.items()})
+        self.change(table, wanted, lambda rows: {name: [value] * rows.num_rows for name, value in values.items()})
 
-    def _change(
+    def change(
         self, table: Table, recording_ids: Sequence[str], changed: Callable[[pa.Table], Mapping[str, Any]]
     ) -> None:
-        """Give columns of some recordings' rows the values that are made of these rows, in one commit."""
+        """Give columns of some recordings' rows the values that are made of these rows, in one commit.
+
+        Args:
+            table: The declaration of the table.
+            recording_ids: The recordings.
+            changed: Given all their rows as they are at the commit, new values by column name; may be asked again.
+        """
         predicate = f"recording_id IN ({', '.join(_quoted(one) for one in recording_ids)})"
 
         # Not by Delta's own UPDATE: it writes strings as Arrow views, by which its readers then cannot filter.
@@ -151,7 +157,7 @@ class Store:
             newest = self._existing(table)
             self.may_write()
             rows = self._rows(newest, table, recording_ids).to_table().cast(table.arrow_schema)
-            for name, values in changed(rows).items():
+            for name, values in (changed(rows) if rows.num_rows else {}).items():
                 column = table.arrow_schema.get_field_index(name)
                 field_of = table.arrow_schema.field(column)
                 rows = rows.set_column(column, field_of, pa.array(values, field_of.type))
@@ -178,10 +184,15 @@ class Store:
         source = {CAPTURED_AT_SOURCE.name: started_at_source}
         for table in tables:
             following = {column.name: column.since_start for column in table.columns if column.since_start}
+            told = {name: value for name, value in source.items() if name in table.arrow_schema.names}
+            names = {*following, *told, *(since for since, _ in following.values())}
             if not following or not self.row_count(table):
                 continue
-            told = source if table is FRAMES else {}
-            self._change(table, [recording_id], partial(_on_the_wall, started_at_utc, following, told))
+            set_times = partial(_on_the_wall, started_at_utc, following, told)
+            rows = self.read(table, [recording_id], sorted(names))
+            # Compared as numbers: what was reckoned by another way may differ by the last microsecond.
+            if any(_differ(rows[name], pa.array(right, rows[name].type)) for name, right in set_times(rows).items()):
+                self.change(table, [recording_id], set_times)
 
     def read(
         self, table: Table, recording_ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
@@ -325,6 +336,16 @@ class Store:
                     raise PipelineError(sentence) from error
                 raise
         raise AssertionError("unreachable")
+
+
+def _differ(stored: pa.ChunkedArray, right: pa.Array) -> bool:
+    """Whether a column's values are others; times that differ by a microsecond are the same."""
+    if stored.null_count != right.null_count:
+        return True
+    if not pa.types.is_timestamp(right.type):
+        return not stored.combine_chunks().equals(right)
+    apart = pc.abs(pc.subtract(stored.cast(pa.int64()), right.cast(pa.int64())))
+    return bool(pc.any(pc.greater(apart, 1)).as_py())
 
 
 def _on_the_wall(

@@ -64,6 +64,17 @@ def on_the_wall(started_at_utc: datetime | None, since_start_s: np.ndarray) -> p
     return pa.array(started + np.round(since_start_s * 1e6).astype("timedelta64[us]")).cast(kind)
 
 
+def with_times(rows: pa.Table, started_at_utc: datetime | None) -> pa.Table:
+    """Rows of one recording, their captured_at_utc counted by time_s from its start.
+
+    A stage takes the start from the recording's row and not the times from the rows that it reads: these may be about
+    to be set anew.
+    """
+    column = rows.schema.get_field_index("captured_at_utc")
+    times = on_the_wall(started_at_utc, rows["time_s"].to_numpy())
+    return rows.set_column(column, rows.schema.field(column), times)
+
+
 def _time_of(parts: Mapping[str, str | None], zone: tzinfo) -> datetime | None:
     """The time that a pattern's named groups tell; None for digits that are no time, such as a serial number."""
     if epoch := parts.get("epoch"):

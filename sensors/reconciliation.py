@@ -16,7 +16,7 @@ from dagster import (
 )
 from dagster._core.instance.ref import InstanceRef
 
-from cv_assets.cameras import ASPECTS, note
+from cv_assets.cameras import ASPECTS, cameras_of, note
 from cv_assets.detections import models_by_asset
 from cv_assets.outstanding import (
     Outstanding,
@@ -33,7 +33,6 @@ from cv_assets.walk import analysis_job, ingest_job, with_downstream
 from resources.errors import PipelineError
 from resources.inference.weights import check_weights
 from resources.results import publish
-from resources.schema import RECORDINGS
 from resources.settings import Settings
 from resources.storage import Store, check_data_folder
 from sensors.requests import run_request
@@ -139,9 +138,8 @@ def _note_cameras(instance: InstanceRef, store: Store) -> None:
     Beside all else, because thousands take a minute, and nobody waits for them: a stage notes what it heeds itself.
     """
     try:
-        rows = store.read(RECORDINGS, columns=["recording_id", "camera"]).to_pylist()
         with DagsterInstance.from_ref(instance) as own:
-            note(own, ASPECTS, {row["recording_id"]: row["camera"] for row in rows})
+            note(own, ASPECTS, cameras_of(store))
     except BaseException:
         del _noting[str(store.data_folder)]  # the next look tries again
         raise

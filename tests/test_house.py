@@ -11,8 +11,8 @@ from resources.settings import PROJECT_ROOT
 
 WINGS = ("resources", "cv_assets", "sensors")
 ASSETS_IN_ORDER = (
-    "recordings", "normalized_video", "scenes", "detections", "tracks", "track_links", "crops", "zone_events",
-    "summaries", "zone_summaries",
+    "recordings", "normalized_video", "scenes", "wall_clock", "detections", "tracks", "track_links", "crops",
+    "zone_events", "summaries", "zone_summaries",
 )  # fmt: skip
 
 

@@ -329,13 +329,11 @@ def stale(data: Path | None, settings: Path | None, each: bool) -> None:
     from cv_assets.cameras import cameras_of
     from cv_assets.partitions import recordings_partitions
     from cv_assets.staleness import stale_assets
-    from resources.schema import RECORDINGS
 
     store = Store(chosen.data_folder)
     with DagsterInstance.get() as instance:
         recording_ids = instance.get_dynamic_partitions(recordings_partitions.name or "")
-        rows = store.read(RECORDINGS, columns=["recording_id", "camera"]).to_pylist()
-        found = stale_assets(instance, cameras_of(store, recording_ids, rows))
+        found = stale_assets(instance, cameras_of(store, recording_ids))
     if each:
         for one in found:
             click.echo(f"{one.recording_id}  {one.asset_name}: {one.reason}")

@@ -1,8 +1,8 @@
 """What is set for one camera makes stale its own recordings, in the stages that heed it, and nothing else."""
 
 import time
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +16,8 @@ from cv_assets.definitions import defs
 from cv_assets.outstanding import STALE_VARIABLE, observe, plan_runs
 from cv_assets.staleness import stale_assets
 from cv_assets.walk import WALK
-from resources.schema import CLASS_MINUTES, FRAMES, LINE_TRIPS, RECORDINGS, TRACK_BOXES, ZONE_EVENTS
+from resources.media.isolation import normalize_isolated
+from resources.schema import CLASS_MINUTES, RECORDING_HOURS, RECORDINGS, ZONE_EVENTS, Table
 from resources.settings import BatchSettings, Settings
 from tests.cv_assets.test_walk import MIDDLE, Pipeline
 
@@ -34,7 +35,7 @@ CHANGES: Mapping[str, tuple[Mapping[str, Any], set[str], set[str]]] = {
     "video": (
         {"video": {"crf": 30}},
         {"normalized_video", "frames"},
-        {"normalized_video", "frames", "scenes", "stretches"} | EVERY_ANALYSIS,
+        {"normalized_video", "frames", "scenes", "stretches", "wall_clock"} | EVERY_ANALYSIS,
     ),
 }
 
@@ -63,7 +64,7 @@ def use(monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline, gate: Mapping[str, 
     ).model_copy(update={"cameras": cameras})
     for place in ("cv_assets.cameras", "cv_assets.staleness", "cv_assets.outstanding"):
         monkeypatch.setattr(f"{place}.current_settings", lambda: pipeline.settings)
-    monkeypatch.setattr(cv_assets.cameras, "_STARTED_AT", time.time())
+    monkeypatch.setattr(cv_assets.cameras, "_READ_AT", time.time())
 
 
 def note_all(pipeline: Pipeline) -> None:
@@ -127,44 +128,135 @@ def test_a_region_is_its_camera_s_own_and_that_of_all_others_is_not(
     assert stale_in_the_ui(pipeline) == set()
 
 
-def test_a_clock_put_right_moves_every_time_on_the_wall_and_reruns_no_model(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(STALE_VARIABLE, "1")
-    tables = {FRAMES: "captured_at_utc", TRACK_BOXES: "captured_at_utc", CLASS_MINUTES: "minute_start_utc"}
-    tables |= {ZONE_EVENTS: "captured_at_utc", LINE_TRIPS: "captured_at_utc", RECORDINGS: "started_at_utc"}
-
-    def clocks() -> dict[str, dict[str, list[Any]]]:
-        return {
-            t.name: {name: pipeline.store.read(t, [pipeline.ids[name]])[column].to_pylist() for name in ("a", "c")}
-            for t, column in tables.items()
-        }
-
-    before, looked = clocks(), pipeline.versions("detections", "a")
-    minutes = [{"name": "second", "points": [[0.4, 1], [0.4, 0]]}, *MIDDLE.model_dump()["lines"]]
-    assert before["zone_events"]["a"]
-    use(monkeypatch, pipeline, {"clock_offset_s": 7200.0, "lines": minutes})
+def make_what_is_stale(pipeline: Pipeline) -> list[str]:
+    """Run what `process --stale` would until nothing is left; returns the stages."""
     steps = []
     for _ in range(4):
-        states = observe(pipeline.instance, pipeline.store)
-        for run in plan_runs(states, BatchSettings()):
-            (recording_id,) = run.recording_ids
-            assert recording_id == pipeline.ids["a"]
+        for run in plan_runs(observe(pipeline.instance, pipeline.store), BatchSettings()):
+            assert run.recording_ids == (pipeline.ids["a"],)
             chosen = [assets for assets in WALK if {key.to_user_string() for key in assets.keys} & set(run.asset_names)]
             assert pipeline.run(chosen, "a", "a").success
             steps += [assets.op.name for assets in chosen]
-    assert steps == ["recordings", "track_links", "zone_events", "summaries", "zone_summaries"]
-    assert pipeline.versions("detections", "a") == looked
     note_all(pipeline)
     assert stale(pipeline) == stale_in_the_ui(pipeline) == set()
-    after, moved = clocks(), timedelta(hours=2)
-    for table in ("frames", "track_boxes", "class_minutes", "recordings"):
-        assert after[table]["a"] == [moment + moved for moment in before[table]["a"]], table
-        assert after[table]["c"] == before[table]["c"]
-    started = after["recordings"]["a"][0]
-    for event in pipeline.store.read(ZONE_EVENTS, [pipeline.ids["a"]]).to_pylist():
-        since_start = event["captured_at_utc"] - started
-        assert abs(since_start.total_seconds() - event["time_s"]) < 1e-5
+    return steps
+
+
+def assert_times_count_from_the_start(pipeline: Pipeline) -> None:
+    """Every time on the wall clock of every table is where the recording's start says."""
+    for row in pipeline.store.read(RECORDINGS).to_pylist():
+        for table in pipeline.store.tables():
+            for column in (column for column in table.columns if column.since_start):
+                since, unit_s = column.since_start or ("", 0.0)
+                for one in pipeline.store.read(table, [row["recording_id"]], [column.name, since]).to_pylist():
+                    apart = one[column.name] - row["started_at_utc"] - timedelta(seconds=one[since] * unit_s)
+                    assert abs(apart) < timedelta(microseconds=3), (row["recording_id"], table.name, column.name)
+
+
+def start_of(pipeline: Pipeline, name: str) -> datetime:
+    (row,) = pipeline.store.read(RECORDINGS, [pipeline.ids[name]]).to_pylist()
+    started: datetime = row["started_at_utc"]
+    return started
+
+
+TO_NOON = ["wall_clock", "track_links", "zone_events", "summaries", "zone_summaries"]
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def stale_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STALE_VARIABLE, "1")
+
+
+@pytest.mark.usefixtures("stale_is_wanted")
+def test_a_clock_put_right_moves_every_time_on_the_wall_and_reruns_no_model(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, hour = pipeline.versions("detections", "a"), timedelta(hours=1)
+    assert_times_count_from_the_start(pipeline)
+    assert pipeline.store.row_count(ZONE_EVENTS) and pipeline.store.row_count(CLASS_MINUTES)
+    use(monkeypatch, pipeline, {"clock_offset_s": 3600.0})
+    assert make_what_is_stale(pipeline) == TO_NOON
+    assert pipeline.versions("detections", "a") == looked
+    assert (start_of(pipeline, "a"), start_of(pipeline, "c")) == (NOON + hour, NOON)
+    assert_times_count_from_the_start(pipeline)
+    hours = pipeline.store.read(RECORDING_HOURS, [pipeline.ids["a"]])["hour_utc"].to_pylist()
+    assert set(hours) == {NOON + hour}
+
+
+@pytest.mark.usefixtures("stale_is_wanted")
+def test_a_clock_is_right_in_every_table_whatever_is_made_first(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, pipeline, {"clock_offset_s": 60.0})
+    for stage in (WALK[1:2], WALK[0:1], WALK[7:8]):  # by hand, with the new settings and the old clock
+        assert pipeline.run(stage, "a", "a").success
+        assert_times_count_from_the_start(pipeline)
+    assert "wall_clock" in make_what_is_stale(pipeline)
+    assert start_of(pipeline, "a") == NOON + timedelta(minutes=1)
+    assert_times_count_from_the_start(pipeline)
+
+
+@pytest.mark.usefixtures("stale_is_wanted")
+def test_a_clock_that_was_half_set_when_its_run_died_is_set_whole_even_if_it_was_taken_back(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, pipeline, {"clock_offset_s": 120.0})
+    whole = pipeline.store.set_clock
+
+    def dies(tables: Sequence[Table], *clock: Any, **more: Any) -> None:
+        whole(tables[: len(tables) // 2], *clock, **more)
+        raise OSError("died")
+
+    monkeypatch.setattr(pipeline.store, "set_clock", dies)
+    assert not pipeline.run(WALK[3:4], "a", "a").success
+    monkeypatch.setattr(pipeline.store, "set_clock", whole)
+    with pytest.raises(AssertionError, match=r"captured_at_utc|minute_start_utc"):
+        assert_times_count_from_the_start(pipeline)
+    use(monkeypatch, pipeline, {"clock_offset_s": 60.0})
+    make_what_is_stale(pipeline)
+    assert start_of(pipeline, "a") == NOON + timedelta(minutes=1)
+    assert_times_count_from_the_start(pipeline)
+
+
+@pytest.mark.usefixtures("stale_is_wanted")
+def test_a_clock_put_right_while_a_stage_is_at_work_is_right_in_what_it_makes(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, pipeline, {"clock_offset_s": 240.0})
+
+    def beside(*asked: Any) -> Any:
+        video = normalize_isolated(*asked)
+        assert pipeline.run(WALK[3:4], "a", "a").success
+        return video
+
+    monkeypatch.setattr("cv_assets.normalized_video.normalize_isolated", beside)
+    assert pipeline.run(WALK[1:2], "a", "a").success
+    monkeypatch.setattr("cv_assets.normalized_video.normalize_isolated", normalize_isolated)
+    assert start_of(pipeline, "a") == NOON + timedelta(minutes=4)
+    assert_times_count_from_the_start(pipeline)
+    make_what_is_stale(pipeline)
+
+
+@pytest.mark.usefixtures("stale_is_wanted")
+def test_a_clock_can_be_put_right_when_the_file_is_gone(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = pipeline.settings.watched_folder.rglob("*_a.mp4")
+    kept = file.rename(file.with_suffix(".away"))
+    use(monkeypatch, pipeline, {"clock_offset_s": 300.0})
+    assert make_what_is_stale(pipeline) == TO_NOON
+    assert start_of(pipeline, "a") == NOON + timedelta(minutes=5)
+    kept.rename(file)
+
+
+def test_a_note_made_by_a_clock_that_was_wrong_does_not_last(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, pipeline, MOVED)
+    monkeypatch.setattr(cv_assets.cameras, "_READ_AT", time.time() + 3600)
+    note_all(pipeline)
+    use(monkeypatch, pipeline, {"clock_offset_s": 300.0})
+    note_all(pipeline)
+    assert stale_in_the_ui(pipeline) == set()
 
 
 def test_a_run_with_older_settings_does_not_undo_a_newer_note_and_what_it_makes_is_stale(
@@ -172,14 +264,14 @@ def test_a_run_with_older_settings_does_not_undo_a_newer_note_and_what_it_makes_
 ) -> None:
     use(monkeypatch, pipeline, {})
     note_all(pipeline)
-    assert pipeline.run(WALK[5:6], "a", "a").success  # as all tests before have left it
+    (track_links,) = [assets for assets in WALK if assets.op.name == "track_links"]
+    assert pipeline.run([track_links], "a", "a").success  # as all tests before have left it
     started = time.time()
     use(monkeypatch, pipeline, {"joined_within_s": 3.0})
     note_all(pipeline)
     use(monkeypatch, pipeline, {})
-    monkeypatch.setattr(cv_assets.cameras, "_STARTED_AT", started)
-    assert WALK[5].op.name == "track_links"
-    assert pipeline.run(WALK[5:6], "a", "a").success
+    monkeypatch.setattr(cv_assets.cameras, "_READ_AT", started)
+    assert pipeline.run([track_links], "a", "a").success
     assert ("a", "track_links") in stale_in_the_ui(pipeline)
     (told,) = note(pipeline.instance, [AssetKey("camera_joining")], {pipeline.ids["a"]: "gate"}).values()
     assert told[pipeline.ids["a"]].version == NOTHING

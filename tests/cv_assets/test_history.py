@@ -65,7 +65,7 @@ def let_the_line_be(at: float, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.model_validate({"cameras": {"gate": {"lines": [line]}}})
     for place in ("cameras", "staleness"):
         monkeypatch.setattr(f"cv_assets.{place}.current_settings", lambda: settings)
-    monkeypatch.setattr("cv_assets.cameras._STARTED_AT", time.time())
+    monkeypatch.setattr("cv_assets.cameras._READ_AT", time.time())
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_the_pages_of_what_was_normalized_show_its_frames(pipeline: Pipeline) ->
 
 def test_progress_is_told_with_pictures(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources.pictures, "EVERY_S", 0.0)
-    assert pipeline.run(WALK[:4], "a", "a").success
+    assert pipeline.run(WALK[:5], "a", "a").success
     records = pipeline.instance.fetch_observations(AssetKey("detections"), limit=100).records
     told = [record.asset_observation.metadata for record in records if record.asset_observation]
     assert told[0]["frames_done"].value == told[0]["frames_total"].value == 100
