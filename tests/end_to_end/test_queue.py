@@ -168,13 +168,16 @@ def test_every_way_is_tagged_and_held_a_device(runs: dict[str, Any]) -> None:
     backfilled = [run for run in runs["runs"] if runs["backfill"] in run.tags.items()]
     retries = [run for run in runs["runs"] if run.tags.get("dagster/retry_number") == "1"]
     assert (len(backfilled), len(retries)) == (3, 1)
-    assert len(sensed) >= 3
+    # What the sensor makes once only the model's own asset was made by hand needs no device.
+    looked = [run for run in sensed if run.holds]
+    assert len(looked) >= 3
+    assert all(run.tags["gpu"] == "true" for run in looked)
+    assert all(("gpu" in run.tags) != ("cpu" in run.tags) for run in sensed)
     for run in (*ways.values(), *backfilled, *retries):
         assert run.tags["gpu"] == "true", run
         assert run.holds, run
     for way in ("materialize", "graphql", "command", "reexecution"):
         assert ways[way].status == "SUCCESS", way
-    assert all(run.tags["gpu"] == "true" and run.holds for run in sensed if run.job == "analysis")
     ingest = [run for run in runs["runs"] if run.job == "ingest"]
     assert ingest
     assert all("gpu" not in run.tags and run.tags["cpu"] == "true" and not run.holds for run in ingest)
