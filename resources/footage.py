@@ -1,4 +1,4 @@
-"""Pictures of a normalized video for a model: some of its frames from anywhere in it, or a few spread over it."""
+"""Pictures of a normalized video for a model: some of its frames from anywhere in it, or a few from all over it."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Picture: TypeAlias = "np.ndarray | torch.Tensor"
 """uint8 BGR of shape (height_px, width_px, 3), in the CPU's memory or in a GPU's."""
+
+_DECODED_FOR_EACH = 4  # frames at most for each picture of a sample; next to each other they would show the same
 
 
 def pictures(
@@ -67,12 +69,21 @@ def frames(
 
 
 def sample(path: Path, count: int, frame_count: int, rate_fps: Fraction) -> list[np.ndarray]:
-    """Pictures spread evenly over a normalized video, found by its keyframes; at most `count`."""
+    """Pictures from all over a normalized video; at most `count`.
+
+    Decoding begins at keyframes. Where there are fewer of them than pictures, each gives some of those that follow.
+    """
+    with opened(path) as container:
+        packets = container.streams.video[0].index_entries
+        keyframes = [number for number, packet in enumerate(packets) if packet.is_keyframe and number < frame_count]
+    starts = np.array(sorted({0, *keyframes}))
+    ends = np.append(starts[1:], frame_count)
     places = np.unique(np.linspace(0, frame_count - 1, count).astype(int))
-    if frame_count <= 50 * count:
-        return list(pictures(path, places.tolist(), rate_fps))
     found = []
-    for place in places.tolist():
-        # Of a long recording only the surroundings are decoded.
-        found += list(pictures(path, [max(1, place)], rate_fps))
+    groups, counts = np.unique(np.searchsorted(starts, places, "right") - 1, return_counts=True)
+    for group, of_group in zip(groups, counts, strict=True):
+        length = min(ends[group] - starts[group], _DECODED_FOR_EACH * of_group)
+        wanted = starts[group] + np.arange(of_group) * length // of_group
+        # Several threads would decode beyond the last.
+        found += list(pictures(path, wanted.tolist(), rate_fps, thread_count=1))
     return found

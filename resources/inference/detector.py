@@ -170,7 +170,8 @@ class Models:
     def __init__(self, cache_folder: Path | None = None) -> None:
         self.cache_folder = cache_folder or _machine_cache_folder()
         self._detectors: dict[tuple[Any, ...], Detector] = {}
-        self._unproven: dict[tuple[Any, ...], int] = {}  # chosen without a measure, and how often one was tried
+        # What was chosen without a measure, and how often one was tried.
+        self._unproven: dict[tuple[Any, ...], tuple[_Choice, int]] = {}
 
     def detector(
         self, settings: DetectionSettings, width_px: int, height_px: int, device: str, sample: Sample | None = None
@@ -191,12 +192,14 @@ class Models:
         model = self.weights(settings)
         fit = fit_of(model, width_px, height_px, settings.image_size_px)
         key = (model.content_hash, fit, device, settings.model_dump_json())
-        tried = self._unproven.get(key, 0)
+        new = _Choice(model, fit, settings, device, self.cache_folder), 0
+        choice, tried = self._unproven.get(key, new)
         if key not in self._detectors or (sample is not None and 0 < tried < _ASKED_AGAIN):
-            choice = _Choice(model, fit, settings, device, self.cache_folder)
             engine, measured = choice.make(sample)
             self._detectors[key] = Detector(model, engine, fit, settings, measured)
-            self._unproven[key] = 0 if measured or not choice.is_open else tried + 1
+            self._unproven.pop(key, None)
+            if choice.is_open and not measured:
+                self._unproven[key] = choice, tried + 1
         return self._detectors[key]
 
     def weights(self, settings: DetectionSettings) -> ModelWeights:
@@ -280,6 +283,11 @@ class _Choice:
             )
         return [self.settings.precision]
 
+    @functools.cached_property
+    def _quick(self) -> Engine:
+        """The fastest engine that needs no choosing; loaded once, however many recordings are asked."""
+        return self._engine(self._ranked(self._candidates(), [])[0], None)
+
     def _engine(self, candidate: str, sample: Sample | None) -> Engine:
         if candidate == _TENSORRT:
             return TensorRtEngine(self.model, self.fit, self.device, self.cache_folder)
@@ -292,7 +300,8 @@ class _Choice:
         """The engines of those candidates that can be built and loaded here, one after the other."""
         for candidate in candidates:
             try:
-                yield candidate, self._engine(candidate, sample)
+                is_quick = [candidate] == self._ranked(self._candidates(), [])
+                yield candidate, self._quick if is_quick else self._engine(candidate, sample)
             except PipelineError:
                 raise
             except Exception as error:
@@ -349,7 +358,7 @@ class _Choice:
         calibrating, judging = pictures[0::2], pictures[1::2]
         fitted = [self.fit.apply(picture) for picture in judging]
         enough = len(judging) // 2 if self.model.task == "classify" else _ENOUGH_BOXES
-        quick = self._engine(self._ranked(candidates, [])[0], None)
+        quick = self._quick
         if sum(int((one.confidence >= SURE).sum()) for one in self._boxes(quick, fitted, judging)) < max(1, enough):
             return []
         reference = self._reference()

@@ -20,8 +20,18 @@ def test_pictures_are_those_that_each_frame_makes_by_itself(size: tuple[int, int
     assert all(np.array_equal(alone[index], found) for index, found in zip([7, 8, 30], later, strict=True))
 
 
-def test_a_sample_is_spread_over_the_video(make_video: MakeVideo) -> None:
-    video = make_video("a.mp4", 240)
-    few, all_over = sample(video, 4, 240, Fraction(24)), sample(video, 12, 240, Fraction(24))
-    assert [number_in(picture) for picture in few] == [1, 79, 159, 239]
-    assert [number_in(picture) for picture in all_over] == np.linspace(0, 239, 12).astype(int).tolist()
+@pytest.mark.parametrize(
+    ("count", "keyframe_every", "expected"),
+    [
+        (4, 60, [0, 60, 120, 180]),
+        (12, 60, [0, 4, 8, 60, 64, 68, 120, 124, 128, 180, 184, 188]),
+        (12, 7, [0, 21, 42, 63, 84, 105, 126, 147, 168, 189, 217, 238]),
+        (6, 1000, [0, 4, 8, 12, 16, 20]),
+        (240, 1000, [*range(240)]),
+    ],
+)
+def test_a_sample_is_of_frames_soon_after_keyframes_all_over_the_video(
+    count: int, keyframe_every: int, expected: list[int], make_video: MakeVideo
+) -> None:
+    video = make_video("a.mp4", 240, options={"g": str(keyframe_every), "sc_threshold": "0"})
+    assert [number_in(picture) for picture in sample(video, count, 240, Fraction(24))] == expected

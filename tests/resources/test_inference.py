@@ -331,7 +331,11 @@ def test_after_empty_recordings_engines_are_still_measured_on_a_busy_one(tmp_pat
     busy = [draw_frame(scene, 2 + moment / 10)[0] for moment in range(80)]
     empty = [np.zeros((360, 640, 3), np.uint8)] * 8
     models = Models(tmp_path)
-    assert not models.detector(SETTINGS, 640, 360, "cpu", lambda: empty).measured
+    first = models.detector(SETTINGS, 640, 360, "cpu", lambda: empty)
+    again = models.detector(SETTINGS, 640, 360, "cpu", lambda: empty)
+    assert not first.measured
+    assert not again.measured
+    assert again._engine is first._engine  # it is not loaded anew
     assert models.detector(SETTINGS, 640, 360, "cpu", lambda: busy).measured
     proven = models.detector(SETTINGS, 640, 360, "cpu", lambda: pytest.fail("it is not asked for pictures again"))
     assert proven.measured
