@@ -1,5 +1,6 @@
 """Whether a frame still shows what the last one that the model saw shows."""
 
+import os
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from fractions import Fraction
@@ -13,6 +14,7 @@ from resources.media.reading import Converter
 from resources.region import Region
 
 _CELLS_WIDE = 80
+_MAX_DECODING_THREADS = 16
 _CHANGED_BY = 10  # levels, of a video's 219, by which the mean brightness or colour of a cell must differ
 
 
@@ -31,7 +33,9 @@ def changed_pictures(
         uint8 BGR arrays of shape (height_px, width_px, 3), None for a frame that looks like the last one that is given.
     """
     converter = Converter()
-    with closing(frames(path, wanted, rate_fps)) as source:
+    # With one more than there are cores, as FFmpeg would have it, they wait longer for each other.
+    threads = min(os.cpu_count() or 1, _MAX_DECODING_THREADS)
+    with closing(frames(path, wanted, rate_fps, thread_count=threads)) as source:
         for frame in source:
             yield None if unchanged.since_last(frame) else converter.array(frame)
 
