@@ -48,7 +48,7 @@ from resources.settings import DetectionSettings, Settings, current_settings, se
 from resources.storage import Store
 from resources.wall_clock import with_times
 
-_LOGIC = "detections 3"
+_LOGIC = "detections 4"
 _SAMPLE_FRAMES = 48
 _REUSED = "reused_frame_count"
 _SHOWN = ("engine_name", "model_id", "frame_count", "analysed_frame_count", "reused_frame_count")
