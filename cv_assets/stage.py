@@ -131,8 +131,6 @@ class Stage:
     files: tuple[str, ...] = ()
     of_the_file: bool = False
     """Whether it works on the source file itself, and so also on one that was rejected."""
-    version_of: tuple[str, ...] = ()
-    """Metadata that are all there is of its result; they make its data version, whatever it was made from."""
 
     @property
     def asset_names(self) -> tuple[str, ...]:
@@ -205,7 +203,6 @@ class Stage:
             # Not the recordings' fault: this run is not counted as an attempt at them.
             context.instance.add_run_tags(context.run.run_id, {STOPPED_TAG: "true"})
         _still_running(context)
-        versions.tell(done, self.version_of)
         if failed or stop:
             for recording_id, metadata in done.items():
                 versions.log(context, recording_id, metadata)

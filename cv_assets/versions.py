@@ -40,7 +40,6 @@ class Versions:
     code_versions: Mapping[str, str]
     inputs: Mapping[str, Mapping[str, _Inputs]]
     notes: Mapping[AssetKey, Mapping[str, Note]]
-    told: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -77,26 +76,12 @@ class Versions:
         return cls({name: specs[key].code_version or "" for name, key in keys.items()}, inputs, notes)
 
     def version(self, table_name: str, recording_id: str) -> str:
-        """The data version of a recording's rows in a table, or of what it is of a file."""
-        if (table_name, recording_id) in self.told:
-            return self.told[table_name, recording_id]
+        """The data version of a recording's rows in a table."""
         parts = [self.code_versions[table_name]]
         parts += [
             f"{k.to_user_string()}={v}" for k, v in sorted(self.inputs[table_name][recording_id].versions.items())
         ]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
-
-    def tell(self, done: Mapping[str, Mapping[str, Mapping[str, Any]]], version_of: Sequence[str]) -> None:
-        """Let some of the metadata make the data versions, and not what it was made from.
-
-        Args:
-            done: Metadata by recording and asset.
-            version_of: Names of the metadata; none leaves the versions as they are.
-        """
-        for recording_id, results in done.items() if version_of else ():
-            for name, metadata in results.items():
-                text = "\n".join(str(metadata[one]) for one in version_of)
-                self.told[name, recording_id] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @property
     def common(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from resources.settings import Settings, current_settings, settings_version
 from resources.storage import Store
 
 WALL_CLOCK = "wall_clock"
-STAGE = Stage(WALL_CLOCK, (), files=(WALL_CLOCK,), version_of=("started_at_utc", "started_at_source"))
+STAGE = Stage(WALL_CLOCK, (), files=(WALL_CLOCK,))
 
 
 def set_wall_clock(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
