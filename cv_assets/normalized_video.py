@@ -16,7 +16,6 @@ from dagster import (
     AssetCheckSeverity,
     AssetCheckSpec,
     AssetExecutionContext,
-    AssetSpec,
     MetadataValue,
     ResourceParam,
     multi_asset,
@@ -31,6 +30,7 @@ from cv_assets.stage import (
     backfill_policy,
     count_metadata,
     media_status,
+    recording_asset,
     sheet_metadata,
     table_asset,
     table_checks,
@@ -135,9 +135,10 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
 
 
 def _found_columns(before: Mapping[str, Any], video: NormalizedVideo, video_path: str) -> dict[str, list[Any]]:
-    """The columns of a recording's row that normalization decides, from the row as it is; what it began is moved on.
+    """The columns of a recording's row that normalization decides.
 
-    Its start is not asked of the settings: they may be newer than the clock that all other tables were given.
+    Its start is the one that the row tells, moved by what its header had wrong. It is not asked of the settings: they
+    may be newer than the clock that all other tables were given.
     """
     found = content_columns(video, before) | {"video_path": video_path}
     status, error = media_status({**before, **found})
@@ -267,16 +268,15 @@ def frames_sheet(video: NormalizedVideo) -> MetadataValue:
 
 @multi_asset(
     specs=[
-        AssetSpec(
+        recording_asset(
             NORMALIZED_VIDEO,
-            deps=[RECORDINGS.name, VIDEO.name],
-            description="One MP4 per recording: upright, square pixels, constant rate, playable in any browser.",
-            group_name=INGEST,
+            group=INGEST,
             code_version=_CODE_VERSION,
-            kinds={"ffmpeg", "mp4"},
-            owners=["team:video-analytics"],
-            metadata={"grain": "One file per recording.", "key": "recording_id"},
-            partitions_def=recordings_partitions,
+            deps=[RECORDINGS.name, VIDEO.name],
+            kinds=("ffmpeg", "mp4"),
+            description="One MP4 per recording: upright, square pixels, constant rate, playable in any browser.",
+            grain="One file per recording.",
+            key="recording_id",
         ),
         table_asset(
             FRAMES,

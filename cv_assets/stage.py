@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -92,20 +93,53 @@ def table_asset(
         )
         for column in table.columns
     ]
-    return AssetSpec(
+    return recording_asset(
         table.name,
-        deps=list(deps),
+        group=group,
+        code_version=code_version,
+        deps=deps,
+        kinds=("deltalake", *kinds),
         description=table.comment,
+        grain=table.grain,
+        key=", ".join(table.key),
+        metadata={"dagster/column_schema": TableSchema(columns=columns), "dagster/table_name": table.name},
+    )
+
+
+def recording_asset(
+    name: str,
+    *,
+    group: str,
+    code_version: str,
+    deps: Sequence[str],
+    kinds: Sequence[str],
+    description: str,
+    grain: str,
+    key: str,
+    metadata: Metadata = MappingProxyType({}),
+) -> AssetSpec:
+    """An asset with a partition per recording, as Dagster's catalog shows it.
+
+    Args:
+        name: Its name.
+        group: The job it belongs to, `ingest` or `analysis`.
+        code_version: Made from the stage's own settings; when it changes, the asset is stale.
+        deps: Names of the assets it is made from.
+        kinds: Technologies, shown as badges.
+        description: What it is.
+        grain: What there is one of.
+        key: What identifies one.
+        metadata: More that the catalog shows.
+    """
+    return AssetSpec(
+        name,
+        deps=list(deps),
+        description=description,
         group_name=group,
         code_version=code_version,
-        kinds={"deltalake", *kinds},
+        kinds=set(kinds),
         owners=["team:video-analytics"],
-        metadata={
-            "dagster/column_schema": TableSchema(columns=columns),
-            "dagster/table_name": table.name,
-            "grain": table.grain,
-            "key": ", ".join(table.key),
-        },
+        metadata={**metadata, "grain": grain, "key": key},
         partitions_def=recordings_partitions,
     )
 

@@ -7,13 +7,13 @@ is put right needs neither the file nor any other stage, save those that compare
 from collections.abc import Iterator
 from typing import Any
 
-from dagster import AssetExecutionContext, AssetSpec, ResourceParam, multi_asset
+from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
 from cv_assets.cameras import CLOCK
 from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.partitions import recordings_partitions
 from cv_assets.recordings import clock_columns
-from cv_assets.stage import INGEST, Metadata, Stage, backfill_policy
+from cv_assets.stage import INGEST, Metadata, Stage, backfill_policy, recording_asset
 from resources.errors import RecordingError
 from resources.schema import RECORDINGS
 from resources.settings import Settings, current_settings, settings_version
@@ -44,18 +44,17 @@ def set_wall_clock(recording_id: str, store: Store, settings: Settings) -> dict[
 @multi_asset(
     name=WALL_CLOCK,
     specs=[
-        AssetSpec(
+        recording_asset(
             WALL_CLOCK,
-            deps=[RECORDINGS.name, NORMALIZED_VIDEO, CLOCK.name],
-            description="When each recording was taken, and all times on the wall clock that count from there.",
-            group_name=INGEST,
+            group=INGEST,
             code_version=settings_version(
                 "wall_clock 1", *current_settings().intake.captured_at_patterns, current_settings().intake.time_zone
             ),
-            kinds={"deltalake"},
-            owners=["team:video-analytics"],
-            metadata={"grain": "One clock per recording.", "key": "recording_id"},
-            partitions_def=recordings_partitions,
+            deps=[RECORDINGS.name, NORMALIZED_VIDEO, CLOCK.name],
+            kinds=("deltalake",),
+            description="When each recording was taken, and all times on the wall clock that count from there.",
+            grain="One clock per recording.",
+            key="recording_id",
         )
     ],
     partitions_def=recordings_partitions,
