@@ -36,7 +36,7 @@ from resources.results import publish
 from resources.settings import Settings
 from resources.storage import Store, check_data_folder
 from sensors.requests import run_request
-from sensors.waiting import LONGEST_WAIT_S, added, wait_for
+from sensors.waiting import LONGEST_WAIT_S, WHILE_IDLE_S, WHILE_WORKING_S, added, wait_for
 
 _LOOK_AGAIN_AFTER_S = 15.0  # where something is amiss that a person may mend, or runs were requested
 _REST_BETWEEN_LOOKS = 5  # times as long as the last look took: thousands of recordings must not keep a core busy
@@ -52,12 +52,14 @@ class _Seen:
         until: When to look again all the same, in seconds since 1970: an attempt is due, or a person may have mended
             what was amiss.
         rested_at: Before this time by the monotonic clock, nobody looks again.
+        ask_every_s: How often to ask whether there is news.
     """
 
     news: object
     told: str
     until: float
     rested_at: float
+    ask_every_s: float
 
 
 _seen: dict[str, _Seen] = {}
@@ -85,7 +87,7 @@ def reconciliation_sensor(
     while True:
         seen = _seen.get(folder)
         if seen is not None and not wait_for(
-            partial(_has_news, context.instance, store, seen), until - time.monotonic()
+            partial(_has_news, context.instance, store, seen), until - time.monotonic(), seen.ask_every_s
         ):
             return SkipReason(seen.told)
         try:
@@ -122,12 +124,14 @@ def _look(instance: DagsterInstance, store: Store, settings: Settings) -> tuple[
             on_hold += f" {name} is on hold: {error}"
     planned = plan_runs(without(outstanding, held), settings.batches)
     now, look_s = time.time(), time.monotonic() - started
+    is_working = bool(planned) or any(state.is_in_flight for state in outstanding.states)
     due = [state.retry_at for state in outstanding.states if state.retry_at > now]
     found = _Seen(
         news,
         f"{_told(outstanding)}{on_hold}",
         until=now + _LOOK_AGAIN_AFTER_S if on_hold or planned else min(due, default=float("inf")),
         rested_at=time.monotonic() + look_s * _REST_BETWEEN_LOOKS,
+        ask_every_s=WHILE_WORKING_S if is_working else WHILE_IDLE_S,
     )
     return found, planned
 

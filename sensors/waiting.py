@@ -13,30 +13,48 @@ logger = logging.getLogger(__name__)
 # Dagster begins a look every 5 s at most, and beginning one costs more than waiting in it: news is noticed by the look
 # that is still waiting. One that takes a minute would be ended.
 LONGEST_WAIT_S = 50.0
-_SLICE_S = 0.5
+# How often to ask. A process that sleeps has lost its caches, so asking costs several times what it costs in a loop.
+WHILE_WORKING_S, WHILE_IDLE_S = 0.5, 1.0
+
+_bell = threading.Condition()
+_rung = [0]
+_added = [0]  # partitions that this process has added: Dagster keeps no event of them
 
 
-def wait_for(has_happened: Callable[[], bool], longest_s: float = LONGEST_WAIT_S) -> bool:
+def wait_for(has_happened: Callable[[], bool], longest_s: float, every_s: float) -> bool:
     """Ask now and then until something has happened, the time is over, or the server is being stopped.
+
+    Args:
+        has_happened: What is asked.
+        longest_s: How long to wait.
+        every_s: How often to ask where nobody says that it is time to, as `ask_now` does.
 
     Returns:
         Whether it has happened.
     """
     until = time.monotonic() + longest_s
-    while not has_happened():
+    while True:
+        rung = _rung[0]
+        if has_happened():
+            return True
         left_s = until - time.monotonic()
         if left_s <= 0 or is_stopping():
             return False
-        time.sleep(min(_SLICE_S, left_s))
-    return True
+        with _bell:
+            _bell.wait_for(lambda before=rung: _rung[0] != before, min(every_s, left_s))  # type: ignore[misc]
 
 
-_added = [0]  # partitions that this process has added: Dagster keeps no event of them
+def ask_now() -> None:
+    """Let all who wait in this process ask at once."""
+    with _bell:
+        _rung[0] += 1
+        _bell.notify_all()
 
 
 def tell_added(count: int) -> None:
     """Let `added` change: partitions were added, of which there is no event."""
     _added[0] += count
+    ask_now()
 
 
 def added() -> int:
@@ -111,6 +129,7 @@ class FolderWatch:
             )
             for _ in changes:
                 self._has_changed.set()
+                ask_now()
         except (OSError, RuntimeError) as error:
             self.has_events = False
             logger.warning("File-system events are not to be had, so the folders are looked at now and then: %s", error)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dagster import (
@@ -32,7 +33,7 @@ from resources.watched_folder import (
     looks_unfinished,
     skipped_files,
 )
-from sensors.waiting import LONGEST_WAIT_S, FolderWatch, tell_added, wait_for
+from sensors.waiting import LONGEST_WAIT_S, WHILE_IDLE_S, WHILE_WORKING_S, FolderWatch, tell_added, wait_for
 
 MAX_FILES_A_TICK = 500
 _TRY_AGAIN_AFTER_S = 60.0  # what could not be read
@@ -113,11 +114,23 @@ class _Look:
         self._listed_at, self._listing_s, self._listing_cpu_s = float("-inf"), 0.0, 0.0
         self.done: Listing | None = None
         """What was listed when there was nothing left to do about it."""
+        self._may_become_readable = False
         self._tried_again_at = time.monotonic()
 
     def is_done_with(self, listing: Listing) -> bool:
         """Whether nothing is to be done about what was listed: it is as it was, and it is not time to try again."""
-        return listing == self.done and time.monotonic() < self._tried_again_at + _TRY_AGAIN_AFTER_S
+        is_time = self._may_become_readable and time.monotonic() >= self._tried_again_at + _TRY_AGAIN_AFTER_S
+        return listing == self.done and not is_time
+
+    def set_done(self, listing: Listing | None, known: Mapping[str, SourceFile] = MappingProxyType({})) -> None:
+        """Remember what was listed when nothing was left to do about it, and what was known then.
+
+        Args:
+            listing: None if something is left to do.
+            known: All known files by path.
+        """
+        self.done = listing
+        self._may_become_readable = any(file.may_become_readable for file in known.values())
 
     def to_try_again(self, listing: Listing, known: Mapping[str, SourceFile]) -> dict[str, FileState]:
         """Files that could not be read when they were looked at and may be readable now, once in a while."""
@@ -174,14 +187,18 @@ def watched_folder_sensor(
     waiting, listing = _load_cursor(context.cursor), None
     until = time.monotonic() + LONGEST_WAIT_S
     # A file that is seen first in this look may settle in this look.
-    while wait_for(partial(look.is_due, waiting, settings.intake.settle_s), until - time.monotonic()):
+    while wait_for(
+        partial(look.is_due, waiting, settings.intake.settle_s),
+        until - time.monotonic(),
+        WHILE_WORKING_S if waiting else WHILE_IDLE_S,
+    ):
         try:
             listing = look.list(settings)
         except PipelineError as error:
             return SkipReason(str(error))
         if look.is_done_with(listing) and not waiting:
             continue
-        look.done = None
+        look.set_done(None)
         known, now = index.load(), time.time()
         settled, waiting = settle(listing.files, known, waiting, now, rest_of(settings, now))
         settled |= look.to_try_again(listing, known)
@@ -203,7 +220,7 @@ def watched_folder_sensor(
     added = [recording_id for recording_id in wanted if recording_id and recording_id not in have]
     context.update_cursor(json.dumps(waiting))
     if not added:
-        look.done = None if waiting else listing
+        look.set_done(None if waiting else listing, known)
         return SkipReason(_told(settings, listing, waiting, known))
     context.instance.add_dynamic_partitions(recordings_partitions.name or "", added)
     tell_added(len(added))

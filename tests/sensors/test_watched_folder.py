@@ -76,18 +76,21 @@ def test_what_could_not_be_read_is_tried_again_once_in_a_while(tmp_path: Path, m
     (tmp_path / "a.mp4").write_bytes(b"x")
     settings = Settings(watched_folder=tmp_path)
     look = _Look(settings.watched_folders)
-    look.done = listing = look.list(settings)
+    listing = look.list(settings)
     state = listing.files["a.mp4"]
     refused = SourceFile(
         "a.mp4", state.size_bytes, state.mtime_ns, None, None, "unreadable", "It cannot be read: Permission denied."
     )
     empty = SourceFile("b.mp4", 0, 0, None, None, "unreadable", "It is empty (0 bytes).")
     known = {"a.mp4": refused, "b.mp4": empty}
+    look.set_done(listing, known)
     assert look.is_done_with(listing)
     assert look.to_try_again(listing, known) == {}
     monkeypatch.setattr("sensors.watched_folder._TRY_AGAIN_AFTER_S", 0.0)
     assert not look.is_done_with(listing)
     assert look.to_try_again(listing, known) == {"a.mp4": state}
+    look.set_done(listing, {"b.mp4": empty})
+    assert look.is_done_with(listing)  # where nothing may become readable, nothing is tried again
 
 
 def test_a_folder_that_was_mounted_meanwhile_is_watched_anew(tmp_path: Path) -> None:
