@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dagster import (
+    DagsterInstance,
     DefaultSensorStatus,
     ResourceParam,
     SensorEvaluationContext,
@@ -41,7 +42,7 @@ _NAMED_FILES = 3
 _OLD_S = 600.0  # written longer ago than this by its own clock, a file is not being written now
 _LIST_EVERY_S = 5.0  # also without any event
 # A large folder must not keep a core busy, nor a network share: times as much as a listing took of the CPU, and in all.
-_REST_AFTER_CPU_S, _REST_AFTER_CPU_S_WITHOUT_EVENTS, _REST_AFTER_S = 300, 30, 5
+_REST_AFTER_CPU_S, _REST_AFTER_CPU_S_WITHOUT_EVENTS, _REST_AFTER_S = 400, 30, 5
 
 Waiting = Mapping[str, tuple[int, int, float]]
 """Files that may still be written: by path their size in bytes, mtime in ns, and when that was first seen."""
@@ -184,8 +185,9 @@ def watched_folder_sensor(
 ) -> SkipReason:
     """Look at the watched folders, once anything in them may have changed."""
     look, index = _look_at(settings.watched_folders), SourceIndex(store)
-    waiting, listing = _load_cursor(context.cursor), None
+    waiting = _load_cursor(context.cursor)
     until = time.monotonic() + LONGEST_WAIT_S
+    told = "Nothing has changed in the watched folders."
     # A file that is seen first in this look may settle in this look.
     while wait_for(
         partial(look.is_due, waiting, settings.intake.settle_s),
@@ -204,10 +206,13 @@ def watched_folder_sensor(
         settled |= look.to_try_again(listing, known)
         skipped = skipped_files(listing, settings.watched_folders)
         was_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
-        if settled or skipped != was_skipped:
+        if settled or skipped != was_skipped or _without_partition(context.instance, known):
             break
-    if listing is None or listing == look.done:
-        return SkipReason("Nothing has changed in the watched folders.")
+        look.set_done(None if waiting else listing, known)
+        told = _told(settings, listing, waiting, known)
+    else:
+        context.update_cursor(json.dumps(waiting))
+        return SkipReason(told)
     found = {path: file for path, file in identify(settings, settled, known).items() if file != known.get(path)}
     for recording_id, whole in grown(settings, found, known).items():
         told = f"It was taken up while its file was still growing: the whole file is {whole}."
@@ -215,9 +220,7 @@ def watched_folder_sensor(
     if found or skipped != was_skipped:
         known = {path: file for path, file in known.items() if file.state != "skipped"} | skipped | found
         index.save(known.values())
-    have = set(context.instance.get_dynamic_partitions(recordings_partitions.name or ""))
-    wanted = dict.fromkeys(file.recording_id for file in known.values() if file.state == "known")
-    added = [recording_id for recording_id in wanted if recording_id and recording_id not in have]
+    added = _without_partition(context.instance, known)
     context.update_cursor(json.dumps(waiting))
     if not added:
         look.set_done(None if waiting else listing, known)
@@ -225,6 +228,13 @@ def watched_folder_sensor(
     context.instance.add_dynamic_partitions(recordings_partitions.name or "", added)
     tell_added(len(added))
     return SkipReason(f"{len(added)} new recordings, for which reconciliation requests what they lack.")
+
+
+def _without_partition(instance: DagsterInstance, known: Mapping[str, SourceFile]) -> list[str]:
+    """Recordings that are no partition yet."""
+    have = set(instance.get_dynamic_partitions(recordings_partitions.name or ""))
+    wanted = dict.fromkeys(file.recording_id for file in known.values() if file.state == "known")
+    return [recording_id for recording_id in wanted if recording_id and recording_id not in have]
 
 
 def _told(settings: Settings, listing: Listing, waiting: Waiting, known: Mapping[str, SourceFile]) -> str:
