@@ -48,7 +48,7 @@ from resources.settings import DetectionSettings, Settings, current_settings, se
 from resources.storage import Store
 from resources.wall_clock import with_times
 
-_LOGIC = "detections 4"
+_LOGIC = "detections 5"
 _SAMPLE_FRAMES = 48
 _REUSED = "reused_frame_count"
 _SHOWN = ("engine_name", "model_id", "frame_count", "analysed_frame_count", "reused_frame_count")
@@ -245,7 +245,8 @@ class _Work:
                 yield None if picture is None else self.region.cut(picture)
 
         with closing(self._pictures(wanted)) as source:
-            for number, cut in enumerate(self.detector.detect(seen(source)), first):
+            size_px = (self.region.width_px, self.region.height_px)
+            for number, cut in enumerate(self.detector.detect(seen(source), size_px), first):
                 found = self.region.back(cut, of_picture=self.detector.task == "classify")
                 yield found
                 picture = glance.taken(number)
@@ -253,13 +254,14 @@ class _Work:
 
     def _pictures(self, wanted: Sequence[int]) -> Generator["Picture | None", None, None]:
         """The frames of these indices as pictures; None for one that need not be looked at."""
+        shrunk_by = 1 if self.region.polygons else self.detector.shrunk_by(self.width_px, self.height_px)
         if self.skip_static:
             # Each part begins with a frame that is looked at: a resumed run finds what an undisturbed one finds.
             unchanged = Unchanged(self.region, self.part_frames)
-            return changed_pictures(self.video, wanted, self.rate_fps, unchanged)
+            return changed_pictures(self.video, wanted, self.rate_fps, unchanged, shrunk_by=shrunk_by)
         device = self.device if self.detector.takes_tensors else "cpu"
         threads = self.detector.decoding_threads
-        return best_pictures(self.video, wanted, self.rate_fps, device, thread_count=threads)
+        return best_pictures(self.video, wanted, self.rate_fps, device, thread_count=threads, shrunk_by=shrunk_by)
 
     def _shown(self, picture: np.ndarray, found: Found) -> np.ndarray:
         """A small picture of a frame with what was found in it."""

@@ -23,7 +23,7 @@ _DECODED_FOR_EACH = 4  # frames at most for each picture of a sample; next to ea
 
 
 def pictures(
-    path: Path, wanted: Sequence[int], rate_fps: Fraction, *, thread_count: int = 0
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, *, thread_count: int = 0, shrunk_by: int = 1
 ) -> Generator[np.ndarray, None, None]:
     """Decode frames of a normalized video, starting at the keyframe before the first of them.
 
@@ -32,11 +32,12 @@ def pictures(
         wanted: Ascending frame indices.
         rate_fps: The video's constant rate.
         thread_count: Threads that decode; 0 leaves it to FFmpeg, which takes one for each core.
+        shrunk_by: How many times smaller pictures are made; see `Converter`.
 
     Yields:
         uint8 BGR arrays of shape (height_px, width_px, 3), one per wanted frame; fewer where the file ends early.
     """
-    converter = Converter()
+    converter = Converter(shrunk_by=shrunk_by)
     with closing(frames(path, wanted, rate_fps, thread_count=thread_count)) as source:
         for frame in source:
             yield converter.array(frame)

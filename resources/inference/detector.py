@@ -38,6 +38,7 @@ from resources.inference.gpu_footage import fitted
 from resources.inference.gpu_memory import is_out_of_memory, with_room
 from resources.inference.postprocessing import CentreCrop, Found, Letterbox, fit_of, found_in
 from resources.inference.weights import ModelWeights, find_weights, load_weights, wanted_classes
+from resources.media.reading import SHRINKABLE
 from resources.settings import DetectionSettings
 
 logger = logging.getLogger(__name__)
@@ -113,13 +114,31 @@ class Detector:
         # Two cores are the network's: several threads that decode cost it more than they give.
         return 1 if (os.cpu_count() or 1) <= 2 else 0
 
-    def detect(self, pictures: Iterable["Picture | None"]) -> Iterator[Found]:
+    def shrunk_by(self, width_px: int, height_px: int) -> int:
+        """How many times smaller pictures of one size may be made before they are given to it, with the same answers.
+
+        Args:
+            width_px: Width of the pictures.
+            height_px: Height of the pictures.
+
+        Returns:
+            1, or one of `SHRINKABLE`.
+        """
+        if not isinstance(self._fit, Letterbox):
+            return 1
+        seen_px = (self._fit.scaled_width_px, self._fit.scaled_height_px)
+        fitting = (n for n in SHRINKABLE if (width_px, height_px) == (n * seen_px[0], n * seen_px[1]))
+        return next(fitting, 1)
+
+    def detect(self, pictures: Iterable["Picture | None"], size_px: tuple[int, int] | None = None) -> Iterator[Found]:
         """Find objects in pictures of one size, in order; decoding, fitting and the network overlap.
 
         Args:
             pictures: uint8 BGR arrays of shape (height_px, width_px, 3), or tensors on the device where
                 `takes_tensors`; None for one that looks like the last that is given. Consumed in a thread of their
                 own. An error raised by them is raised here.
+            size_px: Width and height of the pictures before they were shrunk, in whose pixels answers are told; None
+                where they were not.
 
         Yields:
             One `Found` per picture.
@@ -132,16 +151,16 @@ class Detector:
                 if picture is None:
                     plan.put(_REUSED)
                     continue
-                plan.put((picture.shape[1], picture.shape[0]))
+                plan.put(size_px or (picture.shape[1], picture.shape[0]))
                 yield picture
 
         last = _NOTHING
         ahead = max(_PREFETCHED, self._engine.batch)  # a whole batch waits when the answers of the last are read
         with _Prefetch(_each(self._fitted, to_be_seen(), _FITTING_THREADS), ahead) as source:
             for outputs in self._engine.infer(source):
-                while (size := plan.get()) == _REUSED:
+                while (told_in := plan.get()) == _REUSED:
                     yield last
-                found = found_in(outputs, self._model, self._fit, self._settings, self._wanted, *size)
+                found = found_in(outputs, self._model, self._fit, self._settings, self._wanted, *told_in)
                 last = replace(found, is_reused=True)
                 yield found
             while not plan.empty():

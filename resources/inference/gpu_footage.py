@@ -22,6 +22,7 @@ from resources.footage import Picture, frames, pictures
 from resources.inference.gpu_memory import with_room
 from resources.inference.postprocessing import PADDING_GREY, Letterbox
 from resources.media.opening import has_hardware_decoder, opened
+from resources.media.reading import bgr_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +31,6 @@ logger = logging.getLogger(__name__)
 
 _PROVEN_FRAMES = 4
 _MAX_MEAN_DIFFERENCE = 2.0  # levels of 255 between the GPU's pictures and the CPU's: rounding, no other colours
-# Red's and blue's weight in luma (ITU-R BT.601 and BT.709), by what the frame says; silent means BT.601, as swscale
-# takes it.
-_BT709, _BT601 = (0.2126, 0.0722), (0.299, 0.114)
 _proven: set[tuple[object, ...]] = set()
 """Devices and kinds of video of which this process has seen that the former decodes the latter as the CPU does."""
 
@@ -119,28 +117,11 @@ def bgr_of(frame: VideoFrame) -> "Tensor":
 
 @functools.cache
 def _colours(device: Any, is_bt709: bool, is_full: bool) -> "tuple[Tensor, Tensor]":
-    """What makes blue, green and red of luma and chroma: a matrix of shape (3, 3), for rows, and what is added.
-
-    ITU-R BT.709-6, items 3.2 to 3.5, solved for the three colours. Half a level is added, so that dropping what lies
-    behind the point rounds.
-    """
+    """`bgr_matrix` on a device; half a level is added, so that dropping what lies behind the point rounds."""
     import torch
 
-    red, blue = _BT709 if is_bt709 else _BT601
-    green = 1 - red - blue
-    u_to_b, v_to_r = 2 * (1 - blue), 2 * (1 - red)
-    light = 1.0 if is_full else 255 / 219
-    colour = 1.0 if is_full else 255 / 224
-    matrix = torch.tensor(
-        [
-            [light, light, light],
-            [u_to_b * colour, -u_to_b * blue / green * colour, 0.0],
-            [0.0, -v_to_r * red / green * colour, v_to_r * colour],
-        ],
-        dtype=torch.float64,
-    )
-    zero = torch.tensor([0.0 if is_full else 16.0, 128.0, 128.0], dtype=torch.float64)
-    return matrix.float().to(device), (0.5 - zero @ matrix).float().to(device)
+    matrix, offset = bgr_matrix(is_bt709, is_full)
+    return torch.from_numpy(matrix).float().to(device), torch.from_numpy(offset + 0.5).float().to(device)
 
 
 def fitted(fit: Letterbox, picture: "Tensor") -> "Tensor":
@@ -172,7 +153,7 @@ def fitted(fit: Letterbox, picture: "Tensor") -> "Tensor":
 
 
 def best_pictures(
-    path: Path, wanted: Sequence[int], rate_fps: Fraction, device: str, *, thread_count: int = 0
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, device: str, *, thread_count: int = 0, shrunk_by: int = 1
 ) -> Generator[Picture, None, None]:
     """Frames of a normalized video, decoded where they are needed: on the device if it can, else by the CPU.
 
@@ -182,6 +163,7 @@ def best_pictures(
         rate_fps: The video's constant rate.
         device: As torch names it.
         thread_count: Threads of the CPU that decode; see `resources.footage.pictures`.
+        shrunk_by: How many times smaller the CPU makes pictures that it decodes for itself.
 
     Yields:
         uint8 BGR of shape (height_px, width_px, 3): tensors on the device, or arrays.
@@ -196,7 +178,8 @@ def best_pictures(
                     done += 1
         except (FFmpegError, _OtherPicturesError) as error:
             logger.warning("%s stops decoding %s, so the CPU goes on: %s", device, path.name, _told(error))
-    for decoded in pictures(path, wanted[done:], rate_fps, thread_count=thread_count):
+    shrunk_by = 1 if on_gpu else shrunk_by  # all pictures of a video are of one size
+    for decoded in pictures(path, wanted[done:], rate_fps, thread_count=thread_count, shrunk_by=shrunk_by):
         yield _moved(decoded, device) if on_gpu else decoded
 
 

@@ -112,8 +112,16 @@ class Letterbox:
         size = (self.scaled_width_px, self.scaled_height_px)
         if (self.input_width_px, self.input_height_px) == size:
             return picture if picture.shape[1::-1] == size else cv2.resize(picture, size)
-        fitted = np.full((self.input_height_px, self.input_width_px, 3), PADDING_GREY, np.uint8)
-        inside = fitted[self.top_px : self.top_px + size[1], self.left_px : self.left_px + size[0]]
+        fitted = np.empty((self.input_height_px, self.input_width_px, 3), np.uint8)
+        bottom_px, right_px = self.top_px + size[1], self.left_px + size[0]
+        for padding in (
+            fitted[: self.top_px],
+            fitted[bottom_px:],
+            fitted[self.top_px : bottom_px, : self.left_px],
+            fitted[self.top_px : bottom_px, right_px:],
+        ):
+            padding[:] = PADDING_GREY
+        inside = fitted[self.top_px : bottom_px, self.left_px : right_px]
         if picture.shape[1::-1] == size:
             inside[:] = picture
         else:

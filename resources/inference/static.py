@@ -19,7 +19,7 @@ _CHANGED_BY = 10  # levels, of a video's 219, by which the mean brightness or co
 
 
 def changed_pictures(
-    path: Path, wanted: Sequence[int], rate_fps: Fraction, unchanged: "Unchanged"
+    path: Path, wanted: Sequence[int], rate_fps: Fraction, unchanged: "Unchanged", *, shrunk_by: int = 1
 ) -> Generator[np.ndarray | None, None, None]:
     """Decode frames of a normalized video, and make pictures only of those that show something new.
 
@@ -28,11 +28,12 @@ def changed_pictures(
         wanted: Ascending frame indices.
         rate_fps: The video's constant rate.
         unchanged: Compares the frames.
+        shrunk_by: How many times smaller pictures are made; see `Converter`.
 
     Yields:
         uint8 BGR arrays of shape (height_px, width_px, 3), None for a frame that looks like the last one that is given.
     """
-    converter = Converter()
+    converter = Converter(shrunk_by=shrunk_by)
     # With one more than there are cores, as FFmpeg would have it, they wait longer for each other.
     threads = min(os.cpu_count() or 1, _MAX_DECODING_THREADS)
     with closing(frames(path, wanted, rate_fps, thread_count=threads)) as source:

@@ -75,11 +75,6 @@ class Measures:
     _small_before: np.ndarray | None = None
     _motion_before: float = 0.0
 
-    def __post_init__(self) -> None:
-        import cv2  # here and below, so that only a process that measures pictures loads it
-
-        cv2.setNumThreads(1)  # the codecs use the cores; pictures this small gain nothing from threads
-
     def __len__(self) -> int:
         return len(self.motion)
 

@@ -1,9 +1,12 @@
 from fractions import Fraction
+from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
+from demo.scenes import demo_scene, write_video
 from resources.footage import pictures, sample
 from resources.media.reading import read_frames
 from tests.conftest import MakeVideo, number_in
@@ -18,6 +21,22 @@ def test_pictures_are_those_that_each_frame_makes_by_itself(size: tuple[int, int
     assert all(np.array_equal(one, other) for one, other in zip(alone, whole, strict=True))
     later = list(pictures(video, [7, 8, 30], Fraction(24)))
     assert all(np.array_equal(alone[index], found) for index, found in zip([7, 8, 30], later, strict=True))
+
+
+@pytest.mark.parametrize(("times", "size"), [(2, (640, 360)), (2, (322, 180)), (3, (636, 360)), (3, (318, 180))])
+def test_shrunk_pictures_are_those_that_interpolation_makes_of_whole_ones(
+    times: int, size: tuple[int, int], tmp_path: Path
+) -> None:
+    video = tmp_path / "a.mp4"
+    write_video(demo_scene(3, 8, {"car": 2, "bicycle": 1}, width_px=size[0], height_px=size[1]), video)
+    wanted, rate, shown_px = [0, 70, 150], Fraction(25), (size[0] // times, size[1] // times)
+    for shrunk, whole in zip(
+        pictures(video, wanted, rate, shrunk_by=times), pictures(video, wanted, rate), strict=True
+    ):
+        difference = np.abs(shrunk.astype(int) - cv2.resize(whole, shown_px))
+        # swscale drops what lies behind the point of each colour.
+        assert difference.mean() < 1.5
+        assert np.percentile(difference, 99.9) <= 4
 
 
 @pytest.mark.parametrize(

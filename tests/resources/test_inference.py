@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from resources.errors import PipelineError
-from resources.footage import Picture
+from resources.footage import Picture, pictures
 from resources.inference.detector import MeasuredEngine, Models, _Choice, _frames_per_s
 from resources.inference.device_lease import device_lease, lease_folder
 from resources.inference.postprocessing import Letterbox
@@ -36,6 +37,24 @@ def test_engines_answer_in_order_and_alike(engine: str) -> None:
     for picture, boxes in list(zip(pictures, together, strict=True))[::5]:
         alone = next(iter(detector.detect(iter([picture]))))
         assert np.allclose(alone.xyxy, boxes.xyxy, atol=0.5)
+
+
+def test_pictures_that_are_made_smaller_give_the_same_boxes_of_the_whole_picture(tmp_path: Path) -> None:
+    from demo.scenes import demo_scene, write_video
+
+    video, wanted, rate = tmp_path / "a.mp4", range(10, 200, 10), Fraction(25)
+    write_video(demo_scene(3, 8, {"car": 2, "bicycle": 1}), video)
+    detector = Models().detector(SETTINGS, 640, 360, "cpu")
+    assert detector.shrunk_by(640, 360) == 2
+    assert detector.shrunk_by(960, 540) == 3
+    assert detector.shrunk_by(320, 180) == detector.shrunk_by(800, 450) == detector.shrunk_by(640, 362) == 1
+    whole = list(detector.detect(pictures(video, wanted, rate)))
+    shrunk = list(detector.detect(pictures(video, wanted, rate, shrunk_by=2), (640, 360)))
+    assert sum(len(boxes) for boxes in whole) > 10
+    for one, other in zip(whole, shrunk, strict=True):
+        expected, given = (boxes.xyxy[boxes.confidence > 0.3] for boxes in (one, other))
+        assert expected.shape == given.shape
+        assert np.allclose(expected[np.argsort(expected[:, 0])], given[np.argsort(given[:, 0])], atol=2)
 
 
 def test_pictures_of_the_networks_own_size_are_taken_however_they_lie_in_memory() -> None:
