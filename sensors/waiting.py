@@ -41,7 +41,8 @@ def wait_for(has_happened: Callable[[], bool], longest_s: float, every_s: float)
         if left_s <= 0 or is_stopping():
             return False
         with _bell:
-            _bell.wait_for(lambda before=rung: _rung[0] != before, min(every_s, left_s))  # type: ignore[misc]
+            if _rung[0] == rung:  # else somebody has said so while we asked
+                _bell.wait(min(every_s, left_s))
 
 
 def ask_now() -> None:
