@@ -28,9 +28,8 @@ class Converter:
 
     def __init__(self, pixel_format: str = "bgr24", shrunk_by: int = 1) -> None:
         self._pixel_format, self._shrunk_by, self._reformatter = pixel_format, shrunk_by, VideoReformatter()
-        self._samples = np.empty(
-            (0, 0, 3), np.uint8
-        )  # kept, because fresh memory costs as much as what is written there
+        # Kept, because fresh memory costs as much as what is written there.
+        self._samples = np.empty((0, 0, 3), np.uint8)
 
     def array(self, frame: VideoFrame) -> np.ndarray:
         """The picture of a frame, a uint8 array of shape (height_px, width_px, 3) for bgr24 and rgb24."""
