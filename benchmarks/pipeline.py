@@ -32,6 +32,7 @@ class Pipeline:
     """
 
     def __init__(self, home: Path, **settings: Any) -> None:
+        home = home.absolute()
         self.home, self.watched, self.data = home, home / "recordings", home / "data"
         self.watched.mkdir(parents=True, exist_ok=True)
         self.settings = home / "pipeline.yaml"
@@ -53,17 +54,26 @@ class Pipeline:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             self._port = int(found.getsockname()[1])
-        ours = Path(sys.executable).with_name("cv-assets")
-        command = [str(ours), "dev", "--settings", str(self.settings), "--port", str(self._port)]
+        program, *arguments = self._command()
+        command = [str(Path(sys.executable).with_name(program)), *arguments, "--port", str(self._port)]
         with (self.home / "dev.log").open("ab") as log:
             # Nothing of what another case has chosen for this process.
             clean = {
                 name: value for name, value in os.environ.items() if not name.startswith(("CV_ASSETS_", "DAGSTER_"))
             }
             self._server = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=clean
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd=self.home,
+                env=clean | {"DAGSTER_HOME": str(self.data / "dagster")},
             )
         self.until(self.is_loaded, 180, "the UI to load the code")
+
+    def _command(self) -> list[str]:
+        return ["cv-assets", "dev", "--settings", str(self.settings)]
 
     def stop(self) -> None:
         """Stop it as a service manager does."""
@@ -169,3 +179,20 @@ class Pipeline:
             with suppress(psutil.Error):
                 process.kill()
         return len(found)
+
+
+class EmptyDagster(Pipeline):
+    """Dagster alone by its own defaults, with a code location that holds nothing: what a pipeline cannot go below.
+
+    Args:
+        home: A folder for it.
+    """
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        (self.data / "dagster").mkdir(parents=True, exist_ok=True)
+        (self.data / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        (self.home / "empty.py").write_text("import dagster\n\ndefs = dagster.Definitions()\n")
+
+    def _command(self) -> list[str]:
+        return ["dagster", "dev", "-f", str(self.home / "empty.py")]

@@ -216,21 +216,25 @@ def _check_port(port: int) -> None:
 
 def _outlasted(server: "subprocess.Popen[bytes]") -> int:
     """Wait until Dagster ends, or its code server has died and Dagster does not notice; returns the exit status."""
-    import time
+    import threading
 
     from cv_assets.commands.headless import end_group
 
-    looked_at, looks_without = time.monotonic(), 0
-    while (status := server.poll()) is None:
-        time.sleep(1)  # a wait with a timeout would wake twenty times a second
-        if time.monotonic() - looked_at < _LOOK_AT_CODE_SERVER_EVERY_S:
-            continue
-        looked_at = time.monotonic()
+    has_ended = threading.Event()
+
+    def tell_end() -> None:
+        server.wait()
+        has_ended.set()
+
+    # A process that is waited for with a timeout is looked at twenty times a second; this sleeps.
+    threading.Thread(target=tell_end, name="dagster-end", daemon=True).start()
+    looks_without = 0
+    while not has_ended.wait(_LOOK_AT_CODE_SERVER_EVERY_S):
         looks_without = 0 if _has_code_server(server.pid) else looks_without + 1
         if looks_without == _LOOKS_WITHOUT_CODE_SERVER:
             click.echo("The code server has died, and Dagster does not start it again.", err=True)
             end_group(server)
-    return status
+    return server.wait()
 
 
 def _has_code_server(dagster_pid: int) -> bool:
