@@ -1,5 +1,6 @@
 """Pictures of a normalized video for a model: some of its frames from anywhere in it, or a few from all over it."""
 
+import itertools
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from fractions import Fraction
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Picture: TypeAlias = "np.ndarray | torch.Tensor"
 """uint8 BGR of shape (height_px, width_px, 3), in the CPU's memory or in a GPU's."""
 
+_FIRST_STEP_BACK = 32  # frames
 _DECODED_FOR_EACH = 4  # frames at most for each picture of a sample; next to each other they would show the same
 
 
@@ -51,22 +53,39 @@ def frames(
         return
     remaining = iter(wanted)
     next_wanted = next(remaining, None)
+    start, step = wanted[0], _FIRST_STEP_BACK
+    while True:
+        with closing(_decoded(path, start, rate_fps, hwaccel, thread_count)) as decoded:
+            head = next(decoded, None)
+            if start > 0 and (head is None or head[0] > wanted[0]):
+                # Where pictures are refreshed bit by bit, or shown before the keyframe that they follow in the file, a
+                # decoder that begins there leaves some out: those are had from further back.
+                start, step = max(0, start - step), 4 * step
+                continue
+            for index, frame in itertools.chain([head] if head else [], decoded):
+                if index == next_wanted:
+                    yield frame
+                    next_wanted = next(remaining, None)
+                    if next_wanted is None:
+                        return
+        return
+
+
+def _decoded(
+    path: Path, start: int, rate_fps: Fraction, hwaccel: HWAccel | None, thread_count: int
+) -> Generator[tuple[int, VideoFrame], None, None]:
+    """Frames with their indices, from the keyframe before the frame `start` on."""
     with opened(path, hwaccel) as container:
         stream = container.streams.video[0]
         if hwaccel is None:
             stream.thread_type = "AUTO"  # a device needs no threads, and its pictures are few
             stream.codec_context.thread_count = thread_count
         assert stream.time_base is not None
-        first, is_sought = stream.start_time or 0, wanted[0] > 0
-        if is_sought:
-            container.seek(first + round(wanted[0] / rate_fps / stream.time_base), stream=stream)
+        first = stream.start_time or 0
+        if start > 0:
+            container.seek(first + round(start / rate_fps / stream.time_base), stream=stream)
         for number, frame in enumerate(container.decode(stream)):
-            index = round(((frame.pts or 0) - first) * stream.time_base * rate_fps) if is_sought else number
-            if index == next_wanted:
-                yield frame
-                next_wanted = next(remaining, None)
-                if next_wanted is None:
-                    return
+            yield round(((frame.pts or 0) - first) * stream.time_base * rate_fps) if start > 0 else number, frame
 
 
 def sample(path: Path, count: int, frame_count: int, rate_fps: Fraction) -> list[np.ndarray]:

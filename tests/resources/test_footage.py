@@ -54,3 +54,16 @@ def test_a_sample_is_of_frames_soon_after_keyframes_all_over_the_video(
 ) -> None:
     video = make_video("a.mp4", 240, options={"g": str(keyframe_every), "sc_threshold": "0"})
     assert [number_in(picture) for picture in sample(video, count, 240, Fraction(24))] == expected
+
+
+@pytest.mark.parametrize("structure", ["open-gop=1:keyint=40:scenecut=0:bframes=3", "intra-refresh=1:keyint=50"])
+def test_frames_are_found_from_anywhere_where_a_decoder_cannot_begin_at_each_keyframe(
+    structure: str, make_video: MakeVideo
+) -> None:
+    video = make_video("a.mp4", 240, options={"x264-params": structure})
+    whole = [picture.copy() for _, picture in read_frames(video)]
+    assert len(whole) == 240
+    for first in range(1, 240, 6):
+        found = list(pictures(video, [*range(first, min(first + 8, 240))], Fraction(24)))
+        assert len(found) == min(8, 240 - first)
+        assert all(np.array_equal(one, other) for one, other in zip(found, whole[first:], strict=False))
