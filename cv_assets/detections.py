@@ -37,7 +37,7 @@ from resources.inference.detector import Detector, Models, available_devices, de
 from resources.inference.device_lease import device_lease
 from resources.inference.gpu_footage import best_pictures
 from resources.inference.postprocessing import Found
-from resources.inference.static import Unchanged, changed_pictures
+from resources.inference.static import changed_pictures
 from resources.inference.weights import detection_version
 from resources.media.normalizing import Progress
 from resources.pictures import Glance, annotated
@@ -257,8 +257,9 @@ class _Work:
         shrunk_by = 1 if self.region.polygons else self.detector.shrunk_by(self.width_px, self.height_px)
         if self.skip_static:
             # Each part begins with a frame that is looked at: a resumed run finds what an undisturbed one finds.
-            unchanged = Unchanged(self.region, self.part_frames)
-            return changed_pictures(self.video, wanted, self.rate_fps, unchanged, shrunk_by=shrunk_by)
+            return changed_pictures(
+                self.video, wanted, self.rate_fps, self.region, self.part_frames, shrunk_by=shrunk_by
+            )
         device = self.device if self.detector.takes_tensors else "cpu"
         threads = self.detector.decoding_threads
         return best_pictures(self.video, wanted, self.rate_fps, device, thread_count=threads, shrunk_by=shrunk_by)

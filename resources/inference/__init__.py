@@ -6,6 +6,7 @@ quantization    the eight-bit network, calibrated on the user's own footage
 postprocessing  a picture fitted to the network, and boxes from what it gives
 agreement       how far an engine's detections are those of the reference
 static          which frames show nothing new
+prefetch        what comes next is made while the last is used
 gpu_footage     frames that stay on the GPU from its decoder to the boxes
 device_lease    one model stage at a time on a device, across processes
 detector        all of these together: choose the engine, and keep it busy

@@ -10,11 +10,11 @@ import logging
 import os
 import queue
 import re
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from resources.inference.engines import (
 from resources.inference.gpu_footage import fitted
 from resources.inference.gpu_memory import is_out_of_memory, with_room
 from resources.inference.postprocessing import CentreCrop, Found, Letterbox, fit_of, found_in
+from resources.inference.prefetch import Prefetch
 from resources.inference.weights import ModelWeights, find_weights, load_weights, wanted_classes
 from resources.media.reading import SHRINKABLE
 from resources.settings import DetectionSettings
@@ -156,7 +157,7 @@ class Detector:
 
         last = _NOTHING
         ahead = max(_PREFETCHED, self._engine.batch)  # a whole batch waits when the answers of the last are read
-        with _Prefetch(_each(self._fitted, to_be_seen(), _FITTING_THREADS), ahead) as source:
+        with closing(Prefetch(_each(self._fitted, to_be_seen(), _FITTING_THREADS), ahead)) as source:
             for outputs in self._engine.infer(source):
                 while (told_in := plan.get()) == _REUSED:
                     yield last
@@ -541,7 +542,9 @@ def _has_device(device: str) -> bool:
     return is_there and _works(device)
 
 
-def _each(work: Callable[[Picture], Picture], items: Iterator[Picture], thread_count: int) -> Iterator[Picture]:
+def _each(
+    work: Callable[[Picture], Picture], items: Iterator[Picture], thread_count: int
+) -> Generator[Picture, None, None]:
     """The work's answers in the order of the items, a few threads ahead; without threads, one after the other.
 
     What lies in a GPU's memory is worked on there: threads would only get in each other's way.
@@ -561,44 +564,3 @@ def _each(work: Callable[[Picture], Picture], items: Iterator[Picture], thread_c
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-class _Prefetch:
-    """Runs an iterator in a thread, a few items ahead; its error is raised where the items are consumed."""
-
-    _END = object()
-
-    def __init__(self, source: Iterator[Picture], depth: int) -> None:
-        self._items: queue.Queue[Any] = queue.Queue(maxsize=depth)
-        self._source, self._stopped = source, threading.Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-
-    def __enter__(self) -> Iterator[Picture]:
-        self._filling = self._pool.submit(self._fill)
-        return self._drain()
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._pool.shutdown(wait=True)
-
-    def _fill(self) -> None:
-        try:
-            for item in self._source:
-                if not self._put(item):
-                    return
-        finally:
-            self._put(self._END)
-
-    def _put(self, item: object) -> bool:
-        while not self._stopped.is_set():
-            try:
-                self._items.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def _drain(self) -> Iterator[Picture]:
-        while (item := self._items.get()) is not self._END:
-            yield item
-        self._filling.result()

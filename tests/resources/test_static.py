@@ -1,9 +1,16 @@
+import threading
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 
-from resources.inference.static import Unchanged
+from resources.errors import RejectedRecordingError
+from resources.inference.static import Unchanged, changed_pictures
 from resources.region import Region
+from tests.conftest import MakeVideo, number_in
 
 STILL = np.full((360, 640, 3), 90, np.uint8)
 WHOLE = Region.of((), 640, 360)
@@ -62,9 +69,44 @@ def test_what_changes_slowly_is_compared_with_what_was_looked_at_last() -> None:
     assert 3 <= sum(looked) <= 6
 
 
-def test_every_so_many_pictures_one_is_looked_at_whatever_it_looks_like() -> None:
-    unchanged = Unchanged(WHOLE, 10)
-    assert [index for index in range(30) if not unchanged.since_last(shown(STILL))] == [0, 10, 20]
+def changes(video: Path, wanted: Sequence[int], part_frames: int, region: Region) -> list[int | None]:
+    """The numbers drawn in the pictures that are given."""
+    given = changed_pictures(video, wanted, Fraction(24), region, part_frames)
+    return [None if picture is None else number_in(picture) for picture in given]
+
+
+@pytest.mark.parametrize("part_frames", [7, 25, 60, 100])
+def test_parts_are_looked_at_each_by_itself_and_given_in_order(part_frames: int, make_video: MakeVideo) -> None:
+    video, wanted = make_video("a.mp4", 100), [*range(1, 100, 2)]
+    expected: list[int | None] = []
+    for first in range(0, len(wanted), part_frames):
+        expected += changes(video, wanted[first : first + part_frames], 100, Region.of((), 128, 96))
+    found = changes(video, wanted, part_frames, Region.of((), 128, 96))
+    assert found == expected
+    assert len(found) == len(wanted)
+    assert {found[first] for first in range(0, len(wanted), part_frames)} == set(wanted[::part_frames])
+    corner = changes(video, wanted, part_frames, Region(126, 94, 2, 2))  # where nothing moves
+    assert [n for n in corner if n is not None] == wanted[::part_frames]
+
+
+def test_what_ends_early_gives_no_frames_of_later_parts(make_video: MakeVideo) -> None:
+    video = make_video("a.mp4", 40)
+    assert len(changes(video, [*range(30), *range(60, 90), *range(30, 40)], 30, Region.of((), 128, 96))) == 30
+
+
+def test_one_who_stops_half_way_is_not_kept_waiting_and_no_thread_stays(make_video: MakeVideo) -> None:
+    video, before = make_video("a.mp4", 200), threading.active_count()
+    source = changed_pictures(video, range(200), Fraction(24), Region.of((), 128, 96), 20)
+    next(source)
+    assert threading.active_count() > before
+    source.close()
+    assert threading.active_count() == before
+
+
+def test_a_file_that_cannot_be_decoded_is_told_where_its_frames_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(RejectedRecordingError, match="not a video"):
+        list(changed_pictures(tmp_path / "a.mp4", range(50), Fraction(24), WHOLE, 20))
 
 
 def test_another_colour_of_the_same_brightness_is_a_change() -> None:
