@@ -61,6 +61,11 @@ class _Seen:
     rested_at: float
     ask_every_s: float
 
+    def ask_again_in_s(self) -> float:
+        """After how many seconds to ask again: while nobody looks, nobody asks."""
+        resting_s = self.rested_at - time.monotonic()
+        return resting_s if resting_s > 0 else self.ask_every_s
+
 
 _seen: dict[str, _Seen] = {}
 """By data folder; of this process, so that every new start looks anew."""
@@ -87,7 +92,7 @@ def reconciliation_sensor(
     while True:
         seen = _seen.get(folder)
         if seen is not None and not wait_for(
-            partial(_has_news, context.instance, store, seen), until - time.monotonic(), seen.ask_every_s
+            partial(_has_news, context.instance, store, seen), until - time.monotonic(), seen.ask_again_in_s
         ):
             return SkipReason(seen.told)
         try:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import watchfiles
@@ -13,25 +14,27 @@ logger = logging.getLogger(__name__)
 # Dagster begins a look every 5 s at most, and beginning one costs more than waiting in it: news is noticed by the look
 # that is still waiting. One that takes a minute would be ended.
 LONGEST_WAIT_S = 50.0
-# How often to ask. A process that sleeps has lost its caches, so asking costs several times what it costs in a loop.
-WHILE_WORKING_S, WHILE_IDLE_S = 0.5, 1.0
+# How often to ask where nobody says that it is time to. A process that sleeps has lost its caches, so that asking costs
+# many times what it costs in a loop; while nothing works, hardly anything happens that nobody says.
+WHILE_WORKING_S, WHILE_IDLE_S = 0.5, 4.0
 
 _bell = threading.Condition()
 _rung = [0]
 _added = [0]  # partitions that this process has added: Dagster keeps no event of them
 
 
-def wait_for(has_happened: Callable[[], bool], longest_s: float, every_s: float) -> bool:
+def wait_for(has_happened: Callable[[], bool], longest_s: float, every_s: Callable[[], float]) -> bool:
     """Ask now and then until something has happened, the time is over, or the server is being stopped.
 
     Args:
         has_happened: What is asked.
         longest_s: How long to wait.
-        every_s: How often to ask where nobody says that it is time to, as `ask_now` does.
+        every_s: After how many seconds to ask again where nobody says that it is time to, as `ask_now` does.
 
     Returns:
         Whether it has happened.
     """
+    _ring_at_the_end()
     until = time.monotonic() + longest_s
     while True:
         rung = _rung[0]
@@ -42,7 +45,7 @@ def wait_for(has_happened: Callable[[], bool], longest_s: float, every_s: float)
             return False
         with _bell:
             if _rung[0] == rung:  # else somebody has said so while we asked
-                _bell.wait(min(every_s, left_s))
+                _bell.wait(min(every_s(), left_s))
 
 
 def ask_now() -> None:
@@ -66,6 +69,17 @@ def added() -> int:
 def is_stopping() -> bool:
     """Whether the server that evaluates the sensors is being stopped: its main thread has ended then."""
     return not threading.main_thread().is_alive()
+
+
+@cache
+def _ring_at_the_end() -> None:
+    """Let those who wait know at once that the server is being stopped."""
+
+    def ring() -> None:
+        threading.main_thread().join()
+        ask_now()
+
+    threading.Thread(target=ring, name="bell-at-the-end", daemon=True).start()
 
 
 class FolderWatch:
@@ -98,6 +112,11 @@ class FolderWatch:
     def is_set(self) -> bool:
         """Whether to stop, as watchfiles asks it."""
         return self._is_stopped.is_set() or is_stopping()
+
+    @property
+    def has_change(self) -> bool:
+        """Whether there is a change that `take_change` would tell of."""
+        return self._has_changed.is_set()
 
     def take_change(self) -> bool:
         """Whether anything has changed since this was last asked."""

@@ -155,6 +155,11 @@ class _Look:
             every_s = min(every_s, settle_s / 4)
         return ago_s >= every_s or self._watch.take_change()
 
+    def ask_every_s(self, waiting: Waiting) -> float:
+        """After how many seconds to ask again whether it is due, where no event comes before."""
+        is_quiet = not waiting and self._watch.has_events and not self._watch.has_change
+        return WHILE_IDLE_S if is_quiet else WHILE_WORKING_S
+
     def list(self, settings: Settings) -> Listing:
         """List the folders; see `list_recordings`."""
         started, cpu_started_s = time.monotonic(), time.thread_time()
@@ -192,7 +197,7 @@ def watched_folder_sensor(
     while wait_for(
         partial(look.is_due, waiting, settings.intake.settle_s),
         until - time.monotonic(),
-        WHILE_WORKING_S if waiting else WHILE_IDLE_S,
+        partial(look.ask_every_s, waiting),
     ):
         try:
             listing = look.list(settings)
