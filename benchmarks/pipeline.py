@@ -196,3 +196,12 @@ class EmptyDagster(Pipeline):
 
     def _command(self) -> list[str]:
         return ["dagster", "dev", "-f", str(self.home / "empty.py")]
+
+    def stop(self) -> None:
+        """Kill it: it has nothing to lose, and asked to end it sometimes stays."""
+        if self._server is not None:
+            server = psutil.Process(self._server.pid)
+            for process in (server, *server.children(recursive=True)):
+                process.kill()
+            self._server.wait()
+            self._server = None
