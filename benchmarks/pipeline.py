@@ -68,7 +68,7 @@ class Pipeline:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 cwd=self.home,
-                env=clean | {"DAGSTER_HOME": str(self.data / "dagster")},
+                env=clean,
             )
         self.until(self.is_loaded, 180, "the UI to load the code")
 
@@ -190,8 +190,7 @@ class EmptyDagster(Pipeline):
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
-        (self.data / "dagster").mkdir(parents=True, exist_ok=True)
-        (self.data / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        (self.home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")  # read where it is started
         (self.home / "empty.py").write_text("import dagster\n\ndefs = dagster.Definitions()\n")
 
     def _command(self) -> list[str]:
