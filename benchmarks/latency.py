@@ -1,7 +1,6 @@
-"""`python -m benchmarks.latency`: from a clip dropped on an idle machine to its rows, and where the seconds go."""
+"""`python -m benchmarks.latency`: time from dropping a clip on an idle pipeline to its rows, by part."""
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,52 +9,55 @@ from pathlib import Path
 import click
 
 from benchmarks.pipeline import Pipeline
-from benchmarks.report import Case, alone, show
-from demo.scenes import demo_scene, write_video
+from benchmarks.report import Case, max_case, print_table
+from cli.options import end_process
+from demo.drawn_scenes.demo_scenes import demo_scene
+from demo.drawn_scenes.video_files import write_video
 
-SECONDS = 10
+CLIP_S = 10
 _RUNS = """
 { runsOrError { ... on Runs { results { pipelineName creationTime startTime endTime } } } }
 """
+_STABILITY_PART = "stable file, ingest run requested"
 
 
-def latency(scratch: Path, repeats: int = 3) -> Iterator[Case]:
-    """Drop clips one after the other; the first warms the machine's caches up, the median of the others counts."""
+def latency_cases(scratch: Path, repeats: int = 3) -> Iterator[Case]:
+    """Drop clips one after the other; the first warms the caches up, the median of the others counts."""
     pipeline = Pipeline(scratch / "latency")
     with pipeline.running():
-        measured = [_one(pipeline, scratch, number) for number in range(repeats + 1)][1:]
-    middle = sorted(measured, key=lambda parts: sum(parts.values()))[len(measured) // 2]
-    yield alone(f"{SECONDS} s clip: dropped to queryable", sum(middle.values()), "s", at_most=25)
-    for part, seconds in middle.items():
-        yield alone(f"of which {part}", seconds, "s", at_most=5 if part.startswith("settling") else 25)
+        measurements = [_measure_clip(pipeline, scratch, number) for number in range(repeats + 1)][1:]
+    median = sorted(measurements, key=lambda parts: sum(parts.values()))[len(measurements) // 2]
+    yield max_case(f"{CLIP_S} s clip: dropped to queryable", sum(median.values()), "s", 25)
+    for part, elapsed_s in median.items():
+        yield max_case(f"of which {part}", elapsed_s, "s", 5 if part == _STABILITY_PART else 25)
 
 
-def _one(pipeline: Pipeline, scratch: Path, number: int) -> dict[str, float]:
-    """Seconds of each part of the way of one clip."""
-    drawn = scratch / f"clip-{number}.mp4"
-    write_video(demo_scene(number, SECONDS, {"car": 2, "person": 2}), drawn)
+def _measure_clip(pipeline: Pipeline, scratch: Path, number: int) -> dict[str, float]:
+    """Drop one clip; returns the seconds of each part of its processing."""
+    clip = scratch / f"clip-{number}.mp4"
+    write_video(demo_scene(number, CLIP_S, {"car": 2, "person": 2}), clip)
     time.sleep(5)  # an idle pipeline
-    dropped = time.time()
-    pipeline.drop(drawn)
-    shown = (
+    dropped_s = time.time()
+    pipeline.drop(clip)
+    query = (
         f"SELECT count(*) FROM summaries JOIN recordings USING (recording_id) WHERE source_path = 'clip-{number}.mp4'"
     )
-    pipeline.until(lambda: pipeline.sql(shown) == [(1,)], 180, "the clip's summary", every_s=0.1)
-    queryable = time.time()
-    runs = pipeline.ask(_RUNS)["runsOrError"]["results"]
-    newest = {run["pipelineName"]: run for run in reversed(runs)}
-    ingest, analysis = newest["ingest"], newest["analysis"]
-    edges = {
-        "settling, until the ingest run is requested": ingest["creationTime"],
-        "starting it": ingest["startTime"],
+    pipeline.wait_until(lambda: pipeline.sql(query) == [(1,)], 180, "the clip's summary", interval_s=0.1)
+    queryable_s = time.time()
+    runs = pipeline.graphql(_RUNS)["runsOrError"]["results"]
+    newest_by_job = {run["pipelineName"]: run for run in reversed(runs)}
+    ingest, analysis = newest_by_job["ingest"], newest_by_job["analysis"]
+    end_times_s = {
+        _STABILITY_PART: ingest["creationTime"],
+        "start of the ingest run": ingest["startTime"],
         "ingest": ingest["endTime"],
-        "until the analysis run is requested": analysis["creationTime"],
-        "starting it again": analysis["startTime"],
-        "analysis, until its sums can be asked": queryable,
+        "analysis run requested": analysis["creationTime"],
+        "start of the analysis run": analysis["startTime"],
+        "analysis, summary published": queryable_s,
     }
-    parts, before = {}, dropped
-    for part, at in edges.items():
-        parts[part], before = at - before, at
+    parts, before_s = {}, dropped_s
+    for part, end_s in end_times_s.items():
+        parts[part], before_s = end_s - before_s, end_s
     return parts
 
 
@@ -63,9 +65,9 @@ def _one(pipeline: Pipeline, scratch: Path, number: int) -> dict[str, float]:
 def main() -> None:
     """Print the table; exit 1 where a goal is missed."""
     with tempfile.TemporaryDirectory(prefix="cv-assets-latency-") as scratch:
-        cases = list(latency(Path(scratch)))
-    show(cases)
-    sys.exit(0 if all(case.met for case in cases) else 1)
+        cases = list(latency_cases(Path(scratch)))
+    print_table(cases)
+    end_process(0 if all(case.met for case in cases) else 1)
 
 
 if __name__ == "__main__":

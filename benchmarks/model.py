@@ -1,6 +1,6 @@
-"""The model stage against Ultralytics: `python -m benchmarks.model` measures these cases alone.
+"""The model stage compared with Ultralytics: `python -m benchmarks.model` measures these cases alone.
 
-Every case runs ours and the alternative in turn in one run, each in a process of its own that has loaded and warmed up,
+Every case runs this project and the alternative in turn, each in a process of its own that has loaded and warmed up,
 and compares the better of two rounds.
 """
 
@@ -16,293 +16,282 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
+import psutil
+import pyarrow as pa
 
-from benchmarks.material import Material, environment, exported, material, normalized, short_clips
+from benchmarks.agreement import split_by_frame
+from benchmarks.inputs import (
+    BUNDLED_WEIGHTS,
+    BenchmarkInputs,
+    cut_clips,
+    draw_five_minutes,
+    draw_mostly_static_scene,
+    draw_two_hours,
+    export_to_openvino,
+    find_inputs,
+    normalize_recording,
+    offline_environment,
+)
 from benchmarks.pipeline import Pipeline
-from benchmarks.report import Case, alone, compared, compared_at_most, keep, machine, show
-from resources.schema import DETECTIONS, MODEL_RUNS
-from resources.settings import PROJECT_ROOT
-from resources.storage import Store
+from benchmarks.report import (
+    Case,
+    describe_machine,
+    max_case,
+    max_ratio_case,
+    min_case,
+    min_ratio_case,
+    print_table,
+    write_json,
+)
+from cli.options import end_process
+from resources.config.settings_file import PROJECT_ROOT
+from resources.inference.engine_agreement import count_matches
+from resources.schema.model_tables import DETECTIONS, MODEL_RUNS
+from resources.storage.delta_store import Store
 
 ROUNDS = 2
 CLIP_COUNT = 60
-_SUMMED = "SELECT count(*) FROM summaries"
-PEER_CLIPS = 20  # each takes it as long as the other
-
-# Loads, warms up by running once, then runs again; prints the frames/s of the second time.
-_OURS = """
-import json, os, sys, time
-from pathlib import Path
-from cv_assets.detections import detect_recording
-from resources.inference.detector import Models
-from resources.schema import DETECTIONS, MODEL_RUNS, RECORDINGS, model_tables
-from resources.settings import DetectionSettings
-from resources.storage import Store
-data, weights, asked = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-store, models = Store(data), Models()
-row = store.read(RECORDINGS).to_pylist()[0]
-settings = DetectionSettings(weights=weights, **asked)
-def run():
-    started = time.monotonic()
-    detect_recording(row["recording_id"], store, settings, model_tables("detect"), models, "cpu", lambda *_: None)
-    if "tracks" in sys.argv[4:]:
-        from cv_assets.tracks import track_recording
-        from resources.settings import Settings
-        track_recording(row["recording_id"], store, Settings())
-    return row["frame_count"] / (time.monotonic() - started)
-run()
-fps = run()
-if "engine" in sys.argv[4:]:
-    import numpy as np
-    detector = next(iter(models._detectors.values()))
-    fit = detector._fit
-    shape = (fit.input_height_px, fit.input_width_px, 3)
-    pictures = [np.random.default_rng(n).integers(0, 255, shape, np.uint8) for n in range(8)]
-    started = time.monotonic()
-    for _ in detector._engine.infer(pictures[n % 8] for n in range(row["frame_count"])): pass
-    print(json.dumps({"engine_fps": row["frame_count"] / (time.monotonic() - started)}))
-print(json.dumps({"fps": fps}))
-sys.stdout.flush()
-os._exit(0)
-"""
-
-_PEER = """
-import json, sys, time
-from ultralytics import YOLO
-weights, video, mode, asked = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-frames = getattr(YOLO(weights, task="detect"), mode)(video, stream=True, verbose=False, save=False, **asked)
-next(frames)  # warm-up: the first frame builds the predictor
-started, count = time.monotonic(), 0
-for _ in frames:
-    count += 1
-print(json.dumps({"fps": count / (time.monotonic() - started)}))
-"""
+PEER_CLIP_COUNT = 20  # each takes the peer equally long
+_SUMMARY_COUNT = "SELECT count(*) FROM summaries"
 
 
-_PEER_CLIPS = """
-import json, pathlib, sys, time
-from ultralytics import YOLO
-model, asked = YOLO(sys.argv[1], task="detect"), json.loads(sys.argv[3])
-clips = sorted(pathlib.Path(sys.argv[2]).glob("*.mp4"))[:int(sys.argv[4])]
-def track(clip):
-    for _ in model.track(str(clip), stream=True, verbose=False, save=False, persist=False, device="cpu", **asked): pass
-track(clips[0])
-started = time.monotonic()
-for clip in clips:
-    track(clip)
-print(json.dumps({"seconds_per_clip": (time.monotonic() - started) / len(clips)}))
-"""
+def _worker_command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.model_worker", *(str(argument) for argument in arguments)]
 
 
-def _told(code: str, *arguments: object) -> dict[str, float]:
-    """What a measuring process prints, all its JSON lines as one."""
-    command = [sys.executable, "-c", code, *(str(argument) for argument in arguments)]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
-    values: dict[str, float] = {}
-    for line in shown.stdout.splitlines():
+def _run_worker(*arguments: object) -> dict[str, float]:
+    """Run a measuring process; returns the figures that it prints."""
+    process = subprocess.run(
+        _worker_command(*arguments),
+        check=True,
+        capture_output=True,
+        text=True,
+        env=offline_environment(),
+        cwd=PROJECT_ROOT,
+    )
+    figures: dict[str, float] = {}
+    for line in process.stdout.splitlines():
         if line.startswith("{"):
-            values |= json.loads(line)
-    return values
+            figures |= json.loads(line)
+    return figures
 
 
-def ours(data: Path, weights: Path, asked: Mapping[str, object], *also: str) -> dict[str, float]:
-    """Frames/s of our stages on a data folder with one normalized recording, warm."""
-    return _told(_OURS, data, weights, json.dumps(asked), *also)
+def stage_fps(data_folder: Path, weights: Path, options: Mapping[str, object], *flags: str) -> dict[str, float]:
+    """Frames/s of the model stage on a data folder with one normalized recording, warm.
+
+    Args:
+        data_folder: The data folder.
+        weights: The weights.
+        options: Further settings of the detector.
+        flags: `--tracks` adds the stage that tracks; `--engine` adds `engine_fps`, of the engine alone.
+    """
+    return _run_worker("stage", data_folder, weights, json.dumps(options), *flags)
 
 
-def peer(weights: Path, video: Path, mode: str, **asked: object) -> float:
+def peer_fps(weights: Path, video: Path, mode: str, **options: object) -> float:
     """Frames/s of `ultralytics predict` or `track` on a video, warm."""
-    return _told(_PEER, weights, video, mode, json.dumps(asked))["fps"]
+    return _run_worker("peer", weights, video, mode, json.dumps(options))["fps"]
 
 
-def speeds(found: Material, scratch: Path) -> Iterator[Case]:
-    """The detections asset, and with tracks, beside predict and track with .pt and with an OpenVINO export."""
-    store, row = normalized(found.recording, scratch / "speeds")
-    video, name = store.data_folder / row["video_path"], found.recording.name
-    ours(store.data_folder, found.weights, {})  # chooses the engine, once per machine
-    engine = store.read(MODEL_RUNS).to_pylist()[0]["engine_name"]
-    width_px, height_px = (int(side) for side in engine.rsplit("-", 1)[1].split("x"))
-    openvino = exported(found.weights, scratch, height_px, width_px)
+def _read_engine_name(store: Store) -> str:
+    return str(store.read(MODEL_RUNS).to_pylist()[0]["engine_name"])
+
+
+def _input_size_px(engine_name: str) -> tuple[int, int]:
+    """Width and height of the input of an engine, from its name."""
+    width_px, height_px = (int(side) for side in engine_name.rsplit("-", 1)[1].split("x"))
+    return width_px, height_px
+
+
+def speed_cases(inputs: BenchmarkInputs, scratch: Path) -> Iterator[Case]:
+    """The stages detections and tracks, compared with predict and track with .pt and with an OpenVINO export."""
+    store, row = normalize_recording(inputs.recording, scratch / "speeds")
+    data_folder, weights = store.data_folder, inputs.weights
+    video, name = data_folder / row["video_path"], inputs.recording.name
+    stage_fps(data_folder, weights, {})  # selects the engine, once per machine
+    engine_name = _read_engine_name(store)
+    width_px, height_px = _input_size_px(engine_name)
+    openvino = export_to_openvino(weights, scratch, height_px, width_px)
+    longest_px, size_px = max(width_px, height_px), [height_px, width_px]
     best: dict[str, float] = {}
     for _ in range(ROUNDS):
-        measured = ours(store.data_folder, found.weights, {}, "engine")
-        whole = ours(store.data_folder, found.weights, {}, "tracks")
-        size, pair = max(width_px, height_px), [height_px, width_px]
-        measured |= {
-            "tracked": whole["fps"],
-            "predict": peer(found.weights, video, "predict", imgsz=size, device="cpu"),
-            "predict-openvino": peer(openvino, video, "predict", imgsz=pair),
-            "track": peer(found.weights, video, "track", imgsz=size, device="cpu"),
-            "track-openvino": peer(openvino, video, "track", imgsz=pair),
+        figures = stage_fps(data_folder, weights, {}, "--engine") | {
+            "tracks": stage_fps(data_folder, weights, {}, "--tracks")["fps"],
+            "predict": peer_fps(weights, video, "predict", imgsz=longest_px, device="cpu"),
+            "predict-openvino": peer_fps(openvino, video, "predict", imgsz=size_px),
+            "track": peer_fps(weights, video, "track", imgsz=longest_px, device="cpu"),
+            "track-openvino": peer_fps(openvino, video, "track", imgsz=size_px),
         }
-        best = {key: max(value, best.get(key, 0.0)) for key, value in measured.items()}
-    click.echo(f"engine chosen here: {engine}")
-    unit = "frames/s"
-    yield compared(f"{name}: detections vs predict .pt", best["fps"], best["predict"], unit, 5.5)
-    yield compared(f"{name}: detections vs predict OpenVINO", best["fps"], best["predict-openvino"], unit, 1.35)
-    yield compared(f"{name}: detections + tracks vs track .pt", best["tracked"], best["track"], unit, 5.5)
-    yield compared(f"{name}: detections + tracks vs track OpenVINO", best["tracked"], best["track-openvino"], unit, 2.2)
-    yield compared(f"{name}: detections vs the engine alone", best["fps"], best["engine_fps"], unit, 0.8)
+        best = {key: max(value, best.get(key, 0.0)) for key, value in figures.items()}
+    click.echo(f"engine selected on this machine: {engine_name}")
+    for case, ours, peer, min_ratio in (
+        ("detections vs predict .pt", best["fps"], best["predict"], 5.5),
+        ("detections vs predict OpenVINO", best["fps"], best["predict-openvino"], 1.35),
+        ("detections + tracks vs track .pt", best["tracks"], best["track"], 5.5),
+        ("detections + tracks vs track OpenVINO", best["tracks"], best["track-openvino"], 2.2),
+        ("detections vs the engine alone", best["fps"], best["engine_fps"], 0.8),
+    ):
+        yield min_ratio_case(f"{name}: {case}", ours, peer, "frames/s", min_ratio)
 
 
-def static_scenes(found: Material, scratch: Path) -> Iterator[Case]:
-    """skip_static beside looking at every frame: how much faster, and which detections are lost."""
-    from benchmarks.material import BUNDLED_WEIGHTS, static_scene
-
-    drawn = static_scene(scratch)
-    # The bundled network answers so fast that most of the time goes into decoding, which nothing saves: no goal there.
-    scenes: list[tuple[Path, Path, float | None]] = [(drawn, BUNDLED_WEIGHTS, None)]
-    walkers = found.recording.parent / "one-by-one-person-detection.mp4"
-    if walkers.exists():
-        scenes = [(walkers, found.weights, 1.5), (drawn, found.weights, 8.0), *scenes]
-    for video, weights, goal in scenes:
-        store, row = normalized(video, scratch / f"static-{video.stem}-{weights.stem}")
+def frame_skipping_cases(inputs: BenchmarkInputs, scratch: Path) -> Iterator[Case]:
+    """skip_unchanged_frames compared with inference on every frame: its speed, and the detections that are lost."""
+    static_scene = draw_mostly_static_scene(scratch)
+    # The bundled network is so fast that most of the time goes into decoding, which is never skipped: no goal for it.
+    scenes: list[tuple[Path, Path, float | None]] = [(static_scene, BUNDLED_WEIGHTS, None)]
+    persons = inputs.recording.parent / "one-by-one-person-detection.mp4"
+    if persons.exists():
+        scenes = [(persons, inputs.weights, 1.5), (static_scene, inputs.weights, 8.0), *scenes]
+    for video, weights, min_ratio in scenes:
+        store, row = normalize_recording(video, scratch / f"static-{video.stem}-{weights.stem}")
         name = f"{video.stem}, {weights.stem}"
-        ours(store.data_folder, weights, {})
-        # The one chosen here is named: where little is to be found, each run would look for enough to measure with.
-        chosen = {"precision": store.read(MODEL_RUNS).to_pylist()[0]["engine_name"].split("-")[1]}
-        every_fps = skipping_fps = 0.0
+        stage_fps(store.data_folder, weights, {})
+        # The precision selected there is set: where a video has few objects, each run would search for samples.
+        options = {"precision": _read_engine_name(store).split("-")[1]}
+        every_frame_fps = skipping_fps = 0.0
         for _ in range(ROUNDS):
-            every_fps = max(every_fps, ours(store.data_folder, weights, chosen)["fps"])
-            every = store.read(DETECTIONS).to_pylist()
-            skipping_fps = max(skipping_fps, ours(store.data_folder, weights, chosen | {"skip_static": True})["fps"])
-        kept = store.read(DETECTIONS).to_pylist()
-        run = store.read(MODEL_RUNS).to_pylist()[0]
-        reused = run["reused_frame_count"] / row["frame_count"]
-        click.echo(f"{name}: {reused:.0%} of the frames reuse an earlier one's detections")
-        if goal is None:
-            click.echo(f"{name}: {skipping_fps:.0f} frames/s with skip_static, {every_fps:.0f} without")
+            every_frame_fps = max(every_frame_fps, stage_fps(store.data_folder, weights, options)["fps"])
+            every_frame_rows = store.read(DETECTIONS)
+            skipping_options = options | {"skip_unchanged_frames": True}
+            skipping_fps = max(skipping_fps, stage_fps(store.data_folder, weights, skipping_options)["fps"])
+        reused_count = store.read(MODEL_RUNS).to_pylist()[0]["reused_frame_count"]
+        click.echo(f"{name}: {reused_count / row['frame_count']:.0%} of the frames reuse earlier detections")
+        if min_ratio is None:
+            click.echo(f"{name}: {skipping_fps:.0f} frames/s with skip_unchanged_frames, {every_frame_fps:.0f} without")
         else:
-            yield compared(f"{name}: skip_static vs every frame", skipping_fps, every_fps, "frames/s", goal)
-        lost = 1 - _kept_share(every, kept, row["frame_count"])
-        yield alone(f"{name}: detections lost by skip_static", lost, "share", at_most=0.01)
+            case = f"{name}: skip_unchanged_frames vs every frame"
+            yield min_ratio_case(case, skipping_fps, every_frame_fps, "frames/s", min_ratio)
+        lost_share = 1 - _matched_share(every_frame_rows, store.read(DETECTIONS), row["frame_count"])
+        yield max_case(f"{name}: detections lost by skip_unchanged_frames", lost_share, "share", 0.01)
 
 
-def _kept_share(every: list[dict[str, object]], kept: list[dict[str, object]], frame_count: int) -> float:
-    """Share of the sure boxes of one run that the other has, too."""
-    import pyarrow as pa
-
-    from benchmarks.agreement import stored
-    from resources.inference.agreement import partners
-
-    sides = [stored(pa.Table.from_pylist(rows, DETECTIONS.arrow_schema), frame_count) for rows in (every, kept)]
-    counted = [partners(one, other, 0.5) for one, other in zip(*sides, strict=True)]
-    sure = sum(total for _, total in counted)
-    return sum(met for met, _ in counted) / sure if sure else 1.0
+def _matched_share(rows: pa.Table, other_rows: pa.Table, frame_count: int) -> float:
+    """Share of the confident boxes of one run that match a box of another run."""
+    frames = zip(split_by_frame(rows, frame_count), split_by_frame(other_rows, frame_count), strict=True)
+    counts = [count_matches(boxes, other_boxes, 0.5) for boxes, other_boxes in frames]
+    confident_count = sum(total for _, total in counts)
+    return sum(matched for matched, _ in counts) / confident_count if confident_count else 1.0
 
 
-def kills(scratch: Path) -> Iterator[Case]:
-    """Kill -9 at ten random moments of a 5-minute recording, beside an undisturbed run."""
-    from benchmarks.material import BUNDLED_WEIGHTS, five_minutes
+def kill_cases(scratch: Path) -> Iterator[Case]:
+    """Kill -9 at ten random moments of a 5-minute recording, compared with an undisturbed run."""
+    store, row = normalize_recording(draw_five_minutes(scratch), scratch / "kills")
+    undisturbed_folder = scratch / "undisturbed"
+    shutil.copytree(store.data_folder, undisturbed_folder)
+    environment = offline_environment()
 
-    store, row = normalized(five_minutes(scratch), scratch / "kills")
-    undisturbed = scratch / "undisturbed"
-    shutil.copytree(store.data_folder, undisturbed)
-    started = time.monotonic()
-    once = [sys.executable, "-c", _OURS.replace("run()\nfps = run()", "fps = run()"), "", str(BUNDLED_WEIGHTS), "{}"]
-    subprocess.run([*once[:3], str(undisturbed), *once[4:]], check=True, capture_output=True, env=environment())
-    whole_s = time.monotonic() - started
-    rng, killed = random.Random(int(time.time())), 0
-    command = [*once[:3], str(store.data_folder), *once[4:]]
+    def command(data_folder: Path) -> list[str]:
+        return _worker_command("stage", data_folder, BUNDLED_WEIGHTS, "{}", "--cold")
+
+    started_s = time.monotonic()
+    subprocess.run(command(undisturbed_folder), check=True, capture_output=True, env=environment, cwd=PROJECT_ROOT)
+    undisturbed_s = time.monotonic() - started_s
+    rng, kill_count = random.Random(int(time.time())), 0
     for _ in range(10):
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        with subprocess.Popen(
+            command(store.data_folder),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd=PROJECT_ROOT,
+        ) as process:
             try:
-                running.wait(rng.uniform(0.3, max(0.6, whole_s / 3)))
+                process.wait(rng.uniform(0.3, max(0.6, undisturbed_s / 3)))
             except subprocess.TimeoutExpired:
-                running.send_signal(signal.SIGKILL)
-                killed += 1
-    subprocess.run(command, check=True, capture_output=True, env=environment())
+                process.send_signal(signal.SIGKILL)
+                kill_count += 1
+    subprocess.run(command(store.data_folder), check=True, capture_output=True, env=environment, cwd=PROJECT_ROOT)
     order = [("frame_index", "ascending"), ("detection_index", "ascending")]
-    tables = [Store(folder).read(DETECTIONS).sort_by(order) for folder in (store.data_folder, undisturbed)]
-    click.echo(f"{killed} of 10 runs were killed, of {row['frame_count']} frames")
-    yield alone("kill -9 ten times: rows as undisturbed", float(tables[0].equals(tables[1])), "equal", at_least=1)
+    rows, undisturbed_rows = (
+        Store(folder).read(DETECTIONS).sort_by(order) for folder in (store.data_folder, undisturbed_folder)
+    )
+    click.echo(f"{kill_count} of 10 runs were killed, of {row['frame_count']} frames")
+    yield min_case("kill -9 ten times: rows as undisturbed", float(rows.equals(undisturbed_rows)), "equal", 1)
 
 
-def clips(found: Material, scratch: Path) -> Iterator[Case]:
-    """Many short clips dropped on a running pipeline until SQL answers, beside a warm `ultralytics track`."""
+def clip_cases(inputs: BenchmarkInputs, scratch: Path) -> Iterator[Case]:
+    """Many short clips dropped on a running pipeline until SQL shows them, compared with a warm `ultralytics track`."""
     folder = scratch / "clips"
-    short_clips(found.recording, folder, CLIP_COUNT + 1, 3.0)
+    cut_clips(inputs.recording, folder, CLIP_COUNT + 1, 3.0)
     warm_up, *clips = sorted(folder.glob("*.mp4"))
-    pipeline = Pipeline(scratch / "clips-pipeline", detections={"weights": str(found.weights)})
+    pipeline = Pipeline(scratch / "clips-pipeline", detections={"weights": str(inputs.weights)})
     with pipeline.running():
         pipeline.drop(warm_up)
-        pipeline.until(lambda: pipeline.sql(_SUMMED) == [(1,)], 300, "the first clip")
-        started = time.monotonic()
+        pipeline.wait_until(lambda: pipeline.sql(_SUMMARY_COUNT) == [(1,)], 300, "the first clip")
+        started_s = time.monotonic()
         for clip in clips:
             pipeline.drop(clip)
-        pipeline.until(lambda: pipeline.sql(_SUMMED) == [(1 + CLIP_COUNT,)], 1800, "all clips")
-        ours_s = (time.monotonic() - started) / CLIP_COUNT
-    engine = Store(pipeline.data).read(MODEL_RUNS).to_pylist()[0]["engine_name"]
-    width_px, height_px = (int(side) for side in engine.rsplit("-", 1)[1].split("x"))
-    openvino = exported(found.weights, scratch, height_px, width_px)
-    for name, weights, size in (
-        (".pt", found.weights, max(width_px, height_px)),
+        pipeline.wait_until(lambda: pipeline.sql(_SUMMARY_COUNT) == [(1 + CLIP_COUNT,)], 1800, "all clips")
+        ours_s = (time.monotonic() - started_s) / CLIP_COUNT
+    width_px, height_px = _input_size_px(_read_engine_name(Store(pipeline.data_folder)))
+    openvino = export_to_openvino(inputs.weights, scratch, height_px, width_px)
+    for name, weights, size_px in (
+        (".pt", inputs.weights, max(width_px, height_px)),
         ("OpenVINO", openvino, [height_px, width_px]),
     ):
-        peer_s = _told(_PEER_CLIPS, weights, folder, json.dumps({"imgsz": size}), PEER_CLIPS)["seconds_per_clip"]
+        options = json.dumps({"imgsz": size_px})
+        peer_s = _run_worker("peer-clips", weights, folder, options, PEER_CLIP_COUNT)["seconds_per_clip"]
         case = f"{CLIP_COUNT} clips of 3 s, per clip, vs one warm ultralytics track {name}"
-        yield compared_at_most(case, ours_s, peer_s, "s", 1.3)
+        yield max_ratio_case(case, ours_s, peer_s, "s", 1.3)
 
 
-def memory(scratch: Path) -> Iterator[Case]:
-    """Peak memory of the stage on two hours of 720p, and how much of it came after the first minute."""
-    import psutil
-
-    from benchmarks.material import BUNDLED_WEIGHTS, two_hours
-
-    store, _ = normalized(two_hours(scratch), scratch / "memory")
-    code = _OURS.replace("run()\nfps = run()", "fps = run()")
-    command = [sys.executable, "-c", code, str(store.data_folder), str(BUNDLED_WEIGHTS), "{}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        started, peak, own_peak, first_minute = time.monotonic(), 0, 0, 0
-        process = psutil.Process(running.pid)
-        while running.poll() is None:
+def memory_cases(scratch: Path) -> Iterator[Case]:
+    """Peak memory of the model stage on two hours of 720p, and whether the first minute already reaches it."""
+    store, _ = normalize_recording(draw_two_hours(scratch), scratch / "memory")
+    command = _worker_command("stage", store.data_folder, BUNDLED_WEIGHTS, "{}", "--cold")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=PROJECT_ROOT) as worker:
+        started_s, peak_bytes, private_peak_bytes, first_minute_bytes = time.monotonic(), 0, 0, 0
+        process = psutil.Process(worker.pid)
+        while worker.poll() is None:
             try:
-                told = process.memory_info()
+                memory = process.memory_info()
             except psutil.NoSuchProcess:
                 break
-            # Of finished parts, which are files, more is mapped at the end; that the system takes back at any time.
-            peak, own_peak = max(peak, told.rss), max(own_peak, told.rss - getattr(told, "shared", 0))
-            if time.monotonic() - started < 60:
-                first_minute = own_peak
+            # At the end more of the checkpoints, which are files, is mapped; the system can free that at any time.
+            peak_bytes = max(peak_bytes, memory.rss)
+            private_peak_bytes = max(private_peak_bytes, memory.rss - getattr(memory, "shared", 0))
+            if time.monotonic() - started_s < 60:
+                first_minute_bytes = private_peak_bytes
             time.sleep(0.2)
-    if running.returncode:
-        raise RuntimeError(f"The stage ended with {running.returncode}.")
-    yield alone("2 h of 720p: peak memory, mapped files included", peak / 1e9, "GB", at_most=1.5)
-    yield compared("2 h of 720p: first minute's peak vs the whole", first_minute / 1e9, own_peak / 1e9, "GB", 0.9)
+    if worker.returncode:
+        raise RuntimeError(f"The model stage ended with {worker.returncode}.")
+    yield max_case("2 h of 720p: peak memory, mapped files included", peak_bytes / 1e9, "GB", 1.5)
+    yield min_ratio_case(
+        "2 h of 720p: first minute's peak vs the whole", first_minute_bytes / 1e9, private_peak_bytes / 1e9, "GB", 0.9
+    )
 
 
-def cases(found: Material, scratch: Path) -> Iterator[Case]:
+def model_cases(inputs: BenchmarkInputs, scratch: Path) -> Iterator[Case]:
     """Every case of the model stage."""
-    yield from speeds(found, scratch)
-    yield from static_scenes(found, scratch)
-    yield from kills(scratch)
-    yield from clips(found, scratch)
-    yield from memory(scratch)
+    yield from speed_cases(inputs, scratch)
+    yield from frame_skipping_cases(inputs, scratch)
+    yield from kill_cases(scratch)
+    yield from clip_cases(inputs, scratch)
+    yield from memory_cases(scratch)
 
 
 def main() -> int:
-    """Measure the cases named on the command line, or all; prints a table."""
-    click.echo(f"Measuring on {machine()}; this takes some minutes.")
-    chosen = sys.argv[1:] or ["speeds", "static", "kills", "clips", "memory"]
+    """Measure the cases that the command line names, or all; prints a table."""
+    click.echo(f"Measuring on {describe_machine()}; this takes some minutes.")
     with tempfile.TemporaryDirectory() as folder:
-        found, scratch = material(Path(folder)), Path(folder)
-        makers = {
-            "speeds": lambda: speeds(found, scratch),
-            "static": lambda: static_scenes(found, scratch),
-            "kills": lambda: kills(scratch),
-            "clips": lambda: clips(found, scratch),
-            "memory": lambda: memory(scratch),
+        scratch = Path(folder)
+        inputs = find_inputs(scratch)
+        groups = {
+            "speeds": lambda: speed_cases(inputs, scratch),
+            "static": lambda: frame_skipping_cases(inputs, scratch),
+            "kills": lambda: kill_cases(scratch),
+            "clips": lambda: clip_cases(inputs, scratch),
+            "memory": lambda: memory_cases(scratch),
         }
-        measured = []
-        for name in chosen:
-            for case in makers[name]():
+        cases = []
+        for name in sys.argv[1:] or groups:
+            for case in groups[name]():
                 click.echo(f"{case.case}: {case.ours:.3f} ({case.ratio:.2f}, {case.goal})")
-                measured.append(case)
-    show(measured)
-    keep(measured, PROJECT_ROOT / "benchmarks" / "results-model.json")
+                cases.append(case)
+    print_table(cases)
+    write_json(cases, PROJECT_ROOT / "benchmarks" / "results-model.json")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -1,4 +1,4 @@
-"""The pipeline as `cv-assets dev` runs it, on a folder of its own, to be watched, asked and killed."""
+"""The pipeline as `cv-assets dev` runs it, on a folder of its own, to be watched, queried and killed."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks.material import BUNDLED_WEIGHTS
-from resources.results import open_results, results_path
+from benchmarks.inputs import BUNDLED_WEIGHTS
+from resources.storage.results_database import open_results, results_path
 
 _LOADED = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
 
@@ -27,22 +27,22 @@ class Pipeline:
     """UI, daemon and code server on a folder with settings, recordings/ and data/.
 
     Args:
-        home: The folder; made if it is not there.
-        settings: For pipeline.yaml, beside the bundled weights.
+        folder: The folder; created if it does not exist.
+        sections: Sections of pipeline.yaml, in addition to the bundled weights.
     """
 
-    def __init__(self, home: Path, **settings: Any) -> None:
-        home = home.absolute()
-        self.home, self.watched, self.data = home, home / "recordings", home / "data"
-        self.watched.mkdir(parents=True, exist_ok=True)
-        self.settings = home / "pipeline.yaml"
-        self.settings.write_text(yaml.safe_dump({"detections": {"weights": str(BUNDLED_WEIGHTS)}, **settings}))
-        self._server: subprocess.Popen[bytes] | None = None
+    def __init__(self, folder: Path, **sections: Any) -> None:
+        folder = folder.absolute()
+        self.folder, self.watched_folder, self.data_folder = folder, folder / "recordings", folder / "data"
+        self.watched_folder.mkdir(parents=True, exist_ok=True)
+        self.settings_file = folder / "pipeline.yaml"
+        self.settings_file.write_text(yaml.safe_dump({"detections": {"weights": str(BUNDLED_WEIGHTS)}, **sections}))
+        self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run it until the block ends."""
+        """Run the pipeline until the block ends."""
         self.start()
         try:
             yield
@@ -50,157 +50,161 @@ class Pipeline:
             self.stop()
 
     def start(self) -> None:
-        """Start it, and wait until the UI has loaded the code."""
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self._port = int(found.getsockname()[1])
+        """Start the pipeline, and wait until the UI has loaded the code location; its output goes into dev.log."""
+        with socket.socket() as free_socket:
+            free_socket.bind(("127.0.0.1", 0))
+            self._port = int(free_socket.getsockname()[1])
         program, *arguments = self._command()
         command = [str(Path(sys.executable).with_name(program)), *arguments, "--port", str(self._port)]
-        with (self.home / "dev.log").open("ab") as log:
-            # Nothing of what another case has chosen for this process.
-            clean = {
-                name: value for name, value in os.environ.items() if not name.startswith(("CV_ASSETS_", "DAGSTER_"))
-            }
-            self._server = subprocess.Popen(
+        # Without the variables that another case has set in this process.
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("CV_ASSETS_", "DAGSTER_"))
+        }
+        with (self.folder / "dev.log").open("ab") as log:
+            self._process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                cwd=self.home,
-                env=clean,
+                cwd=self.folder,
+                env=environment,
             )
-        self.until(self.is_loaded, 180, "the UI to load the code")
+        self.wait_until(self.is_loaded, 180, "the UI to load the code location")
 
     def _command(self) -> list[str]:
-        return ["cv-assets", "dev", "--settings", str(self.settings)]
+        return ["cv-assets", "dev", "--settings", str(self.settings_file)]
 
     def stop(self) -> None:
-        """Stop it as a service manager does."""
-        if self._server is not None:
-            self._server.terminate()
-            self._server.wait(90)
-            self._server = None
+        """Stop the pipeline as a service manager does."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(90)
+            self._process = None
 
     @property
     def has_ended(self) -> bool:
-        """Whether `cv-assets dev` itself is gone."""
-        return self._server is None or self._server.poll() is not None
+        """Whether `cv-assets dev` itself has ended."""
+        return self._process is None or self._process.poll() is not None
 
     def is_loaded(self) -> bool:
-        """Whether the UI answers and has loaded the code."""
+        """Whether the UI responds and has loaded the code location."""
         with suppress(OSError):
-            return bool(self.ask(_LOADED)["repositoriesOrError"].get("nodes"))
+            return bool(self.graphql(_LOADED)["repositoriesOrError"].get("nodes"))
         return False
 
     def drop(self, file: Path) -> None:
-        """Put a copy of a file into the watched folder, there all at once."""
-        partial = self.watched / f".{file.name}"
+        """Copy a file into the watched folder, where it appears complete."""
+        partial = self.watched_folder / f".{file.name}"
         shutil.copyfile(file, partial)
-        partial.rename(self.watched / file.name)
+        partial.rename(self.watched_folder / file.name)
 
-    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """Ask the UI over GraphQL.
+    def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Send a query to the UI; returns the data of the response.
 
         Raises:
-            OSError: It does not answer.
-            RuntimeError: It answers with an error.
+            OSError: The UI does not respond.
+            RuntimeError: The response is an error.
         """
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self._port}/graphql", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            found: dict[str, Any] = json.loads(answer.read())
-        if "errors" in found:
-            raise RuntimeError(str(found["errors"])[:500])
-        data: dict[str, Any] = found["data"]
+        with urllib.request.urlopen(request, timeout=120) as http_response:
+            response: dict[str, Any] = json.loads(http_response.read())
+        if "errors" in response:
+            raise RuntimeError(str(response["errors"])[:500])
+        data: dict[str, Any] = response["data"]
         return data
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
-        """Ask the newest results; nothing yet is an empty answer."""
-        if not results_path(self.data).exists():
+        """Query the newest results; no rows before the first publication."""
+        if not results_path(self.data_folder).exists():
             return []
-        with open_results(self.data) as results:
+        with open_results(self.data_folder) as results:
             return results.execute(query).fetchall()
 
-    def until(self, look: Callable[[], Any], seconds: float, what: str, every_s: float = 0.25) -> None:
-        """Wait until a look finds something.
+    def wait_until(
+        self, condition: Callable[[], Any], timeout_s: float, description: str, interval_s: float = 0.25
+    ) -> None:
+        """Wait until a condition is true.
 
         Raises:
-            TimeoutError: It never did.
+            TimeoutError: The time is over; the message shows what was waited for.
         """
-        started = time.monotonic()
-        while not look():
-            if time.monotonic() - started > seconds:
-                raise TimeoutError(f"Waited {seconds:.0f} s in vain for {what}; see {self.home / 'dev.log'}.")
-            time.sleep(every_s)
+        started_s = time.monotonic()
+        while not condition():
+            if time.monotonic() - started_s > timeout_s:
+                raise TimeoutError(
+                    f"Timed out after {timeout_s:.0f} s waiting for {description}; see {self.folder / 'dev.log'}."
+                )
+            time.sleep(interval_s)
 
     def processes(self, *words: str) -> list[psutil.Process]:
-        """Its processes in whose command lines all the words stand."""
-        found = []
+        """The processes of this pipeline whose command lines contain all the words."""
+        processes = []
         for process in psutil.process_iter(["cmdline"]):
-            line = " ".join(process.info["cmdline"] or [])
+            command_line = " ".join(process.info["cmdline"] or [])
             with suppress(psutil.Error):
-                is_ours = process.environ().get("DAGSTER_HOME") == str(self.data / "dagster")
-                if is_ours and all(word in line for word in words):
-                    found.append(process)
-        return found
+                is_of_pipeline = process.environ().get("DAGSTER_HOME") == str(self.data_folder / "dagster")
+                if is_of_pipeline and all(word in command_line for word in words):
+                    processes.append(process)
+        return processes
 
     def cpu_s(self) -> float:
-        """Seconds of CPU that it has used, its children included."""
-        if self._server is None:
+        """CPU seconds used so far, child processes included."""
+        if self._process is None:
             return 0.0
-        server = psutil.Process(self._server.pid)
-        return sum(sum(process.cpu_times()[:2]) for process in (server, *server.children(recursive=True)))
+        process = psutil.Process(self._process.pid)
+        return sum(sum(child.cpu_times()[:2]) for child in (process, *process.children(recursive=True)))
 
-    def kill(self, kind: str, chance: random.Random) -> int:
+    def kill(self, kind: str, rng: random.Random) -> int:
         """Kill by SIGKILL: a run worker, the daemon, the webserver, the code server, or everything.
 
         Returns:
             How many processes were killed.
         """
-        words: dict[str, Sequence[str]] = {
+        words_by_kind: dict[str, Sequence[str]] = {
             "run worker": ("spawn_main",),
             "daemon": ("dagster._daemon",),
             "webserver": ("dagster_webserver",),
             "code server": ("dagster", "api", "grpc"),
             "everything": (),
         }
-        found = self.processes(*words[kind])
+        processes = self.processes(*words_by_kind[kind])
         if kind == "everything":
-            if self._server is not None:
-                self._server.kill()
-                self._server.wait()
-                self._server = None
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+                self._process = None
         elif kind == "run worker":
-            found = [chance.choice(found)] if found else []
-        for process in found:
+            processes = [rng.choice(processes)] if processes else []
+        for process in processes:
             with suppress(psutil.Error):
                 process.kill()
-        return len(found)
+        return len(processes)
 
 
 class EmptyDagster(Pipeline):
-    """Dagster alone by its own defaults, with a code location that holds nothing: what a pipeline cannot go below.
+    """Dagster by its own defaults with an empty code location: the lower bound for what a pipeline costs.
 
     Args:
-        home: A folder for it.
+        folder: A folder for it.
     """
 
-    def __init__(self, home: Path) -> None:
-        super().__init__(home)
-        (self.home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")  # read where it is started
-        (self.home / "empty.py").write_text("import dagster\n\ndefs = dagster.Definitions()\n")
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (self.folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")  # read where Dagster is started
+        (self.folder / "empty.py").write_text("import dagster\n\ndefs = dagster.Definitions()\n")
 
     def _command(self) -> list[str]:
-        return ["dagster", "dev", "-f", str(self.home / "empty.py")]
+        return ["dagster", "dev", "-f", str(self.folder / "empty.py")]
 
     def stop(self) -> None:
-        """Kill it: it has nothing to lose, and asked to end it sometimes stays."""
-        if self._server is not None:
-            server = psutil.Process(self._server.pid)
-            for process in (server, *server.children(recursive=True)):
-                process.kill()
-            self._server.wait()
-            self._server = None
+        """Kill the processes: they have nothing to lose, and after SIGTERM they sometimes stay."""
+        if self._process is not None:
+            process = psutil.Process(self._process.pid)
+            for child in (process, *process.children(recursive=True)):
+                child.kill()
+            self._process.wait()
+            self._process = None

@@ -1,7 +1,7 @@
-"""HOTA, IDF1 and MOTA of tracks against the truth, computed as TrackEval computes them.
+"""HOTA, IDF1 and MOTA of tracks against the ground truth, computed as TrackEval computes them.
 
 TrackEval itself needs opencv-python, which overwrites the headless OpenCV that this project uses, and py-motmetrics
-does not run on numpy 2; so the three formulas stand here.
+does not run on numpy 2; so the three formulas are implemented here.
 
 HOTA: Luiten et al., "HOTA: A Higher Order Metric for Evaluating Multi-Object Tracking", IJCV 2021. IDF1: Ristani et
 al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking", ECCV 2016 workshops. MOTA: Bernardin
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import lap
 import numpy as np
 
-from resources.tracking import iou_matrix
+from resources.tracking.tracker import iou_matrix
 
 _ALPHAS = np.arange(0.05, 0.99, 0.05)
 _MIN_IOU = 0.5
@@ -22,7 +22,17 @@ _MIN_IOU = 0.5
 
 @dataclass(frozen=True)
 class Scores:
-    """Shares of 1; `switches` and the two kinds of error are counts."""
+    """Scores of tracks.
+
+    Attributes:
+        hota: HOTA in [0, 1].
+        idf1: IDF1 in [0, 1].
+        mota: MOTA, at most 1.
+        switches: Number of identity switches.
+        false_positives: Number of tracked boxes without a true one.
+        false_negatives: Number of true boxes without a tracked one.
+        track_count: Number of tracks.
+    """
 
     hota: float
     idf1: float
@@ -35,33 +45,39 @@ class Scores:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Numbers of the true and the found objects of a frame, and the IoU of each pair."""
+    """The objects of one frame.
+
+    Attributes:
+        true: Indices of the true objects, shape (n,).
+        tracked: Indices of the tracks, shape (m,).
+        iou: IoU of each pair, shape (n, m).
+    """
 
     true: np.ndarray
-    found: np.ndarray
-    overlap: np.ndarray
+    tracked: np.ndarray
+    iou: np.ndarray
 
 
-def score(truth: np.ndarray, tracks: np.ndarray) -> Scores:
-    """Compare tracks with the truth.
+def score_tracks(truth: np.ndarray, tracks: np.ndarray) -> Scores:
+    """Compare tracks with the ground truth.
 
     Args:
         truth: Rows of (frame_index, object, x_min, y_min, x_max, y_max).
-        tracks: Rows of the same kind.
+        tracks: Rows of the same columns, with the track as object.
     """
-    true_number = np.unique(truth[:, 1], return_inverse=True)[1]
-    track_ids, found_number = np.unique(tracks[:, 1], return_inverse=True)
+    true_index = np.unique(truth[:, 1], return_inverse=True)[1]
+    track_ids, track_index = np.unique(tracks[:, 1], return_inverse=True)
     frames = []
-    for index in np.union1d(truth[:, 0], tracks[:, 0]):
-        one, other = truth[:, 0] == index, tracks[:, 0] == index
-        overlap = iou_matrix(truth[one, 2:6], tracks[other, 2:6])
-        frames.append(_Frame(true_number[one], found_number[other], overlap))
-    true_count = np.bincount(true_number, minlength=1)
-    found_count = np.bincount(found_number, minlength=1)
-    false_positives, false_negatives, switches = _clear(frames, len(true_count))
+    for frame_index in np.union1d(truth[:, 0], tracks[:, 0]):
+        true_rows, tracked_rows = truth[:, 0] == frame_index, tracks[:, 0] == frame_index
+        iou = iou_matrix(truth[true_rows, 2:6], tracks[tracked_rows, 2:6])
+        frames.append(_Frame(true_index[true_rows], track_index[tracked_rows], iou))
+    true_lengths = np.bincount(true_index, minlength=1)
+    track_lengths = np.bincount(track_index, minlength=1)
+    false_positives, false_negatives, switches = _clear_mot_errors(frames, len(true_lengths))
     return Scores(
-        hota=_hota(frames, true_count, found_count),
-        idf1=_idf1(frames, true_count, found_count),
+        hota=_hota(frames, true_lengths, track_lengths),
+        idf1=_idf1(frames, true_lengths, track_lengths),
         mota=1 - (false_positives + false_negatives + switches) / max(len(truth), 1),
         switches=switches,
         false_positives=false_positives,
@@ -70,8 +86,8 @@ def score(truth: np.ndarray, tracks: np.ndarray) -> Scores:
     )
 
 
-def _best(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the assignment with the largest total of a matrix of values not below 0."""
+def _best_assignment(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the assignment with the largest total of a matrix of non-negative values."""
     if not value.size:
         return np.empty(0, int), np.empty(0, int)
     _, column_of_row, _ = lap.lapjv(value.max() - value, extend_cost=True)
@@ -79,47 +95,47 @@ def _best(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, column_of_row[rows]
 
 
-def _hota(frames: Sequence[_Frame], true_count: np.ndarray, found_count: np.ndarray) -> float:
-    potential = np.zeros((len(true_count), len(found_count)))
+def _hota(frames: Sequence[_Frame], true_lengths: np.ndarray, track_lengths: np.ndarray) -> float:
+    potential = np.zeros((len(true_lengths), len(track_lengths)))
     for frame in frames:
-        total = frame.overlap.sum(axis=0)[None, :] + frame.overlap.sum(axis=1)[:, None] - frame.overlap
-        potential[np.ix_(frame.true, frame.found)] += frame.overlap / np.maximum(total, 1e-12)
-    alignment = potential / (true_count[:, None] + found_count[None, :] - potential)
-    matched = np.zeros((len(_ALPHAS), len(true_count), len(found_count)))
+        total = frame.iou.sum(axis=0)[None, :] + frame.iou.sum(axis=1)[:, None] - frame.iou
+        potential[np.ix_(frame.true, frame.tracked)] += frame.iou / np.maximum(total, 1e-12)
+    alignment = potential / (true_lengths[:, None] + track_lengths[None, :] - potential)
+    matched = np.zeros((len(_ALPHAS), len(true_lengths), len(track_lengths)))
     for frame in frames:
-        rows, columns = _best(alignment[np.ix_(frame.true, frame.found)] * frame.overlap)
-        is_met = frame.overlap[rows, columns][None, :] >= _ALPHAS[:, None] - 1e-12
+        rows, columns = _best_assignment(alignment[np.ix_(frame.true, frame.tracked)] * frame.iou)
+        is_matched = frame.iou[rows, columns][None, :] >= _ALPHAS[:, None] - 1e-12
         for level in range(len(_ALPHAS)):
-            matched[level, frame.true[rows[is_met[level]]], frame.found[columns[is_met[level]]]] += 1
+            matched[level, frame.true[rows[is_matched[level]]], frame.tracked[columns[is_matched[level]]]] += 1
     true_positives = matched.sum(axis=(1, 2))
-    union = true_count[None, :, None] + found_count[None, None, :] - matched
+    union = true_lengths[None, :, None] + track_lengths[None, None, :] - matched
     association = (matched * matched / union).sum(axis=(1, 2)) / np.maximum(true_positives, 1)
-    detection = true_positives / (true_count.sum() + found_count.sum() - true_positives)
+    detection = true_positives / (true_lengths.sum() + track_lengths.sum() - true_positives)
     return float(np.sqrt(detection * association).mean())
 
 
-def _idf1(frames: Sequence[_Frame], true_count: np.ndarray, found_count: np.ndarray) -> float:
-    together = np.zeros((len(true_count), len(found_count)))
+def _idf1(frames: Sequence[_Frame], true_lengths: np.ndarray, track_lengths: np.ndarray) -> float:
+    matched_count = np.zeros((len(true_lengths), len(track_lengths)))
     for frame in frames:
-        together[np.ix_(frame.true, frame.found)] += frame.overlap >= _MIN_IOU
-    rows, columns = _best(together)
-    return float(2 * together[rows, columns].sum() / max(true_count.sum() + found_count.sum(), 1))
+        matched_count[np.ix_(frame.true, frame.tracked)] += frame.iou >= _MIN_IOU
+    rows, columns = _best_assignment(matched_count)
+    return float(2 * matched_count[rows, columns].sum() / max(true_lengths.sum() + track_lengths.sum(), 1))
 
 
-def _clear(frames: Sequence[_Frame], true_count: int) -> tuple[int, int, int]:
-    """False positives, false negatives and identity switches, keeping matches from frame to frame where they hold."""
+def _clear_mot_errors(frames: Sequence[_Frame], true_count: int) -> tuple[int, int, int]:
+    """False positives, false negatives and identity switches; a match of the frame before is kept if it still holds."""
     false_positives = false_negatives = switches = 0
-    last = np.full(true_count, -1)  # the newest match of each true object
-    before = np.full(true_count, -1)  # that of the frame before only
+    newest_match = np.full(true_count, -1)  # of each true object, over all frames so far
+    previous_match = np.full(true_count, -1)  # in the frame before only
     for frame in frames:
-        value = np.where(frame.overlap >= _MIN_IOU - 1e-12, frame.overlap, 0.0)
-        value = value + 1000 * ((before[frame.true][:, None] == frame.found[None, :]) & (value > 0))
-        rows, columns = _best(value)
-        is_met = value[rows, columns] > 0
-        true, found = frame.true[rows[is_met]], frame.found[columns[is_met]]
-        switches += int(((last[true] >= 0) & (last[true] != found)).sum())
-        before[:] = -1
-        last[true] = before[true] = found
+        value = np.where(frame.iou >= _MIN_IOU - 1e-12, frame.iou, 0.0)
+        value = value + 1000 * ((previous_match[frame.true][:, None] == frame.tracked[None, :]) & (value > 0))
+        rows, columns = _best_assignment(value)
+        is_matched = value[rows, columns] > 0
+        true, tracked = frame.true[rows[is_matched]], frame.tracked[columns[is_matched]]
+        switches += int(((newest_match[true] >= 0) & (newest_match[true] != tracked)).sum())
+        previous_match[:] = -1
+        newest_match[true] = previous_match[true] = tracked
         false_negatives += len(frame.true) - len(true)
-        false_positives += len(frame.found) - len(found)
+        false_positives += len(frame.tracked) - len(tracked)
     return false_positives, false_negatives, switches

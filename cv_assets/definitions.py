@@ -1,30 +1,42 @@
-"""The code location: joins assets, jobs, sensors and resources. The only file that sees every wing."""
+"""The code location: joins assets, jobs, sensors and resources. The only module that imports every wing."""
 
-from dagster import Definitions, in_process_executor
+from dagster import Definitions, definitions, in_process_executor
 
-from cv_assets.cameras import ASPECTS
-from cv_assets.retention import retention_job
-from cv_assets.walk import WALK, analysis_job, ingest_job
+from cv_assets.asset_graph import AssetGraph
+from resources.config.settings import Settings
+from resources.config.settings_file import load_settings
 from resources.inference.detector import Models
-from resources.settings import current_settings
-from resources.storage import Store
-from sensors.outcomes import outcomes_sensor
-from sensors.reconciliation import reconciliation_sensor
-from sensors.retention import retention_schedule
-from sensors.watched_folder import watched_folder_sensor
+from resources.storage.delta_store import Store
+from sensors.notifications_sensor import build_notifications_sensor
+from sensors.reconciliation_sensor import build_reconciliation_sensor
+from sensors.retention_schedule import build_retention_job, build_retention_schedule
+from sensors.watched_folder_sensor import watched_folder_sensor
 
-_settings = current_settings()
 
-defs = Definitions(
-    assets=[*WALK, *(aspect.spec for aspect in ASPECTS.values())],
-    jobs=[ingest_job, analysis_job, retention_job],
-    schedules=[retention_schedule],
-    sensors=[watched_folder_sensor, reconciliation_sensor, outcomes_sensor],
-    resources={
-        "settings": _settings,
-        "store": Store(_settings.data_folder),
-        "models": Models(),
-    },
-    # One process per run: a batch loads the model once, and a later stage finds it warm.
-    executor=in_process_executor,
-)
+def build_definitions(settings: Settings) -> Definitions:
+    """Build the assets, jobs, schedules, sensors and resources for some settings."""
+    graph = AssetGraph.build(settings)
+    retention_job = build_retention_job(graph)
+    return Definitions(
+        assets=[*graph.assets, *(aspect.spec for aspect in graph.observer.aspects.values())],
+        jobs=[graph.ingest_job, graph.analysis_job, retention_job],
+        schedules=[build_retention_schedule(retention_job, settings.retention)],
+        sensors=[
+            watched_folder_sensor,
+            build_reconciliation_sensor(graph),
+            build_notifications_sensor(graph),
+        ],
+        resources={
+            "settings": settings,
+            "store": Store(settings.data_folder),
+            "models": Models(watched_folders=settings.watched_folders),
+        },
+        # One process per run: a batch loads the model once, and a later stage finds it loaded.
+        executor=in_process_executor,
+    )
+
+
+@definitions
+def defs() -> Definitions:
+    """Build the definitions for the settings in force; Dagster calls this once per process."""
+    return build_definitions(load_settings())

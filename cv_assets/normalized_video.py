@@ -1,68 +1,58 @@
 """normalized_video: one MP4 per recording; frames: one row per frame of it (recording_id, frame_index).
 
-Every later stage reads this video and never the source. Its frames know which source frame they show and when.
+Every later stage reads this video and never the source. The rows of `frames` say which source frame each frame shows,
+and when it was taken.
 """
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from dagster import (
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetExecutionContext,
-    MetadataValue,
-    ResourceParam,
-    multi_asset,
-)
+from dagster import AssetCheckResult, AssetCheckSeverity, MetadataValue
 
-from cv_assets.cameras import VIDEO
-from cv_assets.partitions import recordings_partitions
-from cv_assets.stage import (
-    INGEST,
-    Metadata,
-    Stage,
-    backfill_policy,
-    count_metadata,
-    media_status,
-    recording_asset,
-    sheet_metadata,
-    table_asset,
-    table_checks,
-)
+from cv_assets.camera_settings import CAMERA_VIDEO
+from cv_assets.media_status import media_status
+from cv_assets.recordings import NOT_PROBED
+from cv_assets.stage_asset import INGEST, FileAsset, StageRun, stage_asset
+from cv_assets.stage_metadata import Metadata, count_metadata, sheet_metadata
+from resources.config.settings import Settings, settings_version
 from resources.errors import RecordingError, RejectedRecordingError
-from resources.media.isolation import normalize_isolated
-from resources.media.normalizing import NormalizedVideo, Progress
-from resources.media.reading import stored_frame_count
-from resources.pictures import clock, contact_sheet
-from resources.schema import FRAMES, RECORDINGS
-from resources.settings import Settings, current_settings, settings_version
-from resources.storage import Store
-from resources.wall_clock import on_the_wall
-from resources.watched_folder import SourceIndex, file_of
+from resources.media.frame_reader import read_frame_count
+from resources.media.isolation import normalize_in_subprocess
+from resources.media.normalized_file import NormalizedVideo
+from resources.media.progress import ReportProgress
+from resources.previews.contact_sheet import contact_sheet
+from resources.previews.timeline_chart import format_clock
+from resources.schema.recording_tables import FRAMES, RECORDINGS
+from resources.source_index import SourceIndex
+from resources.storage.clock_times import wall_clock_times
+from resources.storage.delta_store import Store
+from resources.watched_files import resolve_source_path
 
 NORMALIZED_VIDEO = "normalized_video"
-STAGE = Stage(NORMALIZED_VIDEO, (FRAMES,), files=(NORMALIZED_VIDEO,), of_the_file=True)
 LEDGER_CHECK = "frame_ledger"
-_CODE_VERSION = settings_version("normalized_video 3", current_settings().video.made)
 _SHEET_FRAMES, _SHEET_COLUMNS, _CELL_WIDTH_PX, _CELL_HEIGHT_PX = 12, 4, 160, (40, 160)
-_TENTHS_BELOW_S = 2 * _SHEET_FRAMES  # so that neighbours have different times
-_DURATION_TOLERANCE = 0.02  # headers round; what is missing beyond this share of the duration is missing
+_TENTHS_BELOW_S = 2 * _SHEET_FRAMES  # in shorter videos, neighbouring frames of the sheet need tenths of a second
+_DURATION_TOLERANCE = 0.02  # headers round their duration: only a larger share of it counts as missing
+
+_METADATA = (
+    *("status", "time_source", "normalized_by", "rate_fps", "width_px", "height_px", "video_path"),
+    *("corrupt_count", "discarded_count", "decimated_count", "duplicated_count"),
+)
 
 
 def frame_rows(recording_id: str, video: NormalizedVideo, started_at_utc: Any, started_at_source: Any) -> pa.Table:
-    """The rows of `frames` for a normalized video.
+    """Build the rows of `frames` for a normalized video.
 
     Args:
         recording_id: The recording.
-        video: What normalization made.
+        video: The result of normalization.
         started_at_utc: Wall-clock time of the first frame, or None.
-        started_at_source: Where that is known from, or None.
+        started_at_source: Source of that time, or None.
     """
     count, frames, measures = len(video.frames), video.frames, video.measures
     time_s = np.array(frames.time_s)
@@ -72,7 +62,7 @@ def frame_rows(recording_id: str, video: NormalizedVideo, started_at_utc: Any, s
             "frame_index": np.arange(count, dtype=np.int32),
             "source_frame_index": np.array(frames.source_frame_index, np.int32),
             "time_s": time_s,
-            "captured_at_utc": on_the_wall(started_at_utc, time_s),
+            "captured_at_utc": wall_clock_times(started_at_utc, time_s),
             "captured_at_source": pa.array([started_at_source] * count, pa.string()),
             "is_duplicated": np.array(frames.is_duplicated, bool),
             "gap_s": np.array(frames.gap_s, float),
@@ -86,19 +76,19 @@ def frame_rows(recording_id: str, video: NormalizedVideo, started_at_utc: Any, s
 
 
 def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of `recordings` that only reading every frame can fill.
+    """Columns of `recordings` that are known only after every frame has been decoded.
 
     Args:
-        video: What normalization found.
-        row: The recording's row as far as its header tells.
+        video: The result of normalization.
+        row: The recording's row with the columns of its header.
     """
     ledger = video.ledger
     missing_s = [{"start_s": start_s, "end_s": end_s} for start_s, end_s in ledger.missing_s]
     claimed_s = row["duration_s_from_header"] or 0.0
     decoded_s = video.lead_s + video.duration_s
-    is_short = (row["frame_count_from_header"] or 0) > ledger.packet_count or video.is_broken_off
-    if is_short and not video.cut_off_count and claimed_s > decoded_s * (1 + _DURATION_TOLERANCE):
-        # What was read of the missing end is a part of it.
+    is_short = (row["frame_count_from_header"] or 0) > ledger.packet_count or video.is_truncated
+    if is_short and not video.out_of_range_count and claimed_s > decoded_s * (1 + _DURATION_TOLERANCE):
+        # Packets that were read but did not decode at the end belong to the same missing stretch.
         if missing_s and missing_s[-1]["end_s"] > video.duration_s:
             missing_s[-1]["end_s"] = claimed_s - video.lead_s
         else:
@@ -122,7 +112,7 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
         "frame_count_from_content": ledger.decoded_count,
         "duration_s_from_content": video.duration_s,
         "decimated_count": video.decimated_count,
-        "cut_off_count": video.cut_off_count,
+        "out_of_range_count": video.out_of_range_count,
         "duplicated_count": video.duplicated_count,
         "rate_fps_num": video.rate_fps.numerator,
         "rate_fps_den": video.rate_fps.denominator,
@@ -130,34 +120,34 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
         "width_px": video.width_px,
         "height_px": video.height_px,
         "frame_count": len(video.frames),
-        "made_by": video.made_by,
+        "normalized_by": video.normalized_by,
     }
 
 
-def _found_columns(before: Mapping[str, Any], video: NormalizedVideo, video_path: str) -> dict[str, list[Any]]:
-    """The columns of a recording's row that normalization decides.
+def _normalization_columns(before: Mapping[str, Any], video: NormalizedVideo, video_path: str) -> dict[str, list[Any]]:
+    """Columns of a recording's row that normalization decides.
 
-    Its start is the one that the row tells, moved by what its header had wrong. It is not asked of the settings: they
-    may be newer than the clock that all other tables were given.
+    The start is that of the row, corrected by what the header got wrong. It is not computed from the settings again:
+    they may be newer than the clock from which the times in all other tables were derived.
     """
-    found = content_columns(video, before) | {"video_path": video_path}
-    status, error = media_status({**before, **found})
-    found |= {"status": status, "error": error, "failed_stage": None}
-    if before["started_at_source"] == "mtime":  # when the file was written is when the recording ended
-        found["started_at_utc"] = before["mtime_utc"] - timedelta(seconds=video.duration_s)
+    columns = content_columns(video, before) | {"video_path": video_path}
+    status, error = media_status({**before, **columns})
+    columns |= {"status": status, "error": error, "failed_stage": None}
+    if before["started_at_source"] == "mtime":  # the file was last written when the recording ended
+        columns["started_at_utc"] = before["mtime_utc"] - timedelta(seconds=video.duration_s)
     elif before["started_at_utc"] is not None:
         later_s = video.lead_s - (before["lead_s"] or 0.0)
-        found["started_at_utc"] = before["started_at_utc"] + timedelta(seconds=later_s)
-    return {name: [value] for name, value in found.items()}
+        columns["started_at_utc"] = before["started_at_utc"] + timedelta(seconds=later_s)
+    return {name: [value] for name, value in columns.items()}
 
 
 def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list[str]:
-    """What of a recording's account does not add up, a sentence each; an empty list when all is explained.
+    """Describe each sum over a recording's packets and frames that does not add up; empty if all do.
 
     Args:
-        row: Its row of `recordings`.
+        row: The recording's row of `recordings`.
         frames: Its rows of `frames`, with source_frame_index and is_duplicated.
-        video: Its normalized video.
+        video: Path of its normalized video.
     """
     emitted = frames.num_rows - sum(frames["is_duplicated"].to_pylist())
     explained = row["frame_count_from_content"] + sum(
@@ -168,17 +158,17 @@ def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list
             row["packet_count"] + row["extra_count"],
             explained,
         ),
-        "decoded frames = emitted + decimated + cut off": (
+        "decoded frames = emitted + decimated + out of range": (
             row["frame_count_from_content"],
-            emitted + row["decimated_count"] + row["cut_off_count"],
+            emitted + row["decimated_count"] + row["out_of_range_count"],
         ),
         "emitted frames each show another frame of the source": (
             emitted,
             len(set(frames["source_frame_index"].to_pylist())),
         ),
-        "rows of frames = frames in the file": (frames.num_rows, stored_frame_count(video)),
+        "rows of frames = frames in the file": (frames.num_rows, read_frame_count(video)),
     }
-    if row["cut_off_count"] == 0:  # a time range ends the reading early
+    if row["out_of_range_count"] == 0:  # with a time range, decoding stops before the end of the container
         sums["packets decoded = packets in the container"] = (row["packet_count"], row["container_packet_count"])
     return [
         f"{row['recording_id']}: {rule}, but {left} is not {right}."
@@ -188,7 +178,7 @@ def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list
 
 
 def ledger_check(store: Store, recording_ids: Sequence[str]) -> AssetCheckResult:
-    """Whether every packet and frame of the recordings is accounted for."""
+    """Check that every packet and frame of some recordings is accounted for."""
     rows = store.read(RECORDINGS, recording_ids).to_pylist()
     columns = ["recording_id", "source_frame_index", "is_duplicated"]
     faults = []
@@ -204,106 +194,99 @@ def ledger_check(store: Store, recording_ids: Sequence[str]) -> AssetCheckResult
     )
 
 
-def normalize_recording(recording_id: str, store: Store, settings: Settings, progress: Progress) -> dict[str, Metadata]:
-    """Write the video of one recording, its frames, and what was found in `recordings`.
+def normalize_recording(
+    recording_id: str, store: Store, settings: Settings, progress: ReportProgress
+) -> dict[str, Metadata]:
+    """Normalize one recording; store its video, its frames and the columns of its content.
 
     Raises:
-        RejectedRecordingError: The file cannot be processed; its row says so too.
-        RecordingError: There is no row of the recording yet.
+        RejectedRecordingError: The file cannot be processed; the reason is stored in its row too.
+        RecordingError: The recording has not been probed.
     """
-    found = store.read(RECORDINGS, [recording_id]).to_pylist()
-    if not found:
-        raise RecordingError("It has not been probed yet: materialize recordings first.")
-    row = found[0]
+    row = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
+    if row is None:
+        raise RecordingError(NOT_PROBED)
     if row["status"] == "rejected":
         raise RejectedRecordingError(row["error"])
-    known = SourceIndex(store).source_of(recording_id, settings.watched_folder)
-    source = file_of(settings, known.source_path if known else row["source_path"])
-    target = store.media_folder / recording_id / "normalized.mp4"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{uuid.uuid4().hex}.partial.mp4")
+    indexed = SourceIndex(store).find_source_file(recording_id, settings.watched_folder)
+    source = resolve_source_path(settings, indexed.source_path if indexed else row["source_path"])
     try:
-        video = normalize_isolated(source, partial, settings.video_of(row["camera"]), progress)
-        store.may_write()
-        if video.made_by == "reference":
-            target.unlink(missing_ok=True)
-        else:
-            partial.replace(target)
+        video, path = _write_video(recording_id, source, row["camera"], store, settings, progress)
     except RejectedRecordingError as error:
         store.update(RECORDINGS, recording_id, {"status": "rejected", "error": str(error), "failed_stage": None})
         raise
-    finally:
-        partial.unlink(missing_ok=True)
-    video_path = str(source) if video.made_by == "reference" else str(target.relative_to(store.data_folder))
-    # Not the row as it was before all this work: its clock may have been put right meanwhile.
-    store.change(RECORDINGS, [recording_id], lambda rows: _found_columns(rows.to_pylist()[0], video, video_path))
+    # Computed from the row as it is now: its clock may have been corrected while the video was written.
+    store.change(RECORDINGS, [recording_id], lambda rows: _normalization_columns(rows.to_pylist()[0], video, path))
     row = store.read(RECORDINGS, [recording_id]).to_pylist()[0]
-    store.replace(
-        FRAMES, [recording_id], frame_rows(recording_id, video, row["started_at_utc"], row["started_at_source"])
-    )
-    shown = (
-        *("status", "time_source", "made_by", "rate_fps", "width_px", "height_px", "video_path"),
-        *("corrupt_count", "discarded_count", "decimated_count", "duplicated_count"),
-    )
-    told = {name: row[name] for name in shown} | {"frame_count": len(video.frames), "duration_s": video.duration_s}
+    frames = frame_rows(recording_id, video, row["started_at_utc"], row["started_at_source"])
+    store.replace(FRAMES, [recording_id], frames)
+    metadata = {name: row[name] for name in _METADATA}
+    metadata |= {"frame_count": len(video.frames), "duration_s": video.duration_s, "contact_sheet": frames_sheet(video)}
     means = ("brightness", "sharpness", "motion")
     return {
         FRAMES.name: count_metadata(
             len(video.frames), **{f"mean_{name}": float(np.mean(getattr(video.measures, name))) for name in means}
         ),
-        NORMALIZED_VIDEO: {**told, "contact_sheet": frames_sheet(video)},
+        NORMALIZED_VIDEO: metadata,
     }
 
 
+def _write_video(
+    recording_id: str, source: Path, camera: str | None, store: Store, settings: Settings, progress: ReportProgress
+) -> tuple[NormalizedVideo, str]:
+    """Write the normalized video of a source file, unless the source itself can be referenced.
+
+    Returns:
+        The result of normalization, and the path of the video relative to the data folder; the absolute path of the
+        source where that is referenced.
+    """
+    target = store.media_folder / recording_id / "normalized.mp4"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{uuid.uuid4().hex}.partial.mp4")
+    try:
+        video = normalize_in_subprocess(source, partial, settings.video_of(camera), progress)
+        store.check_fence()
+        if video.normalized_by == "reference":
+            target.unlink(missing_ok=True)
+            return video, str(source)
+        partial.replace(target)
+        return video, str(target.relative_to(store.data_folder))
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def frames_sheet(video: NormalizedVideo) -> MetadataValue:
-    """Pictures spread over a normalized video, each with its time."""
-    kept = video.measures.glimpses.kept
-    places = np.unique(np.linspace(0, len(kept) - 1, _SHEET_FRAMES).round().astype(int))
-    tenths = video.duration_s < _TENTHS_BELOW_S
-    cells = [(kept[place][1], clock(video.frames.time_s[kept[place][0]], tenths)) for place in places]
+    """Contact sheet of frames spread over a normalized video, each with its time."""
+    thumbnails = video.measures.sampled_frames.thumbnails
+    positions = np.unique(np.linspace(0, len(thumbnails) - 1, _SHEET_FRAMES).round().astype(int))
+    with_tenths = video.duration_s < _TENTHS_BELOW_S
+    cells = [
+        (image, format_clock(video.frames.time_s[frame_index], with_tenths))
+        for frame_index, image in (thumbnails[position] for position in positions)
+    ]
     height_px = int(np.clip(_CELL_WIDTH_PX * video.height_px / video.width_px, *_CELL_HEIGHT_PX))
     sheet = contact_sheet(cells, _SHEET_COLUMNS, _CELL_WIDTH_PX, height_px)
     return sheet_metadata(sheet, f"{len(cells)} frames of the recording and their times")
 
 
-@multi_asset(
-    specs=[
-        recording_asset(
+@stage_asset(
+    group=INGEST,
+    files=(
+        FileAsset(
             NORMALIZED_VIDEO,
-            group=INGEST,
-            code_version=_CODE_VERSION,
-            deps=[RECORDINGS.name, VIDEO.name],
-            kinds=("ffmpeg", "mp4"),
             description="One MP4 per recording: upright, square pixels, constant rate, playable in any browser.",
             grain="One file per recording.",
-            key="recording_id",
+            kinds=("ffmpeg", "mp4"),
+            checks={LEDGER_CHECK: "Every packet read and every frame decoded is accounted for."},
         ),
-        table_asset(
-            FRAMES,
-            group=INGEST,
-            code_version=_CODE_VERSION,
-            deps=[RECORDINGS.name, VIDEO.name],
-            kinds=("ffmpeg",),
-        ),
-    ],
-    check_specs=[
-        *table_checks(FRAMES),
-        AssetCheckSpec(
-            LEDGER_CHECK,
-            asset=NORMALIZED_VIDEO,
-            description="Every packet read and every frame decoded is accounted for; nothing is unexplained.",
-        ),
-    ],
-    partitions_def=recordings_partitions,
-    backfill_policy=backfill_policy(),
+    ),
+    tables=(FRAMES,),
+    deps=(RECORDINGS.name, CAMERA_VIDEO.name),
+    code_version=lambda settings: settings_version("normalized_video 3", settings.video.output_settings),
+    kinds=("ffmpeg",),
+    runs_on_rejected=True,
+    check=ledger_check,
 )
-def normalized_video(
-    context: AssetExecutionContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
-) -> Iterator[Any]:
-    """Normalize each recording and account for its frames."""
-    yield from STAGE.each_recording(
-        context,
-        store,
-        lambda r, told: normalize_recording(r, store, settings, told),
-        lambda done: ledger_check(store, done),
-    )
+def normalized_video(recording_id: str, run: StageRun, progress: ReportProgress) -> Mapping[str, Metadata]:
+    """Normalize each recording and account for its packets and frames."""
+    return normalize_recording(recording_id, run.store, run.settings, progress)

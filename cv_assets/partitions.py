@@ -1,4 +1,4 @@
-"""Dagster's partitions: one per recording, named by its recording_id, in the order in which they were found."""
+"""Dagster partitions: one per recording, named after its recording_id, in the order of registration."""
 
 from dagster import DynamicPartitionsDefinition
 

@@ -1,40 +1,36 @@
-"""recordings: one row per source file (recording_id): what the file claims, before its pictures are read.
+"""recordings: one row per source file (recording_id), with what its header claims before any frame is decoded.
 
-The columns about the content are filled by normalized_video, the one stage that decodes every frame. A file that cannot
-be processed has its row too, with status rejected and the reason.
+The columns about the content are filled by normalized_video, the only stage that decodes every frame of the source. A
+file that cannot be processed has a row too, with status `rejected` and the reason.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
-from cv_assets.partitions import recordings_partitions
-from cv_assets.stage import (
-    INGEST,
-    Metadata,
-    Stage,
-    backfill_policy,
-    count_metadata,
-    media_status,
-    table_asset,
-    table_checks,
-)
+from cv_assets.media_status import media_status
+from cv_assets.stage_asset import INGEST, StageRun, stage_asset
+from cv_assets.stage_metadata import Metadata, count_metadata
+from resources.config.settings import Settings, settings_version
 from resources.errors import RecordingError, RejectedRecordingError
-from resources.media.isolation import probe_isolated
-from resources.schema import RECORDINGS
-from resources.settings import Settings, current_settings, settings_version
-from resources.storage import Store
-from resources.wall_clock import started_at
-from resources.watched_folder import SourceFile, SourceIndex, file_of
+from resources.media.isolation import probe_in_subprocess
+from resources.media.progress import ReportProgress
+from resources.schema.recording_tables import RECORDINGS
+from resources.source_index import SourceFile, SourceIndex
+from resources.start_times import determine_start_time
+from resources.storage.delta_store import Store
+from resources.watched_files import resolve_source_path
 
-STAGE = Stage("recordings", (RECORDINGS,), of_the_file=True)
+NOT_PROBED = "The recording has not been probed: materialize recordings first."
+_STAGE_NAME = "recordings"
+_STATUS = ("status", "error", "failed_stage")
+_METADATA = ("status", "error", "camera", "source_path", "size_bytes", "codec_name", "frame_count_from_header")
 
 
 def file_columns(source: SourceFile) -> dict[str, Any]:
-    """The row of a recording as far as its file's entry in the folder tells; all other columns are None."""
+    """Row of a recording with the columns that the folder entry of its file decides; all others are None."""
     row: dict[str, Any] = dict.fromkeys(RECORDINGS.arrow_schema.names)
     return row | {
         "recording_id": source.recording_id,
@@ -48,103 +44,100 @@ def file_columns(source: SourceFile) -> dict[str, Any]:
 
 
 def probe_recording(source: SourceFile, settings: Settings) -> dict[str, Any]:
-    """The row of a recording as far as its header and first picture tell; content and wall clock are None.
+    """Probe a file: row of its recording with what the header and the first frame say; the other columns are None.
 
     Args:
         source: The file.
-        settings: The watched folders, limits of the probe and the patterns of file names.
+        settings: The watched folders and the limits of the probe.
 
     Raises:
-        RecordingError: The file is gone, or leads out of the folder.
+        RecordingError: The file is missing, or is a link out of the watched folder.
     """
     row = file_columns(source)
     try:
-        found = probe_isolated(file_of(settings, source.source_path), settings.video_of(source.camera))
+        path = resolve_source_path(settings, source.source_path)
+        header = probe_in_subprocess(path, settings.video_of(source.camera))
     except RejectedRecordingError as error:
         return row | {"status": "rejected", "error": str(error)}
-    return row | {name: value for name, value in vars(found).items() if name in row}
+    return row | {name: value for name, value in vars(header).items() if name in row}
 
 
 def clock_columns(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """When the first frame was taken, as far as it is known how long the recording is and what its start lacks.
+    """Time of the first frame and its source, from what the recording's row says about duration and missing start.
 
-    Only the asset wall_clock may change what is known already: all times on the wall clock count from it.
+    Only the asset wall_clock may replace a known start: all wall-clock times are derived from it.
 
     Args:
         row: The recording's row of `recordings`.
-        settings: The cameras' clocks and the patterns of file names.
+        settings: Clocks of the cameras, and patterns of file names that contain the time.
     """
     lead_s = row["lead_s"] or 0.0
     content_s = row["duration_s_from_content"]
-    started, known_from = started_at(
+    started, known_from = determine_start_time(
         row["source_path"],
         row["created_at_utc"],
         row["mtime_utc"],
         lead_s + content_s if content_s is not None else row["duration_s_from_header"] or 0.0,
-        settings.intake,
+        settings.ingest,
         settings.camera(row["camera"]),
     )
     return {"started_at_utc": started + timedelta(seconds=lead_s), "started_at_source": known_from}
 
 
 def _keep_content_columns(row: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
-    """Carry over what later stages found: the content is the same, so it still holds."""
+    """Keep the columns that later stages filled: the content of a recording never changes, so they stay valid."""
     if before is None or row["status"] == "rejected":
         return row
-    told = ("status", "error", "failed_stage")
-    kept = {name: value for name, value in before.items() if row[name] is None and name not in told}
-    if before["status"] == "failed" and before["failed_stage"] != STAGE.name:
-        return row | kept | {name: before[name] for name in told}
-    status, error = media_status(row | kept)
-    return row | kept | {"status": status, "error": error}
+    content = {name: value for name, value in before.items() if row[name] is None and name not in _STATUS}
+    if before["status"] == "failed" and before["failed_stage"] != _STAGE_NAME:
+        return row | content | {name: before[name] for name in _STATUS}
+    status, error = media_status(row | content)
+    return row | content | {"status": status, "error": error}
 
 
-def ingest_recording(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
-    """Write the row of one recording.
+def probe_and_store(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
+    """Probe the file of one recording and store its row.
 
     Raises:
-        RecordingError: No file with this content was ever seen in the watched folder.
+        RecordingError: The file is missing, or no file with this content was ever in the watched folder.
     """
-    source = SourceIndex(store).source_of(recording_id, settings.watched_folder)
+    source = SourceIndex(store).find_source_file(recording_id, settings.watched_folder)
     if source is None:
         raise RecordingError(
-            f"No file of the watched folder {settings.watched_folder} is known as {recording_id}: drop it there again."
+            f"The recording {recording_id} has no file in the source index of {settings.watched_folder}: copy its file "
+            "into the watched folder again."
         )
     before = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
     try:
         probed = probe_recording(source, settings)
     except RecordingError as error:
         if before is None:
-            told = {"status": "failed", "error": str(error), "failed_stage": STAGE.name}
-            row = file_columns(source) | told | {"recording_id": recording_id}
-            store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
+            failure = {"status": "failed", "error": str(error), "failed_stage": _STAGE_NAME}
+            _store_row(file_columns(source) | failure | {"recording_id": recording_id}, store)
         raise
     row = _keep_content_columns(probed | {"recording_id": recording_id}, before)
     if row["status"] != "rejected" and row["started_at_utc"] is None:
         row |= clock_columns(row, settings)
-    store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
-    shown = ("status", "error", "camera", "source_path", "size_bytes", "codec_name", "frame_count_from_header")
-    told = {name: row[name] for name in shown if row[name] is not None}
-    if footage_s := row["duration_s_from_content"] or row["duration_s_from_header"]:
-        told["duration_s"] = footage_s
-    return {RECORDINGS.name: count_metadata(1, **told)}
+    _store_row(row, store)
+    metadata = {name: row[name] for name in _METADATA if row[name] is not None}
+    if duration_s := row["duration_s_from_content"] or row["duration_s_from_header"]:
+        metadata["duration_s"] = duration_s
+    return {RECORDINGS.name: count_metadata(1, **metadata)}
 
 
-@multi_asset(
-    specs=[
-        table_asset(
-            RECORDINGS,
-            group=INGEST,
-            code_version=settings_version("recordings 3", str(current_settings().video.max_pixels)),
-            kinds=("ffmpeg",),
-        ),
-    ],
-    check_specs=table_checks(RECORDINGS),
-    partitions_def=recordings_partitions,
-    backfill_policy=backfill_policy(),
+def _store_row(row: Mapping[str, Any], store: Store) -> None:
+    rows = pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema)
+    store.replace(RECORDINGS, [row["recording_id"]], rows)
+
+
+@stage_asset(
+    group=INGEST,
+    tables=(RECORDINGS,),
+    deps=(),
+    code_version=lambda settings: settings_version("recordings 3", str(settings.video.max_pixels)),
+    kinds=("ffmpeg",),
+    runs_on_rejected=True,
 )
-def recordings(
-    context: AssetExecutionContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
-) -> Iterator[Any]:
+def recordings(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
     """Probe the file of each recording."""
-    yield from STAGE.each_recording(context, store, lambda r, _: ingest_recording(r, store, settings))
+    return probe_and_store(recording_id, run.store, run.settings)

@@ -1,46 +1,32 @@
-"""summaries: one row per recording; class_minutes: one per recording, class and minute in which it was seen.
+"""summaries: one row per recording; class_minutes: one row per recording, class and minute in which it occurs.
 
-With them heatmap_cells (where the class was) and recording_hours (when, by the clock on the wall).
+Further tables: heatmap_cells, one row per recording, class and cell of the frame; recording_hours, one row per
+recording, class and hour of the wall clock.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from dagster import AssetExecutionContext, MetadataValue, ResourceParam, multi_asset
+from dagster import MetadataValue
 
-from cv_assets.partitions import recordings_partitions
-from cv_assets.stage import (
-    ANALYSIS,
-    Metadata,
-    Stage,
-    backfill_policy,
-    class_counts,
-    count_metadata,
-    table_asset,
-    table_checks,
-)
+from cv_assets.media_status import NO_NORMALIZED_VIDEO
+from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
+from cv_assets.stage_metadata import Metadata, count_by_class, count_metadata
 from cv_assets.wall_clock import WALL_CLOCK
-from resources.arrow_sql import select
+from resources.config.settings import settings_version
 from resources.errors import RecordingError
-from resources.pictures import TIMELINE_BINS, as_markdown, presence, timeline
-from resources.schema import (
-    CLASS_MINUTES,
-    DETECTIONS,
-    FRAMES,
-    HEATMAP_CELLS,
-    MODEL_RUNS,
-    RECORDING_HOURS,
-    RECORDINGS,
-    SUMMARIES,
-    TRACK_BOXES,
-    TRACKS,
-)
-from resources.settings import settings_version
-from resources.storage import Store
-from resources.wall_clock import with_times
+from resources.media.progress import ReportProgress
+from resources.previews.image_encoding import embed_in_markdown
+from resources.previews.timeline_chart import TIMELINE_BINS, peak_counts_by_class, timeline_chart
+from resources.schema.model_tables import DETECTIONS, MODEL_RUNS
+from resources.schema.recording_tables import FRAMES, RECORDINGS
+from resources.schema.summary_tables import CLASS_MINUTES, HEATMAP_CELLS, RECORDING_HOURS, SUMMARIES
+from resources.schema.track_tables import TRACK_BOXES, TRACKS
+from resources.storage.arrow_sql import select
+from resources.storage.clock_times import add_wall_clock_times
+from resources.storage.delta_store import Store
 
 _SUMMARY_SQL = """
 WITH at_once AS (SELECT frame_index, count(*) AS objects FROM track_boxes GROUP BY frame_index)
@@ -64,10 +50,10 @@ at_once AS (
     SELECT class_name, floor(time_s / 60)::INTEGER AS minute_index, frame_index, count(*) AS objects
     FROM track_boxes GROUP BY ALL
 ),
-busy AS (
+peaks AS (
     SELECT class_name, minute_index, max(objects) AS max_at_once, sum(objects) AS boxes FROM at_once GROUP BY ALL
 ),
-seen AS (
+track_counts AS (
     SELECT class_name, floor(time_s / 60)::INTEGER AS minute_index, count(DISTINCT track_id) AS track_count
     FROM track_boxes GROUP BY ALL
 ),
@@ -79,24 +65,24 @@ SELECT (SELECT recording_id FROM recordings) AS recording_id, class_name, minute
     track_count::INTEGER AS track_count, coalesce(new_track_count, 0)::INTEGER AS new_track_count,
     max_at_once::INTEGER AS max_at_once, boxes / frames AS mean_at_once,
     (SELECT started_at_utc FROM recordings) + to_seconds(60 * minute_index) AS minute_start_utc
-FROM seen JOIN busy USING (class_name, minute_index) JOIN minute_frames USING (minute_index)
+FROM track_counts JOIN peaks USING (class_name, minute_index) JOIN minute_frames USING (minute_index)
     LEFT JOIN started USING (class_name, minute_index)
 ORDER BY class_name, minute_index
 """
 
 
 _HEATMAP_SQL = """
-WITH picture AS (SELECT recording_id, rate_fps, width_px, width_px / 32 AS cell_px, height_px FROM recordings),
-places AS (
+WITH frame AS (SELECT recording_id, rate_fps, width_px, width_px / 32 AS cell_px, height_px FROM recordings),
+cells AS (
     SELECT class_name, track_id,
         floor(least(greatest(y_max_px, 0), height_px - 1) / cell_px) AS row_index,
         floor(least(greatest((x_min_px + x_max_px) / 2, 0), width_px - 1) / cell_px) AS column_index
-    FROM track_boxes, picture
+    FROM track_boxes, frame
 )
-SELECT (SELECT recording_id FROM picture) AS recording_id, class_name, row_index::INTEGER AS row_index,
+SELECT (SELECT recording_id FROM frame) AS recording_id, class_name, row_index::INTEGER AS row_index,
     column_index::INTEGER AS column_index, count(DISTINCT track_id)::INTEGER AS track_count,
-    count(*) / (SELECT rate_fps FROM picture) AS object_s
-FROM places GROUP BY class_name, row_index, column_index ORDER BY class_name, row_index, column_index
+    count(*) / (SELECT rate_fps FROM frame) AS object_s
+FROM cells GROUP BY class_name, row_index, column_index ORDER BY class_name, row_index, column_index
 """
 
 _HOURS_SQL = """
@@ -107,17 +93,17 @@ WITH boxes AS (
 at_once AS (
     SELECT class_name, hour_utc, frame_index, count(*) AS objects FROM boxes GROUP BY class_name, hour_utc, frame_index
 ),
-busy AS (
+peaks AS (
     SELECT class_name, hour_utc, max(objects) AS max_at_once, sum(objects) AS boxes
     FROM at_once GROUP BY class_name, hour_utc
 ),
-first_seen AS (SELECT class_name, track_id, min(hour_utc) AS hour_utc FROM boxes GROUP BY class_name, track_id),
+first_hours AS (SELECT class_name, track_id, min(hour_utc) AS hour_utc FROM boxes GROUP BY class_name, track_id),
 started AS (
-    SELECT class_name, hour_utc, count(*) AS new_track_count FROM first_seen GROUP BY class_name, hour_utc
+    SELECT class_name, hour_utc, count(*) AS new_track_count FROM first_hours GROUP BY class_name, hour_utc
 )
 SELECT recording_id, camera, hour_utc, class_name, coalesce(new_track_count, 0)::INTEGER AS new_track_count,
     max_at_once::INTEGER AS max_at_once, boxes / rate_fps AS object_s
-FROM busy LEFT JOIN started USING (class_name, hour_utc), recordings ORDER BY hour_utc, class_name
+FROM peaks LEFT JOIN started USING (class_name, hour_utc), recordings ORDER BY hour_utc, class_name
 """
 
 _QUERIES = {
@@ -126,11 +112,20 @@ _QUERIES = {
     HEATMAP_CELLS: _HEATMAP_SQL,
     RECORDING_HOURS: _HOURS_SQL,
 }
-STAGE = Stage("summaries", tuple(_QUERIES))
+TABLES = tuple(_QUERIES)
+_METADATA = (
+    "duration_s",
+    "frame_count",
+    "detection_count",
+    "track_count",
+    "max_at_once",
+    "mean_at_once",
+    "engine_name",
+)
 
 
 def summarize(inputs: dict[str, pa.Table]) -> dict[str, pa.Table]:
-    """The stage's rows of one recording, by table name.
+    """Aggregate the stored rows of one recording, by table name.
 
     Args:
         inputs: The recording's rows of recordings, frames, detections, tracks and track_boxes, and the detector's row
@@ -140,12 +135,12 @@ def summarize(inputs: dict[str, pa.Table]) -> dict[str, pa.Table]:
 
 
 def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
-    """Sum up one recording from its stored rows.
+    """Summarize one recording from its stored rows, and store the summaries.
 
     Raises:
-        RecordingError: The recording has no normalized video yet.
+        RecordingError: The recording has no normalized video.
     """
-    columns = {
+    columns_by_table = {
         RECORDINGS: [
             "recording_id", "camera", "started_at_utc", "duration_s_from_content", "frame_count", "rate_fps",
             "width_px", "height_px",
@@ -158,44 +153,40 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
             "track_id", "class_name", "frame_index", "time_s", "captured_at_utc", "x_min_px", "x_max_px", "y_max_px",
         ],
     }  # fmt: skip
-    inputs = {table.name: store.read(table, [recording_id], names) for table, names in columns.items()}
+    inputs = {table.name: store.read(table, [recording_id], names) for table, names in columns_by_table.items()}
     if inputs[RECORDINGS.name]["frame_count"].to_pylist() in ([], [None]):
-        raise RecordingError("It has no normalized video: materialize normalized_video first.")
+        raise RecordingError(NO_NORMALIZED_VIDEO)
     started_at_utc = inputs[RECORDINGS.name]["started_at_utc"][0].as_py()
-    inputs[TRACK_BOXES.name] = with_times(inputs[TRACK_BOXES.name], started_at_utc)
-    runs = inputs[MODEL_RUNS.name]
-    inputs[MODEL_RUNS.name] = runs.filter(pc.equal(runs["asset_name"], DETECTIONS.name))
-    found = summarize(inputs)
-    for table in STAGE.tables:
-        store.replace(table, [recording_id], found[table.name])
-    shown = found[SUMMARIES.name].to_pylist()[0]
-    names = ("duration_s", "frame_count", "detection_count", "track_count", "max_at_once", "mean_at_once")
-    told = {name: shown[name] for name in (*names, "engine_name")}
-    per_class = class_counts("tracks", Counter(inputs[TRACKS.name]["class_name"].to_pylist()))
-    lanes = presence(inputs[TRACK_BOXES.name], shown["duration_s"], TIMELINE_BINS)
-    drawn = as_markdown(timeline(lanes, {}, shown["duration_s"]), "objects of each class at once, over the recording")
-    counts = {name: count_metadata(rows.num_rows) for name, rows in found.items()}
-    return counts | {SUMMARIES.name: count_metadata(1, **told, **per_class, timeline=MetadataValue.md(drawn))}
+    inputs[TRACK_BOXES.name] = add_wall_clock_times(inputs[TRACK_BOXES.name], started_at_utc)
+    model_runs = inputs[MODEL_RUNS.name]
+    inputs[MODEL_RUNS.name] = model_runs.filter(pc.equal(model_runs["asset_name"], DETECTIONS.name))
+    rows_by_table = summarize(inputs)
+    for table in TABLES:
+        store.replace(table, [recording_id], rows_by_table[table.name])
+    summary = rows_by_table[SUMMARIES.name].to_pylist()[0]
+    metadata = {
+        **{name: summary[name] for name in _METADATA},
+        **count_by_class("tracks", Counter(inputs[TRACKS.name]["class_name"].to_pylist())),
+        "timeline": _timeline(inputs[TRACK_BOXES.name], summary["duration_s"]),
+    }
+    counts = {name: count_metadata(rows.num_rows) for name, rows in rows_by_table.items()}
+    return counts | {SUMMARIES.name: count_metadata(1, **metadata)}
 
 
-@multi_asset(
-    specs=[
-        table_asset(
-            table,
-            group=ANALYSIS,
-            code_version=settings_version("summaries 2"),
-            deps=[
-                *(DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name),
-                *((WALL_CLOCK,) if table is RECORDING_HOURS else ()),
-            ],
-            kinds=("duckdb",),
-        )
-        for table in STAGE.tables
-    ],
-    check_specs=table_checks(*STAGE.tables),
-    partitions_def=recordings_partitions,
-    backfill_policy=backfill_policy(),
+def _timeline(track_boxes: pa.Table, duration_s: float) -> MetadataValue:
+    """Chart of the number of objects of each class over the recording."""
+    chart = timeline_chart(peak_counts_by_class(track_boxes, duration_s, TIMELINE_BINS), {}, duration_s)
+    return MetadataValue.md(embed_in_markdown(chart, "objects per class at a time, over the recording"))
+
+
+@stage_asset(
+    group=ANALYSIS,
+    tables=TABLES,
+    deps=(DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name),
+    further_deps={RECORDING_HOURS.name: (WALL_CLOCK,)},
+    code_version=lambda _: settings_version("summaries 2"),
+    kinds=("duckdb",),
 )
-def summaries(context: AssetExecutionContext, store: ResourceParam[Store]) -> Iterator[Any]:
-    """Sum up each recording."""
-    yield from STAGE.each_recording(context, store, lambda r, _: summarize_recording(r, store))
+def summaries(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
+    """Summarize each recording: totals, minutes, hours and a heatmap."""
+    return summarize_recording(recording_id, run.store)

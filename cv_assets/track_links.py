@@ -1,39 +1,35 @@
-"""track_links: one row per track that goes on from the recording before of the same camera (recording_id, track_id).
+"""track_links: one row per track that continues a track of the camera's preceding recording (recording_id, track_id).
 
-Whoever walks over the boundary of two files is one object of the camera: count tracks without a link.
+An object that is in view when one file ends and the next begins has a track in each: to count the objects of a camera,
+count the tracks without a link.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-from dagster import AssetExecutionContext, ResourceParam, multi_asset
+import pyarrow.compute as pc
 
-from cv_assets.cameras import JOINING
-from cv_assets.partitions import recordings_partitions
-from cv_assets.stage import (
-    ANALYSIS,
-    Metadata,
-    Stage,
-    backfill_policy,
-    count_metadata,
-    table_asset,
-    table_checks,
-)
+from cv_assets.camera_settings import CAMERA_TRACK_LINKING
+from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
+from cv_assets.stage_metadata import Metadata, count_metadata
 from cv_assets.tracks import track_ends
 from cv_assets.wall_clock import WALL_CLOCK
-from resources.schema import RECORDINGS, TRACK_BOXES, TRACK_LINKS, TRACKS
-from resources.settings import Settings, settings_version
-from resources.storage import Store
-from resources.tracking import TrackEnds, link_tracks
+from resources.config.settings import Settings, settings_version
+from resources.media.progress import ReportProgress
+from resources.schema.recording_tables import RECORDINGS
+from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS, TRACKS
+from resources.storage.delta_store import Store
+from resources.tracking.track_linking import TrackEnds, link_tracks
 
-STAGE = Stage("track_links", (TRACK_LINKS,))
-_CLOCK_SLACK_S = 1.0  # a clock told in whole seconds may let a file begin before the one before it ends
-_AT_BOUNDARY_S = 0.5  # what is seen this close to the boundary may go on beyond it
+_CLOCK_SLACK_S = 1.0  # with start times in whole seconds, a file may seem to begin before its predecessor ends
+_BOUNDARY_S = 0.5  # only tracks that end or start this close to the boundary of two files are linked
 
 
-def neighbours(recording_id: str, rows: list[dict[str, Any]], max_gap_s: float) -> tuple[str | None, str | None]:
-    """The recordings of the same camera that end where a recording begins, and begin where it ends.
+def adjacent_recordings(
+    recording_id: str, rows: list[dict[str, Any]], max_gap_s: float
+) -> tuple[str | None, str | None]:
+    """The preceding and the following recording of the same camera.
 
     Args:
         recording_id: The recording.
@@ -41,7 +37,8 @@ def neighbours(recording_id: str, rows: list[dict[str, Any]], max_gap_s: float) 
         max_gap_s: The longest time between two files.
 
     Returns:
-        The one before and the one after, None where there is none, or where the camera's clock is not known.
+        Ids of the preceding and the following recording; None where there is none within the gap, or where the start
+        of the recording is unknown.
     """
     own = next((row for row in rows if row["recording_id"] == recording_id), None)
     timed = [row for row in rows if row["started_at_utc"] and row["duration_s_from_content"]]
@@ -61,30 +58,30 @@ def neighbours(recording_id: str, rows: list[dict[str, Any]], max_gap_s: float) 
 
 
 def link_rows(before: dict[str, Any], after: dict[str, Any], boxes: dict[str, pa.Table], max_gap_s: float) -> pa.Table:
-    """Rows of `track_links` between two consecutive recordings.
+    """Build the rows of `track_links` between two consecutive recordings.
 
     Args:
         before: Row of `recordings` of the first.
-        after: That of the second.
-        boxes: Rows of `track_boxes` of both, sorted by track_id and frame_index, by recording_id.
+        after: Row of `recordings` of the second.
+        boxes: Rows of `track_boxes` of both by recording_id, sorted by track_id and frame_index.
         max_gap_s: The longest time between the files.
     """
-    numbers, _, ends = track_ends(boxes[before["recording_id"]])
-    new_numbers, starts, _ = track_ends(boxes[after["recording_id"]])
+    track_ids_before, _, ends = track_ends(boxes[before["recording_id"]])
+    track_ids_after, starts, _ = track_ends(boxes[after["recording_id"]])
     offset_s = max(
         (after["started_at_utc"] - before["started_at_utc"]).total_seconds(), before["duration_s_from_content"]
     )
-    is_last = ends.time_s >= before["duration_s_from_content"] - _AT_BOUNDARY_S
-    is_first = starts.time_s <= _AT_BOUNDARY_S
-    ended, started = ends.chosen(is_last), starts.chosen(is_first)
+    is_last = ends.time_s >= before["duration_s_from_content"] - _BOUNDARY_S
+    is_first = starts.time_s <= _BOUNDARY_S
+    ended, started = ends.select(is_last), starts.select(is_first)
     later = TrackEnds(started.time_s + offset_s, started.centre, started.velocity, started.size, started.class_id)
-    pairs = link_tracks(ended, later, max_gap_s + 2 * _AT_BOUNDARY_S)
+    pairs = link_tracks(ended, later, max_gap_s + 2 * _BOUNDARY_S)
     rows = [
         {
             "recording_id": after["recording_id"],
-            "track_id": int(new_numbers[is_first][start]),
+            "track_id": int(track_ids_after[is_first][start]),
             "previous_recording_id": before["recording_id"],
-            "previous_track_id": int(numbers[is_last][end]),
+            "previous_track_id": int(track_ids_before[is_last][end]),
             "gap_s": float(later.time_s[start] - ended.time_s[end]),
         }
         for end, start in pairs
@@ -93,49 +90,43 @@ def link_rows(before: dict[str, Any], after: dict[str, Any], boxes: dict[str, pa
 
 
 def link_recording(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
-    """Link one recording to those before and after it.
+    """Link the tracks of one recording to those of the preceding and the following one.
 
-    The one after is linked, too, where its tracks are there already: so the order in which files arrive does not
-    matter, and the rows of a recording are always the same.
+    The links of the following recording are written too, if it is already tracked: the rows then do not depend on the
+    order in which the files arrive.
     """
     names = ["recording_id", "camera", "started_at_utc", "duration_s_from_content"]
     rows = store.read(RECORDINGS, columns=names).to_pylist()
     by_id = {row["recording_id"]: row for row in rows}
     camera = settings.camera(by_id.get(recording_id, {}).get("camera"))
     links = {recording_id: TRACK_LINKS.empty}
-    if camera.joined_within_s:
-        before, after = neighbours(recording_id, rows, camera.joined_within_s)
-        chosen = [r for r in (before, recording_id, after) if r]
-        read = store.read(TRACK_BOXES, chosen)
-        boxes = {
-            r: read.filter(pa.compute.equal(read["recording_id"], r)).sort_by(
-                [("track_id", "ascending"), ("frame_index", "ascending")]
-            )
-            for r in chosen
-        }
-        for one, other in ((before, recording_id), (recording_id, after)):
-            if one and other:
-                links[other] = link_rows(by_id[one], by_id[other], boxes, camera.joined_within_s)
+    if camera.track_link_gap_s:
+        before, after = adjacent_recordings(recording_id, rows, camera.track_link_gap_s)
+        boxes = _boxes_by_recording([name for name in (before, recording_id, after) if name], store)
+        for first, second in ((before, recording_id), (recording_id, after)):
+            if first and second:
+                links[second] = link_rows(by_id[first], by_id[second], boxes, camera.track_link_gap_s)
     store.replace(TRACK_LINKS, list(links), pa.concat_tables(links.values()))
     return {TRACK_LINKS.name: count_metadata(links[recording_id].num_rows)}
 
 
-@multi_asset(
-    specs=[
-        table_asset(
-            TRACK_LINKS,
-            group=ANALYSIS,
-            code_version=settings_version("track_links 2"),
-            deps=[TRACKS.name, TRACK_BOXES.name, WALL_CLOCK, JOINING.name],
-            kinds=("numpy",),
-        )
-    ],
-    check_specs=table_checks(TRACK_LINKS),
-    partitions_def=recordings_partitions,
-    backfill_policy=backfill_policy(),
+def _boxes_by_recording(recording_ids: list[str], store: Store) -> dict[str, pa.Table]:
+    """Rows of `track_boxes` by recording, sorted by track_id and frame_index."""
+    boxes = store.read(TRACK_BOXES, recording_ids)
+    order = [("track_id", "ascending"), ("frame_index", "ascending")]
+    return {
+        recording_id: boxes.filter(pc.equal(boxes["recording_id"], recording_id)).sort_by(order)
+        for recording_id in recording_ids
+    }
+
+
+@stage_asset(
+    group=ANALYSIS,
+    tables=(TRACK_LINKS,),
+    deps=(TRACKS.name, TRACK_BOXES.name, WALL_CLOCK, CAMERA_TRACK_LINKING.name),
+    code_version=lambda _: settings_version("track_links 2"),
+    kinds=("numpy",),
 )
-def track_links(
-    context: AssetExecutionContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
-) -> Iterator[Any]:
-    """Find the objects that go on from the recording before."""
-    yield from STAGE.each_recording(context, store, lambda r, _: link_recording(r, store, settings))
+def track_links(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
+    """Link tracks to those of the camera's preceding recording."""
+    return link_recording(recording_id, run.store, run.settings)

@@ -1,51 +1,44 @@
-"""tracks: one row per object (recording_id, track_id); track_boxes: one per object per frame of it.
+"""tracks: one row per track (recording_id, track_id); track_boxes: one row per track and frame.
 
-Made from stored detections alone: no pixels, no model.
+Tracks are computed from stored detections alone: no pixels are read and no model runs.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from dagster import AssetExecutionContext, ResourceParam, multi_asset
 
-from cv_assets.partitions import recordings_partitions
-from cv_assets.stage import (
-    ANALYSIS,
-    Metadata,
-    Stage,
-    backfill_policy,
-    class_counts,
-    count_metadata,
-    table_asset,
-    table_checks,
-)
-from resources.arrow_sql import select
-from resources.errors import RecordingError
-from resources.schema import DETECTIONS, FRAMES, RECORDINGS, TRACK_BOXES, TRACKS
-from resources.settings import Settings, TrackSettings, current_settings, settings_version
-from resources.storage import Store
-from resources.tracking import TrackEnds, Tracker, link_tracks
-from resources.wall_clock import with_times
+from cv_assets.media_status import read_normalized_row
+from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
+from cv_assets.stage_metadata import Metadata, count_by_class, count_metadata
+from resources.config.settings import Settings, settings_version
+from resources.config.tracking_config import TrackSettings
+from resources.media.progress import ReportProgress
+from resources.schema.model_tables import DETECTIONS
+from resources.schema.recording_tables import FRAMES
+from resources.schema.track_tables import TRACK_BOXES, TRACKS
+from resources.storage.arrow_sql import select
+from resources.storage.clock_times import add_wall_clock_times
+from resources.storage.delta_store import Store
+from resources.tracking.track_linking import TrackEnds, link_tracks
+from resources.tracking.tracker import Tracker
 
-STAGE = Stage("tracks", (TRACKS, TRACK_BOXES))
-_CODE_VERSION = settings_version("tracks 2", current_settings().tracks)
 _CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
-_SHARED = ("recording_id", "frame_index", "detection_index", "time_s", "captured_at_utc", "class_id", "class_name",
-           "confidence", *_CORNERS)  # fmt: skip
-_END_SPEED_OVER_S = 0.5  # the speed at a track's end is that of its last half second
+_DETECTION_COLUMNS = ("recording_id", "frame_index", "detection_index", "time_s", "captured_at_utc", "class_id",
+                      "class_name", "confidence", *_CORNERS)  # fmt: skip
+_END_SPEED_WINDOW_S = 0.5  # the speed at the end of a track is measured over its last half second
 
-# Each track gets one class, the one with the most confidence, and a number in the order in which tracks start.
-_KEPT_SQL = """
+# Each track gets the class with the largest sum of confidences, and a track_id in the order in which tracks start.
+_TRACK_BOXES_SQL = """
 WITH tracked AS (SELECT * FROM boxes WHERE track_id > 0),
 votes AS (
     SELECT track_id, class_id, class_name,
-        row_number() OVER (PARTITION BY track_id ORDER BY sum(confidence) DESC, class_id) AS place
+        row_number() OVER (PARTITION BY track_id ORDER BY sum(confidence) DESC, class_id) AS vote_rank
     FROM tracked GROUP BY track_id, class_id, class_name
 ),
 spans AS (
@@ -56,15 +49,15 @@ spans AS (
 SELECT tracked.* EXCLUDE (class_id, class_name, track_id), new_id AS track_id, votes.class_id, votes.class_name,
     false AS is_interpolated
 FROM tracked JOIN spans USING (track_id) JOIN votes USING (track_id)
-WHERE place = 1
+WHERE vote_rank = 1
 ORDER BY new_id, frame_index
 """
 
 _TRACKS_SQL = """
-WITH centres AS (SELECT *, (x_min_px + x_max_px) / 2 AS x, (y_min_px + y_max_px) / 2 AS y FROM kept),
+WITH centres AS (SELECT *, (x_min_px + x_max_px) / 2 AS x, (y_min_px + y_max_px) / 2 AS y FROM track_boxes),
 moves AS (
-    SELECT *, x - lag(x) OVER way AS dx, y - lag(y) OVER way AS dy FROM centres
-    WINDOW way AS (PARTITION BY track_id ORDER BY frame_index)
+    SELECT *, x - lag(x) OVER path AS dx, y - lag(y) OVER path AS dy FROM centres
+    WINDOW path AS (PARTITION BY track_id ORDER BY frame_index)
 )
 SELECT any_value(recording_id) AS recording_id, track_id, any_value(class_id) AS class_id,
     any_value(class_name) AS class_name, min(time_s) AS start_s, max(time_s) + 1 / $rate AS end_s,
@@ -78,8 +71,8 @@ FROM moves GROUP BY track_id ORDER BY track_id
 """
 
 
-def follow(detections: pa.Table, rate_fps: float, settings: TrackSettings) -> np.ndarray:
-    """Tell which detections are the same object.
+def assign_track_ids(detections: pa.Table, rate_fps: float, settings: TrackSettings) -> np.ndarray:
+    """Assign detections of the same object to one track.
 
     Args:
         detections: Rows of `detections` of one recording, sorted by frame_index and detection_index.
@@ -87,13 +80,13 @@ def follow(detections: pa.Table, rate_fps: float, settings: TrackSettings) -> np
         settings: Method and thresholds.
 
     Returns:
-        int32 array of shape (rows,): the track of each detection, 0 for none.
+        int32 array of shape (rows,): the track of each detection, 0 where it has none.
     """
     xyxy = corners(detections)
     confidence, class_id = detections["confidence"].to_numpy(), detections["class_id"].to_numpy()
     frame_index, time_s = detections["frame_index"].to_numpy(), detections["time_s"].to_numpy()
     if settings.method == "bytetrack":
-        return _follow_with_bytetrack(frame_index, xyxy, confidence, class_id, rate_fps, settings)
+        return _assign_with_bytetrack(frame_index, xyxy, confidence, class_id, rate_fps, settings)
     tracker = Tracker(settings, 1 / rate_fps)
     track_id = np.zeros(len(xyxy), np.int32)
     edges = [*np.flatnonzero(np.diff(frame_index, prepend=-1)).tolist(), len(xyxy)]
@@ -104,7 +97,7 @@ def follow(detections: pa.Table, rate_fps: float, settings: TrackSettings) -> np
 
 
 class _FrameBoxes:
-    """The boxes of one frame as Ultralytics' trackers read them."""
+    """The boxes of one frame with the interface that Ultralytics' trackers expect."""
 
     def __init__(self, xyxy: np.ndarray, conf: np.ndarray, cls: np.ndarray) -> None:
         self.xyxy, self.conf, self.cls = xyxy, conf, cls
@@ -114,14 +107,14 @@ class _FrameBoxes:
         """Centre and size, shape (n, 4)."""
         return np.concatenate([(self.xyxy[:, :2] + self.xyxy[:, 2:]) / 2, self.xyxy[:, 2:] - self.xyxy[:, :2]], axis=1)
 
-    def __getitem__(self, kept: np.ndarray) -> "_FrameBoxes":
-        return _FrameBoxes(self.xyxy[kept], self.conf[kept], self.cls[kept])
+    def __getitem__(self, rows: np.ndarray) -> "_FrameBoxes":
+        return _FrameBoxes(self.xyxy[rows], self.conf[rows], self.cls[rows])
 
     def __len__(self) -> int:
         return len(self.conf)
 
 
-def _follow_with_bytetrack(
+def _assign_with_bytetrack(
     frame_index: np.ndarray,
     xyxy: np.ndarray,
     confidence: np.ndarray,
@@ -144,7 +137,8 @@ def _follow_with_bytetrack(
     boxes = _FrameBoxes(*(values.astype(np.float32) for values in (xyxy, confidence, class_id)))
     track_id = np.zeros(len(xyxy), np.int32)
     frame_count = int(frame_index[-1]) + 1 if len(frame_index) else 0
-    edges = np.searchsorted(frame_index, np.arange(frame_count + 1))  # frames without boxes count, too
+    # BYTETrack counts frames without boxes too: they age its lost tracks.
+    edges = np.searchsorted(frame_index, np.arange(frame_count + 1))
     for begin, end in itertools.pairwise(edges):
         matched = tracker.update(boxes[np.arange(begin, end)])
         if len(matched):
@@ -153,18 +147,18 @@ def _follow_with_bytetrack(
 
 
 def corners(boxes: pa.Table) -> np.ndarray:
-    """The corners of boxes as an array (rows, 4) in pixels."""
+    """Corners of boxes in pixels, shape (rows, 4)."""
     return np.stack([boxes[name].to_numpy() for name in _CORNERS], axis=1)
 
 
 def track_ends(boxes: pa.Table) -> tuple[np.ndarray, TrackEnds, TrackEnds]:
-    """Where and how fast tracks begin and end.
+    """Position, speed, size and class of tracks at their first and last boxes.
 
     Args:
-        boxes: Rows with a column track_id, sorted by it and frame_index.
+        boxes: Rows with a column track_id, sorted by track_id and frame_index.
 
     Returns:
-        The tracks' numbers, their first ends and their last ends, in the order of the rows.
+        Track ids, starts and ends of the tracks, in the order of the rows.
     """
     track_id, first = np.unique(boxes["track_id"].to_numpy(), return_index=True)
     last = np.append(first[1:], boxes.num_rows)[: len(first)] - 1
@@ -176,37 +170,37 @@ def track_ends(boxes: pa.Table) -> tuple[np.ndarray, TrackEnds, TrackEnds]:
         velocity = (centre[inner] - centre[at]) / np.where(elapsed_s == 0, np.inf, elapsed_s)[:, None]
         return TrackEnds(time_s[at], centre[at], velocity, size[at], class_id[at])
 
-    # Tracks follow each other in the rows, so adding a long stride makes one rising clock of all their times.
-    clock = time_s + np.repeat(np.arange(len(first)), last - first + 1) * (
-        time_s.max(initial=0) + 2 * _END_SPEED_OVER_S
-    )
-    after = np.minimum(np.searchsorted(clock, clock[first] + _END_SPEED_OVER_S), last)
-    before = np.maximum(np.searchsorted(clock, clock[last] - _END_SPEED_OVER_S), first)
+    # The rows of one track follow those of another: an offset per track makes the times of all rows ascend, so that one
+    # search covers all tracks.
+    offset_s = time_s.max(initial=0) + 2 * _END_SPEED_WINDOW_S
+    clock_s = time_s + np.repeat(np.arange(len(first)), last - first + 1) * offset_s
+    after = np.minimum(np.searchsorted(clock_s, clock_s[first] + _END_SPEED_WINDOW_S), last)
+    before = np.maximum(np.searchsorted(clock_s, clock_s[last] - _END_SPEED_WINDOW_S), first)
     return track_id, ends(first, after), ends(last, before)
 
 
-def stitch(boxes: pa.Table, max_gap_s: float) -> pa.Table:
-    """Join tracks of which one goes on where the other ended.
+def stitch_tracks(boxes: pa.Table, max_gap_s: float) -> pa.Table:
+    """Join fragments of a track: pairs of tracks where the second continues the movement of the first.
 
     Args:
         boxes: Detections with a column track_id, 0 for none.
-        max_gap_s: The longest time between them.
+        max_gap_s: The longest time between two fragments.
 
     Returns:
-        The same rows, of which those of a later fragment carry the number of the first.
+        The same rows; those of a later fragment have the track_id of the first.
     """
     tracked = select("SELECT * FROM boxes WHERE track_id > 0 ORDER BY track_id, frame_index", {"boxes": boxes})
-    numbers, starts, ends = track_ends(tracked)
-    new_number = {int(number): int(number) for number in numbers}
+    track_ids, starts, ends = track_ends(tracked)
+    first_fragment = {int(track_id): int(track_id) for track_id in track_ids}
     pairs = link_tracks(ends, starts, max_gap_s)
     for end, start in sorted(pairs, key=lambda pair: float(starts.time_s[pair[1]])):
-        new_number[int(numbers[start])] = new_number[int(numbers[end])]
-    renamed = [new_number.get(number, 0) for number in boxes["track_id"].to_pylist()]
-    return boxes.set_column(boxes.column_names.index("track_id"), "track_id", pa.array(renamed, pa.int32()))
+        first_fragment[int(track_ids[start])] = first_fragment[int(track_ids[end])]
+    stitched = [first_fragment.get(track_id, 0) for track_id in boxes["track_id"].to_pylist()]
+    return boxes.set_column(boxes.column_names.index("track_id"), "track_id", pa.array(stitched, pa.int32()))
 
 
 def fill_gaps(boxes: pa.Table, frames: pa.Table, max_gap_s: float) -> pa.Table:
-    """Put a box, marked is_interpolated, into every frame in which a track was briefly not seen.
+    """Interpolate the boxes of a track linearly over short gaps in its detections; such boxes are `is_interpolated`.
 
     Args:
         boxes: Rows of `track_boxes`, sorted by track_id and frame_index.
@@ -223,88 +217,82 @@ def fill_gaps(boxes: pa.Table, frames: pa.Table, max_gap_s: float) -> pa.Table:
     counts = frame_index[before + 1] - frame_index[before] - 1
     row = np.repeat(before, counts)
     frame = frame_index[row] + 1 + np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    of_frame = frames.take(pa.array(frame))
-    share = (of_frame["time_s"].to_numpy() - time_s[row]) / np.maximum(time_s[row + 1] - time_s[row], 1e-9)
-    between = xyxy[row] + share[:, None] * (xyxy[row + 1] - xyxy[row])
-    filled = boxes.take(pa.array(row))
-    changed: dict[str, Any] = {
+    gap_frames = frames.take(pa.array(frame))
+    share = (gap_frames["time_s"].to_numpy() - time_s[row]) / np.maximum(time_s[row + 1] - time_s[row], 1e-9)
+    interpolated_xyxy = xyxy[row] + share[:, None] * (xyxy[row + 1] - xyxy[row])
+    rows_before = boxes.take(pa.array(row))
+    columns: dict[str, Any] = {
         "frame_index": pa.array(frame, pa.int32()),
-        "time_s": of_frame["time_s"],
-        "captured_at_utc": of_frame["captured_at_utc"],
+        "time_s": gap_frames["time_s"],
+        "captured_at_utc": gap_frames["captured_at_utc"],
         "detection_index": pa.nulls(len(row), pa.int32()),
         "is_interpolated": pa.repeat(True, len(row)),
         "confidence": pa.nulls(len(row), pa.float64()),
-        **dict(zip(_CORNERS, between.T, strict=True)),
+        **dict(zip(_CORNERS, interpolated_xyxy.T, strict=True)),
     }
-    filled = pa.table({name: changed.get(name, filled[name]) for name in boxes.column_names}, schema=boxes.schema)
-    joined = pa.concat_tables([boxes, filled])
-    return joined.sort_by([("track_id", "ascending"), ("frame_index", "ascending")])
+    interpolated = {name: columns.get(name, rows_before[name]) for name in boxes.column_names}
+    all_boxes = pa.concat_tables([boxes, pa.table(interpolated, schema=boxes.schema)])
+    return all_boxes.sort_by([("track_id", "ascending"), ("frame_index", "ascending")])
 
 
 def track_rows(
     boxes: pa.Table, frames: pa.Table, rate_fps: float, settings: TrackSettings
 ) -> tuple[pa.Table, pa.Table]:
-    """Rows of `tracks` and `track_boxes` from detections that have a track.
+    """Build the rows of `tracks` and `track_boxes` from detections with track ids.
 
     Args:
         boxes: Rows of `detections` with a column track_id, 0 for none.
         frames: The recording's rows of `frames`, sorted by frame_index.
         rate_fps: Frames per second: the last frame lasts 1 / rate_fps.
-        settings: What is noise, which gaps are filled and which fragments joined.
+        settings: Limits below which a track counts as noise, and the gaps over which boxes are interpolated and
+            fragments joined.
 
     Returns:
-        The two tables; tracks are numbered from 1 in the order in which they start, and each has one class, the one
-        with the most confidence over its boxes.
+        The two tables. Tracks are numbered from 1 in the order in which they start; each has one class, the one with
+        the largest sum of confidences over its boxes.
     """
     if settings.stitch_s:
-        boxes = stitch(boxes, settings.stitch_s)
+        boxes = stitch_tracks(boxes, settings.stitch_s)
     noise = {name: getattr(settings, name) for name in ("min_duration_s", "min_best_confidence")}
-    kept = select(_KEPT_SQL, {"boxes": boxes}, {"rate": rate_fps, **noise})
-    tracks = select(_TRACKS_SQL, {"kept": kept}, {"rate": rate_fps})
-    kept = kept.select(TRACK_BOXES.arrow_schema.names).cast(TRACK_BOXES.arrow_schema)
-    return tracks, fill_gaps(kept, frames, settings.interpolate_s)
+    track_boxes = select(_TRACK_BOXES_SQL, {"boxes": boxes}, {"rate": rate_fps, **noise})
+    tracks = select(_TRACKS_SQL, {"track_boxes": track_boxes}, {"rate": rate_fps})
+    track_boxes = track_boxes.select(TRACK_BOXES.arrow_schema.names).cast(TRACK_BOXES.arrow_schema)
+    return tracks, fill_gaps(track_boxes, frames, settings.interpolate_s)
 
 
 def track_recording(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
-    """Follow the objects of one recording and store them.
+    """Track the objects of one recording and store their tracks and boxes.
 
     Raises:
-        RecordingError: The recording has no normalized video and so no detections yet.
+        RecordingError: The recording has no normalized video and therefore no detections.
     """
-    row = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
-    if row is None or row["frame_count"] is None:
-        raise RecordingError("It has no normalized video: materialize normalized_video first.")
-    found = store.read(DETECTIONS, [recording_id], list(_SHARED))
-    found = with_times(found, row["started_at_utc"])
-    found = found.sort_by([("frame_index", "ascending"), ("detection_index", "ascending")])
+    row = read_normalized_row(recording_id, store)
+    detections = store.read(DETECTIONS, [recording_id], list(_DETECTION_COLUMNS))
+    detections = add_wall_clock_times(detections, row["started_at_utc"])
+    detections = detections.sort_by([("frame_index", "ascending"), ("detection_index", "ascending")])
     frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s", "captured_at_utc"]).sort_by("frame_index")
-    frames = with_times(frames, row["started_at_utc"])
-    boxes = found.append_column("track_id", pa.array(follow(found, row["rate_fps"], settings.tracks)))
+    frames = add_wall_clock_times(frames, row["started_at_utc"])
+    track_ids = assign_track_ids(detections, row["rate_fps"], settings.tracks)
+    boxes = detections.append_column("track_id", pa.array(track_ids))
     tracks, track_boxes = track_rows(boxes, frames, row["rate_fps"], settings.tracks)
     store.replace(TRACKS, [recording_id], tracks)
     store.replace(TRACK_BOXES, [recording_id], track_boxes)
-    per_class = class_counts("tracks", Counter(tracks["class_name"].to_pylist()))
-    lasted = {"mean_duration_s": float(tracks["duration_s"].to_numpy().mean())} if tracks.num_rows else {}
+    track_counts = count_by_class("tracks", Counter(tracks["class_name"].to_pylist()))
+    duration = {"mean_duration_s": float(tracks["duration_s"].to_numpy().mean())} if tracks.num_rows else {}
     interpolated_count = pc.sum(track_boxes["is_interpolated"]).as_py() or 0
     return {
-        TRACKS.name: count_metadata(tracks.num_rows, **per_class, **lasted),
+        TRACKS.name: count_metadata(tracks.num_rows, **track_counts, **duration),
         TRACK_BOXES.name: count_metadata(track_boxes.num_rows, interpolated_count=interpolated_count),
     }
 
 
-@multi_asset(
-    specs=[
-        table_asset(
-            table, group=ANALYSIS, code_version=_CODE_VERSION, deps=[DETECTIONS.name, FRAMES.name], kinds=("numpy",)
-        )
-        for table in (TRACKS, TRACK_BOXES)
-    ],
-    check_specs=table_checks(TRACKS, TRACK_BOXES),
-    partitions_def=recordings_partitions,
-    backfill_policy=backfill_policy(),
+@stage_asset(
+    group=ANALYSIS,
+    tables=(TRACKS, TRACK_BOXES),
+    deps=(DETECTIONS.name, FRAMES.name),
+    code_version=lambda settings: settings_version("tracks 2", settings.tracks),
+    kinds=("numpy",),
 )
-def tracks(
-    context: AssetExecutionContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
-) -> Iterator[Any]:
-    """Follow objects from frame to frame."""
-    yield from STAGE.each_recording(context, store, lambda r, _: track_recording(r, store, settings))
+def tracks(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
+    """Track the detected objects of each recording from frame to frame."""
+    return track_recording(recording_id, run.store, run.settings)

@@ -1,67 +1,60 @@
-"""wall_clock: when each recording was taken, and with it every time on the wall clock of what was made of it.
+"""wall_clock: one start time per recording, and all wall-clock times derived from it.
 
-It has no table: its result stands in `recordings` and, counted from there, in the tables of all stages. So a clock that
-is put right needs neither the file nor any other stage, save those that compare clocks.
+The asset has no table of its own: the start time is in `recordings`, and the times derived from it are in the tables of
+all stages. So a corrected clock needs neither the source file nor another stage, except those that compare the clocks
+of recordings.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping
 
-from dagster import AssetExecutionContext, ResourceParam, multi_asset
-
-from cv_assets.cameras import CLOCK
+from cv_assets.camera_settings import CAMERA_CLOCK
 from cv_assets.normalized_video import NORMALIZED_VIDEO
-from cv_assets.partitions import recordings_partitions
-from cv_assets.recordings import clock_columns
-from cv_assets.stage import INGEST, Metadata, Stage, backfill_policy, recording_asset
+from cv_assets.recordings import NOT_PROBED, clock_columns
+from cv_assets.stage_asset import INGEST, FileAsset, StageRun, stage_asset
+from cv_assets.stage_metadata import Metadata
+from resources.config.settings import Settings, settings_version
 from resources.errors import RecordingError
-from resources.schema import RECORDINGS
-from resources.settings import Settings, current_settings, settings_version
-from resources.storage import Store
+from resources.media.progress import ReportProgress
+from resources.schema.recording_tables import RECORDINGS
+from resources.storage.delta_store import Store
 
 WALL_CLOCK = "wall_clock"
-STAGE = Stage(WALL_CLOCK, (), files=(WALL_CLOCK,))
 
 
 def set_wall_clock(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
-    """Set when one recording began, and all times that count from there.
+    """Set the start time of one recording, and all times that are derived from it.
 
     Raises:
-        RecordingError: There is no row of the recording yet.
+        RecordingError: The recording has not been probed.
     """
     row = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
     if row is None:
-        raise RecordingError("It has not been probed yet: materialize recordings first.")
+        raise RecordingError(NOT_PROBED)
     clock = clock_columns(row, settings)
-    # Its row before all tables: a stage at work sees by it that its times are to be set (Stage._set_clocks). And every
-    # table whatever the row said before: an attempt that was killed may have changed it and not all of them.
+    # The row is updated before all tables: a stage that is running then sees that it must correct its times
+    # (batch._update_clocks). All tables are updated even if the row does not change: a killed attempt may have updated
+    # the row and only some of the tables.
     if any(row[name] != value for name, value in clock.items()):
         store.update(RECORDINGS, recording_id, clock)
     store.set_clock(store.tables(), recording_id, **clock)
     return {WALL_CLOCK: {name: str(value) for name, value in clock.items()}}
 
 
-@multi_asset(
-    name=WALL_CLOCK,
-    specs=[
-        recording_asset(
+@stage_asset(
+    group=INGEST,
+    files=(
+        FileAsset(
             WALL_CLOCK,
-            group=INGEST,
-            code_version=settings_version(
-                "wall_clock 1", *current_settings().intake.captured_at_patterns, current_settings().intake.time_zone
-            ),
-            deps=[RECORDINGS.name, NORMALIZED_VIDEO, CLOCK.name],
-            kinds=("deltalake",),
-            description="When each recording was taken, and all times on the wall clock that count from there.",
+            description="Start of each recording, and all wall-clock times derived from it.",
             grain="One clock per recording.",
-            key="recording_id",
-        )
-    ],
-    partitions_def=recordings_partitions,
-    backfill_policy=backfill_policy(),
+            kinds=("deltalake",),
+        ),
+    ),
+    deps=(RECORDINGS.name, NORMALIZED_VIDEO, CAMERA_CLOCK.name),
+    code_version=lambda settings: settings_version(
+        "wall_clock 1", *settings.ingest.captured_at_patterns, settings.ingest.time_zone
+    ),
 )
-def wall_clock(
-    context: AssetExecutionContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
-) -> Iterator[Any]:
-    """Set each recording's clock."""
-    yield from STAGE.each_recording(context, store, lambda r, _: set_wall_clock(r, store, settings))
+def wall_clock(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
+    """Set the wall clock of each recording."""
+    return set_wall_clock(recording_id, run.store, run.settings)

@@ -1,54 +1,49 @@
-"""zone_events: one row per entry, exit or line crossing of an object (recording_id, track_id, event_index).
+"""zone_events: one row per zone entry, zone exit or line crossing of a track (recording_id, track_id, event_index).
 
-With it, from the same boxes: zone_seconds (occupancy and queue of each zone, second by second), line_trips (an object's
-way from one line to the next) and ground_tracks (objects in metres, for cameras whose ground is known).
+From the same boxes: zone_seconds (occupancy and queue of each zone per second), line_trips (movement of a track from
+one line to the next) and ground_tracks (tracks in metres, for cameras with a ground plane).
 
-Made from stored tracks and what is drawn in the settings: moving a line reruns no model and no tracker.
+All are computed from stored tracks and the zones in the settings: a moved line reruns no model and no tracker.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from dagster import AssetExecutionContext, MetadataValue, ResourceParam, multi_asset
+from dagster import MetadataValue
 
-from cv_assets.cameras import ZONES
-from cv_assets.partitions import recordings_partitions
-from cv_assets.stage import (
-    ANALYSIS,
-    Metadata,
-    Stage,
-    backfill_policy,
-    class_counts,
-    count_metadata,
-    table_asset,
-    table_checks,
-)
+from cv_assets.camera_settings import CAMERA_ZONES
+from cv_assets.media_status import read_normalized_row
+from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
+from cv_assets.stage_metadata import Metadata, count_by_class, count_metadata
 from cv_assets.tracks import corners
-from resources.arrow_sql import select
+from resources.config.camera_config import CameraSettings
+from resources.config.settings import Settings, settings_version
 from resources.errors import RecordingError
-from resources.pictures import TIMELINE_BINS, as_markdown, presence, timeline
-from resources.schema import (
-    FRAMES,
-    GROUND_TRACKS,
-    LINE_TRIPS,
-    RECORDINGS,
-    TRACK_BOXES,
-    TRACK_LINKS,
-    ZONE_EVENTS,
-    ZONE_SECONDS,
+from resources.geometry.homography import fit_homography, project_to_ground
+from resources.geometry.zone_geometry import (
+    SideChanges,
+    anchor_points,
+    find_line_crossings,
+    find_zone_transitions,
+    velocities,
 )
-from resources.settings import CameraSettings, Settings, settings_version
-from resources.storage import Store
-from resources.wall_clock import with_times
-from resources.zones import Changes, anchors, border_changes, crossings, homography, to_ground, velocities
+from resources.media.progress import ReportProgress
+from resources.previews.image_encoding import embed_in_markdown
+from resources.previews.timeline_chart import TIMELINE_BINS, peak_counts_by_class, timeline_chart
+from resources.schema.columns import Table
+from resources.schema.recording_tables import FRAMES, RECORDINGS
+from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS
+from resources.schema.zone_tables import GROUND_TRACKS, LINE_TRIPS, ZONE_EVENTS, ZONE_SECONDS
+from resources.storage.arrow_sql import select
+from resources.storage.clock_times import add_wall_clock_times
+from resources.storage.delta_store import Store
 
 TABLES = (ZONE_EVENTS, ZONE_SECONDS, LINE_TRIPS, GROUND_TRACKS)
-STAGE = Stage("zone_events", TABLES)
-_SPEED_WINDOW_S = 1.0  # long enough that a trembling box does not look like walking
+_SPEED_WINDOW_S = 1.0  # long enough that the jitter of a box does not count as movement
 
 _BOX_COLUMNS = ("track_id", "frame_index", "time_s", "captured_at_utc", "class_id", "class_name", "x_min_px",
                 "y_min_px", "x_max_px", "y_max_px")  # fmt: skip
@@ -64,11 +59,11 @@ WITH crossings AS (SELECT * FROM events WHERE line_name IS NOT NULL),
 pairs AS (
     SELECT recording_id, track_id, class_id, class_name,
         line_name AS from_line, event AS from_direction, time_s AS start_s, captured_at_utc,
-        lead(line_name) OVER way AS to_line, lead(event) OVER way AS to_direction,
-        lead(time_s) OVER way - time_s AS travel_s,
-        sqrt((lead(x_px) OVER way - x_px) ** 2 + (lead(y_px) OVER way - y_px) ** 2) AS distance_px,
-        sqrt((lead(x_m) OVER way - x_m) ** 2 + (lead(y_m) OVER way - y_m) ** 2) AS distance_m
-    FROM crossings WINDOW way AS (PARTITION BY track_id ORDER BY event_index)
+        lead(line_name) OVER path AS to_line, lead(event) OVER path AS to_direction,
+        lead(time_s) OVER path - time_s AS travel_s,
+        sqrt((lead(x_px) OVER path - x_px) ** 2 + (lead(y_px) OVER path - y_px) ** 2) AS distance_px,
+        sqrt((lead(x_m) OVER path - x_m) ** 2 + (lead(y_m) OVER path - y_m) ** 2) AS distance_m
+    FROM crossings WINDOW path AS (PARTITION BY track_id ORDER BY event_index)
 )
 SELECT *, row_number() OVER (PARTITION BY track_id ORDER BY start_s)::INTEGER - 1 AS trip_index,
     distance_px / nullif(travel_s, 0) AS speed_px_s, distance_m / nullif(travel_s, 0) AS speed_m_s
@@ -81,191 +76,224 @@ SELECT any_value(recording_id) AS recording_id, track_id, any_value(class_id) AS
     avg(speed_m_s) AS mean_speed_m_s, max(speed_m_s) AS max_speed_m_s,
     arg_min(x_m, time_s) AS first_x_m, arg_min(y_m, time_s) AS first_y_m,
     arg_max(x_m, time_s) AS last_x_m, arg_max(y_m, time_s) AS last_y_m
-FROM places WHERE isfinite(x_m) AND isfinite(speed_m_s) GROUP BY track_id ORDER BY track_id
+FROM positions WHERE isfinite(x_m) AND isfinite(speed_m_s) GROUP BY track_id ORDER BY track_id
 """
 
 
-class _Places:
-    """Where every box of a recording is, as arrays with a row per box, sorted by track and time."""
+class _BoxPositions:
+    """Position, speed and size of every box of a recording, one array entry per box, sorted by track and time.
+
+    Args:
+        boxes: Rows of `track_boxes`, sorted by track_id and time_s.
+        camera: Anchor point, units, hysteresis and ground plane.
+        width_px: Width of the normalized video.
+        height_px: Height of the normalized video.
+
+    Attributes:
+        points: Anchor points in pixels, shape (n, 2).
+        height_px: Heights of the boxes, at least 1, shape (n,).
+        margin_px: Distance from a border beyond which a point is clear of it, shape (n,).
+        speed_px_s: Speeds, shape (n,).
+        scale: Factor from the units of the settings to pixels, shape (2,).
+        points_m: Anchor points on the ground plane, shape (n, 2); NaN without one.
+        speed_m_s: Speeds on the ground plane, shape (n,); NaN without one.
+    """
 
     def __init__(self, boxes: pa.Table, camera: CameraSettings, width_px: int, height_px: int) -> None:
         xyxy = corners(boxes)
         self.boxes = boxes
         self.track_id, self.time_s = boxes["track_id"].to_numpy(), boxes["time_s"].to_numpy()
         self.captured_us = boxes["captured_at_utc"].to_numpy().astype("datetime64[us]")
-        self.points = anchors(xyxy, camera.anchor)
-        self.tall = np.maximum(xyxy[:, 3] - xyxy[:, 1], 1)
-        self.margin = camera.hysteresis * self.tall
-        self.speed = np.hypot(*velocities(self.track_id, self.time_s, self.points, _SPEED_WINDOW_S).T)
+        self.points = anchor_points(xyxy, camera.anchor)
+        self.height_px = np.maximum(xyxy[:, 3] - xyxy[:, 1], 1)
+        self.margin_px = camera.hysteresis * self.height_px
+        self.speed_px_s = self._speeds(self.points)
         self.scale = np.array([width_px, height_px]) if camera.units == "relative" else np.ones(2)
-        self.metres = np.full_like(self.points, np.nan)
-        self.speed_m = np.full(len(self.points), np.nan)
+        self.points_m = np.full_like(self.points, np.nan)
+        self.speed_m_s = np.full(len(self.points), np.nan)
         if camera.ground:
-            ground = homography(np.array(camera.ground.points) * self.scale, np.array(camera.ground.metres))
-            self.metres = to_ground(ground, self.points)
-            self.speed_m = np.hypot(*velocities(self.track_id, self.time_s, self.metres, _SPEED_WINDOW_S).T)
+            ground = fit_homography(np.array(camera.ground.points) * self.scale, np.array(camera.ground.metres))
+            self.points_m = project_to_ground(ground, self.points)
+            self.speed_m_s = self._speeds(self.points_m)
 
-    def at(self, changes: Changes) -> dict[str, np.ndarray]:
-        """Columns of moments between two boxes."""
-        row, share = changes.row, changes.share
-        after = np.minimum(row + 1, max(len(self.points) - 1, 0))
+    def _speeds(self, points: np.ndarray) -> np.ndarray:
+        return np.asarray(np.hypot(*velocities(self.track_id, self.time_s, points, _SPEED_WINDOW_S).T))
+
+    def interpolate(self, changes: SideChanges) -> dict[str, np.ndarray]:
+        """Columns of the times between two boxes at which tracks change sides."""
+        row, fraction = changes.row, changes.fraction
+        next_row = np.minimum(row + 1, max(len(self.points) - 1, 0))
 
         def between(values: np.ndarray) -> np.ndarray:
-            weight = share if values.ndim == 1 else share[:, None]
-            return np.asarray(values[row] + weight * (values[after] - values[row]))
+            weight = fraction if values.ndim == 1 else fraction[:, None]
+            return np.asarray(values[row] + weight * (values[next_row] - values[row]))
 
-        points, metres = between(self.points), between(self.metres)
+        points, points_m = between(self.points), between(self.points_m)
         return {
             "row": row,
-            "next_s": self.time_s[after],
+            "next_s": self.time_s[next_row],
             "time_s": between(self.time_s),
             "x_px": points[:, 0],
             "y_px": points[:, 1],
-            "x_m": metres[:, 0],
-            "y_m": metres[:, 1],
-            "speed_px_s": self.speed[row],
-            "speed_m_s": self.speed_m[row],
+            "x_m": points_m[:, 0],
+            "y_m": points_m[:, 1],
+            "speed_px_s": self.speed_px_s[row],
+            "speed_m_s": self.speed_m_s[row],
         }
 
 
-def _line_events(places: _Places, name: str, line: np.ndarray) -> dict[str, Any]:
-    changes = crossings(places.track_id, places.points, places.margin, line)
+def _line_event_columns(positions: _BoxPositions, line_name: str, line: np.ndarray) -> dict[str, Any]:
+    changes = find_line_crossings(positions.track_id, positions.points, positions.margin_px, line)
     count = len(changes.row)
-    return places.at(changes) | {
+    return positions.interpolate(changes) | {
         "event": np.where(changes.sign > 0, "in", "out"),
         "zone_name": [None] * count,
-        "line_name": [name] * count,
+        "line_name": [line_name] * count,
         "dwell_s": np.full(count, np.nan),
         "is_at_track_end": np.zeros(count, bool),
     }
 
 
-def _zone_events(places: _Places, name: str, polygon: np.ndarray, frame_s: float) -> tuple[dict[str, Any], np.ndarray]:
-    """Entries and exits, and in which boxes an object is inside; a visit runs from an entry to the next exit."""
-    changes, is_inside = border_changes(places.track_id, places.points, places.margin, polygon)
+def _zone_event_columns(
+    positions: _BoxPositions, zone_name: str, polygon: np.ndarray, frame_s: float
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Entries and exits of a zone, and which boxes are inside; a visit lasts from an entry to the next exit."""
+    changes, is_inside = find_zone_transitions(positions.track_id, positions.points, positions.margin_px, polygon)
     is_first = np.ones(len(is_inside), bool)
-    is_first[1:] = places.track_id[1:] != places.track_id[:-1]
-    first, last = np.flatnonzero(is_first & is_inside), np.flatnonzero(np.roll(is_first, -1) & is_inside)
+    is_first[1:] = positions.track_id[1:] != positions.track_id[:-1]
+    first_inside = np.flatnonzero(is_first & is_inside)
+    last_inside = np.flatnonzero(np.roll(is_first, -1) & is_inside)
 
-    def moments(sign: int, ends: np.ndarray) -> dict[str, np.ndarray]:
-        own = changes.sign == sign
-        rows = np.concatenate([changes.row[own], ends])
-        share = np.concatenate([changes.share[own], np.zeros(len(ends))])
-        is_end = np.arange(len(rows)) >= own.sum()
-        # In order of time, so that the n-th entry and the n-th exit are of one visit.
+    def transitions(sign: int, end_rows: np.ndarray) -> dict[str, np.ndarray]:
+        has_sign = changes.sign == sign
+        rows = np.concatenate([changes.row[has_sign], end_rows])
+        fraction = np.concatenate([changes.fraction[has_sign], np.zeros(len(end_rows))])
+        is_end = np.arange(len(rows)) >= has_sign.sum()
+        # Sorted by time, so that the n-th entry and the n-th exit belong to the same visit.
         order = np.lexsort((is_end if sign < 0 else ~is_end, rows))
-        found = places.at(Changes(rows[order], share[order], np.full(len(rows), sign)))
+        columns = positions.interpolate(SideChanges(rows[order], fraction[order], np.full(len(rows), sign)))
         is_end = is_end[order]
-        return found | {"is_at_track_end": is_end, "next_s": np.where(is_end, found["time_s"], found["next_s"])}
+        return columns | {"is_at_track_end": is_end, "next_s": np.where(is_end, columns["time_s"], columns["next_s"])}
 
-    entries, exits = moments(1, first), moments(-1, last)
-    # The last box lasts as long as a frame.
+    entries, exits = transitions(1, first_inside), transitions(-1, last_inside)
+    # The last box of a track lasts one frame.
     exits["time_s"] = exits["time_s"] + np.where(exits["is_at_track_end"], frame_s, 0)
     dwell_s = exits["time_s"] - entries["time_s"]
-    told = {name: np.concatenate([entries[name], exits[name]]) for name in entries}
+    columns = {name: np.concatenate([entries[name], exits[name]]) for name in entries}
     count = len(dwell_s)
-    return told | {
+    return columns | {
         "event": np.repeat(["enter", "exit"], count),
-        "zone_name": [name] * (2 * count),
+        "zone_name": [zone_name] * (2 * count),
         "line_name": [None] * (2 * count),
         "dwell_s": np.concatenate([np.full(count, np.nan), dwell_s]),
     }, is_inside
 
 
-def _seconds(places: _Places, frames: pa.Table, name: str, is_inside: np.ndarray, standing: np.ndarray) -> pa.Table:
-    """Rows of zone_seconds of one zone, for every second that has frames."""
-    frame_index = places.boxes["frame_index"].to_numpy()
-    of_frame = frames["frame_index"].to_numpy()
+def _zone_second_rows(
+    positions: _BoxPositions, frames: pa.Table, zone_name: str, is_inside: np.ndarray, is_standing: np.ndarray
+) -> pa.Table:
+    """Build the rows of `zone_seconds` of one zone, for every second that has frames."""
+    box_frame_index = positions.boxes["frame_index"].to_numpy()
+    frame_index = frames["frame_index"].to_numpy()
     second = np.floor(frames["time_s"].to_numpy()).astype(np.int32)
-    length = int(max(of_frame.max(initial=-1), frame_index.max(initial=-1))) + 1
+    frame_count = int(max(frame_index.max(initial=-1), box_frame_index.max(initial=-1))) + 1
     starts = np.flatnonzero(np.diff(second, prepend=-1))
-    columns: dict[str, Any] = {"zone_name": [name] * len(starts), "second_index": second[starts]}
-    for told, counted in (("occupancy", is_inside), ("queue", is_inside & standing)):
-        at_once = np.bincount(frame_index[counted & (places.time_s >= 0)], minlength=length)[of_frame]
-        sizes = np.diff(np.append(starts, len(second)))
-        columns[f"mean_{told}"] = np.add.reduceat(at_once, starts) / sizes if len(starts) else []
-        columns[f"max_{told}"] = np.maximum.reduceat(at_once, starts).astype(np.int32) if len(starts) else []
+    sizes = np.diff(np.append(starts, len(second)))
+    columns: dict[str, Any] = {"zone_name": [zone_name] * len(starts), "second_index": second[starts]}
+    for name, is_counted in (("occupancy", is_inside), ("queue", is_inside & is_standing)):
+        counted_frame_index = box_frame_index[is_counted & (positions.time_s >= 0)]
+        objects = np.bincount(counted_frame_index, minlength=frame_count)[frame_index]
+        columns[f"mean_{name}"] = np.add.reduceat(objects, starts) / sizes if len(starts) else []
+        columns[f"max_{name}"] = np.maximum.reduceat(objects, starts).astype(np.int32) if len(starts) else []
     return pa.table(columns)
 
 
 def zone_rows(
     recording_id: str, boxes: pa.Table, frames: pa.Table, camera: CameraSettings, width_px: int, height_px: int
 ) -> dict[str, pa.Table]:
-    """What happened at the lines and in the zones of one recording.
+    """Build the rows of all tables of the stage for one recording.
 
     Args:
         recording_id: The recording.
-        boxes: Its rows of `track_boxes`, sorted by track_id and time_s. Boxes before time 0 are those of the recording
-            before, of tracks that go on in this one: they tell where these come from and give no rows.
+        boxes: Its rows of `track_boxes`, sorted by track_id and time_s. Boxes with negative times belong to the
+            preceding recording, to tracks that continue in this one: they show where these tracks come from, and give
+            no rows.
         frames: Its rows of `frames`, sorted by frame_index.
-        camera: What is drawn.
+        camera: Zones, lines and ground plane.
         width_px: Width of the normalized video.
         height_px: Height of the normalized video.
 
     Returns:
         The rows by table name.
     """
-    places = _Places(boxes, camera, width_px, height_px)
+    positions = _BoxPositions(boxes, camera, width_px, height_px)
     frame_times_s = frames["time_s"].to_numpy()
     frame_s = float(np.median(np.diff(frame_times_s))) if len(frame_times_s) > 1 else 0.0
-    standing = places.speed < camera.standing_speed * places.tall
-    found = [_line_events(places, line.name, np.array(line.points) * places.scale) for line in camera.lines]
+    is_standing = positions.speed_px_s < camera.standing_speed * positions.height_px
+    event_columns = [
+        _line_event_columns(positions, line.name, np.array(line.points) * positions.scale) for line in camera.lines
+    ]
     seconds = []
     for zone in camera.zones:
-        events, is_inside = _zone_events(places, zone.name, np.array(zone.points) * places.scale, frame_s)
-        found.append(events)
-        seconds.append(_seconds(places, frames, zone.name, is_inside, standing))
-    events = _numbered(recording_id, places, found)
+        polygon = np.array(zone.points) * positions.scale
+        columns, is_inside = _zone_event_columns(positions, zone.name, polygon, frame_s)
+        event_columns.append(columns)
+        seconds.append(_zone_second_rows(positions, frames, zone.name, is_inside, is_standing))
+    events = _event_rows(recording_id, positions, event_columns)
     trips = select(_TRIPS_SQL, {"events": events})
     return {
         ZONE_EVENTS.name: events,
-        ZONE_SECONDS.name: _of(recording_id, pa.concat_tables(seconds) if seconds else None, ZONE_SECONDS),
+        ZONE_SECONDS.name: _with_recording(recording_id, pa.concat_tables(seconds) if seconds else None, ZONE_SECONDS),
         LINE_TRIPS.name: trips,
-        GROUND_TRACKS.name: _ground_rows(recording_id, places) if camera.ground else GROUND_TRACKS.empty,
+        GROUND_TRACKS.name: _ground_rows(recording_id, positions) if camera.ground else GROUND_TRACKS.empty,
     }
 
 
-def _numbered(recording_id: str, places: _Places, found: list[dict[str, Any]]) -> pa.Table:
-    """Rows of zone_events from the columns of every line and zone."""
-    kept = []
+def _event_rows(recording_id: str, positions: _BoxPositions, event_columns: list[dict[str, Any]]) -> pa.Table:
+    """Build the rows of `zone_events` from the columns of every line and zone."""
+    tables = []
     schema = pa.schema(
         [field for field in ZONE_EVENTS.arrow_schema if field.name not in ("recording_id", "event_index")]
     )
-    for columns in found:
+    for columns in event_columns:
         row = columns["row"]
-        of_box = places.boxes.select(["track_id", "frame_index", "class_id", "class_name"]).take(pa.array(row))
+        box_rows = positions.boxes.select(["track_id", "frame_index", "class_id", "class_name"]).take(pa.array(row))
         columns["time_s"] = np.maximum(columns["time_s"], 0)
-        # The picture's clock at the box before, moved on to the moment itself.
-        moved_us = np.round((columns["time_s"] - places.time_s[row]) * 1e6).astype("timedelta64[us]")
-        captured = places.captured_us[row] + moved_us
+        # The wall-clock time of the box before the event, advanced to the event.
+        advance_us = np.round((columns["time_s"] - positions.time_s[row]) * 1e6).astype("timedelta64[us]")
+        captured = positions.captured_us[row] + advance_us
         values = {
-            **{name: of_box[name] for name in of_box.column_names},
+            **{name: box_rows[name] for name in box_rows.column_names},
             **{name: columns[name] for name in schema.names if name in columns},
             "captured_at_utc": pa.array(captured).cast(pa.timestamp("us", tz="UTC")),
         }
         values = {
-            # Not a number stands for unknown in arrays, and NULL in tables.
+            # Unknown values are NaN in arrays and NULL in tables.
             name: pa.array(value, schema.field(name).type, from_pandas=True) if isinstance(value, np.ndarray) else value
             for name, value in values.items()
         }
-        # What was seen to happen before time 0 stands in the recording before.
-        kept.append(pa.table(values, schema=schema).filter(pa.array(columns["next_s"] >= 0)))
-    if not kept:
+        # Events before time 0 are rows of the preceding recording.
+        tables.append(pa.table(values, schema=schema).filter(pa.array(columns["next_s"] >= 0)))
+    if not tables:
         return ZONE_EVENTS.empty
-    return _of(recording_id, select(_EVENTS_SQL, {"events": pa.concat_tables(kept)}), ZONE_EVENTS)
+    return _with_recording(recording_id, select(_EVENTS_SQL, {"events": pa.concat_tables(tables)}), ZONE_EVENTS)
 
 
-def _ground_rows(recording_id: str, places: _Places) -> pa.Table:
-    of_box = places.boxes.select(["track_id", "time_s", "class_id", "class_name"])
-    columns = {"x_m": places.metres[:, 0], "y_m": places.metres[:, 1], "speed_m_s": places.speed_m}
+def _ground_rows(recording_id: str, positions: _BoxPositions) -> pa.Table:
+    rows = positions.boxes.select(["track_id", "time_s", "class_id", "class_name"])
+    columns = {
+        "x_m": positions.points_m[:, 0],
+        "y_m": positions.points_m[:, 1],
+        "speed_m_s": positions.speed_m_s,
+    }
     for name, values in columns.items():
-        of_box = of_box.append_column(name, pa.array(values))
-    of_box = of_box.append_column("recording_id", pa.repeat(recording_id, len(places.time_s)))
-    return select(_GROUND_SQL, {"places": of_box.filter(pa.array(places.time_s >= 0))})
+        rows = rows.append_column(name, pa.array(values))
+    rows = rows.append_column("recording_id", pa.repeat(recording_id, len(positions.time_s)))
+    return select(_GROUND_SQL, {"positions": rows.filter(pa.array(positions.time_s >= 0))})
 
 
-def _of(recording_id: str, rows: pa.Table | None, table: Any) -> pa.Table:
-    """The rows with their recording, as the table declares them."""
+def _with_recording(recording_id: str, rows: pa.Table | None, table: Table) -> pa.Table:
+    """Add the recording id to some rows, with the columns that their table declares."""
     if rows is None:
         return table.empty
     rows = rows.append_column("recording_id", pa.repeat(recording_id, rows.num_rows))
@@ -273,63 +301,67 @@ def _of(recording_id: str, rows: pa.Table | None, table: Any) -> pa.Table:
 
 
 def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
-    """Count at the lines and zones of one recording's camera and store what was found.
+    """Find the events at the zones and lines of one recording's camera and store them.
 
     Raises:
-        RecordingError: There is no normalized video yet, or something is drawn outside the picture.
+        RecordingError: The recording has no normalized video, or a point of the settings lies outside the frame.
     """
-    row = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
-    if row is None or row["frame_count"] is None:
-        raise RecordingError("It has no normalized video: materialize normalized_video first.")
+    row = read_normalized_row(recording_id, store)
     camera = settings.camera(row["camera"])
-    if outside := camera.outside(row["width_px"], row["height_px"]):
-        raise RecordingError(f"cameras.{row['camera'] or ''}: {outside}: mend the settings.")
-    found = {table.name: table.empty for table in TABLES}
-    told: dict[str, Metadata] = {}
+    if error := camera.out_of_frame_error(row["width_px"], row["height_px"]):
+        raise RecordingError(f"The setting cameras.{row['camera'] or ''} is invalid: {error}. Correct the settings.")
+    rows_by_table = {table.name: table.empty for table in TABLES}
+    metadata: dict[str, Metadata] = {}
     if camera.zones or camera.lines or camera.ground:
         boxes = store.read(TRACK_BOXES, [recording_id], list(_BOX_COLUMNS))
-        boxes = pa.concat_tables([boxes, boxes_before(row, store)]) if camera.joined_within_s else boxes
-        boxes = with_times(boxes, row["started_at_utc"])
+        boxes = pa.concat_tables([boxes, boxes_of_preceding(row, store)]) if camera.track_link_gap_s else boxes
+        boxes = add_wall_clock_times(boxes, row["started_at_utc"])
         boxes = boxes.sort_by([("track_id", "ascending"), ("time_s", "ascending")])
         frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
-        found = zone_rows(recording_id, boxes, frames, camera, row["width_px"], row["height_px"])
-        told = _told(found, boxes, row["duration_s_from_content"])
+        rows_by_table = zone_rows(recording_id, boxes, frames, camera, row["width_px"], row["height_px"])
+        metadata = _event_metadata(rows_by_table, boxes, row["duration_s_from_content"])
     for table in TABLES:
-        store.replace(table, [recording_id], found[table.name])
-    return {t.name: count_metadata(found[t.name].num_rows, **told.get(t.name, {})) for t in TABLES}
+        store.replace(table, [recording_id], rows_by_table[table.name])
+    return {name: count_metadata(rows.num_rows, **metadata.get(name, {})) for name, rows in rows_by_table.items()}
 
 
-def _told(found: dict[str, pa.Table], boxes: pa.Table, duration_s: float) -> dict[str, Metadata]:
-    """What Dagster is to show of one recording's rows, by table name."""
-    events, seconds = found[ZONE_EVENTS.name], found[ZONE_SECONDS.name]
+def _event_metadata(rows_by_table: dict[str, pa.Table], boxes: pa.Table, duration_s: float) -> dict[str, Metadata]:
+    """Counts and a timeline chart of one recording's events, by table name."""
+    events, seconds = rows_by_table[ZONE_EVENTS.name], rows_by_table[ZONE_SECONDS.name]
     times_s, is_up = events["time_s"].to_numpy(), np.isin(events["event"].to_pylist(), ("in", "enter"))
-    place = pc.coalesce(events["line_name"], events["zone_name"])
-    owns = {name: np.asarray(pc.equal(place, name).to_numpy()) for name in sorted(pc.unique(place).to_pylist())}
-    marks = {name: (times_s[own], is_up[own]) for name, own in owns.items()}
-    lanes = presence(boxes.filter(pc.greater_equal(boxes["time_s"], 0)), duration_s, TIMELINE_BINS)
-    drawn = as_markdown(timeline(lanes, marks, duration_s), "objects at once, and what happened at lines and zones")
-    happened = zip(place.to_pylist(), events["event"].to_pylist(), strict=True)
-    counts = Counter(f"{name} {event}" for name, event in happened)
-    most = {name: pc.max(seconds[name]).as_py() or 0 for name in ("max_occupancy", "max_queue")}
+    zone_or_line = pc.coalesce(events["line_name"], events["zone_name"])
+    marks = {}
+    for name in sorted(pc.unique(zone_or_line).to_pylist()):
+        is_there = np.asarray(pc.equal(zone_or_line, name).to_numpy())
+        marks[name] = times_s[is_there], is_up[is_there]
+    lanes = peak_counts_by_class(boxes.filter(pc.greater_equal(boxes["time_s"], 0)), duration_s, TIMELINE_BINS)
+    chart = timeline_chart(lanes, marks, duration_s)
+    timeline = embed_in_markdown(chart, "objects per class at a time, and the events at lines and zones")
+    names_and_events = zip(zone_or_line.to_pylist(), events["event"].to_pylist(), strict=True)
+    counts = Counter(f"{name} {event}" for name, event in names_and_events)
+    peaks = {name: pc.max(seconds[name]).as_py() or 0 for name in ("max_occupancy", "max_queue")}
     return {
-        ZONE_EVENTS.name: {**class_counts("events", counts), "timeline": MetadataValue.md(drawn)},
-        ZONE_SECONDS.name: most,
+        ZONE_EVENTS.name: {**count_by_class("events", counts), "timeline": MetadataValue.md(timeline)},
+        ZONE_SECONDS.name: peaks,
     }
 
 
-def boxes_before(row: dict[str, Any], store: Store) -> pa.Table:
-    """Boxes of the tracks of the recording before that go on in this one, on its clock: their times are negative.
+def boxes_of_preceding(row: Mapping[str, Any], store: Store) -> pa.Table:
+    """Boxes of tracks of the preceding recording that continue in this one, with times relative to its start.
 
     Args:
         row: The recording's row of `recordings`.
         store: The tables.
+
+    Returns:
+        Rows of `track_boxes` with negative times and the track ids of this recording.
     """
     names = ["track_id", "previous_recording_id", "previous_track_id"]
     links = store.read(TRACK_LINKS, [row["recording_id"]], names)
-    previous = links["previous_recording_id"].unique().to_pylist()
-    boxes = store.read(TRACK_BOXES, previous, list(_BOX_COLUMNS))
-    started = [r["started_at_utc"] for r in store.read(RECORDINGS, previous).to_pylist()]
-    offset_s = (row["started_at_utc"] - started[0]).total_seconds() if started else 0.0
+    preceding = links["previous_recording_id"].unique().to_pylist()
+    boxes = store.read(TRACK_BOXES, preceding, list(_BOX_COLUMNS))
+    starts = [preceding_row["started_at_utc"] for preceding_row in store.read(RECORDINGS, preceding).to_pylist()]
+    offset_s = (row["started_at_utc"] - starts[0]).total_seconds() if starts else 0.0
     query = """
         SELECT boxes.* REPLACE (links.track_id AS track_id, time_s - $offset_s AS time_s, 0::INTEGER AS frame_index)
         FROM boxes JOIN links ON boxes.track_id = previous_track_id WHERE time_s < $offset_s
@@ -337,23 +369,13 @@ def boxes_before(row: dict[str, Any], store: Store) -> pa.Table:
     return select(query, {"boxes": boxes, "links": links}, {"offset_s": offset_s}).cast(boxes.schema)
 
 
-@multi_asset(
-    specs=[
-        table_asset(
-            table,
-            group=ANALYSIS,
-            code_version=settings_version("zone_events 2"),
-            deps=[TRACK_BOXES.name, TRACK_LINKS.name, FRAMES.name, ZONES.name],
-            kinds=("numpy",),
-        )
-        for table in TABLES
-    ],
-    check_specs=table_checks(*TABLES),
-    partitions_def=recordings_partitions,
-    backfill_policy=backfill_policy(),
+@stage_asset(
+    group=ANALYSIS,
+    tables=TABLES,
+    deps=(TRACK_BOXES.name, TRACK_LINKS.name, FRAMES.name, CAMERA_ZONES.name),
+    code_version=lambda _: settings_version("zone_events 2"),
+    kinds=("numpy",),
 )
-def zone_events(
-    context: AssetExecutionContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
-) -> Iterator[Any]:
-    """Count at the lines and in the zones that are drawn for each camera."""
-    yield from STAGE.each_recording(context, store, lambda r, _: find_zone_events(r, store, settings))
+def zone_events(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
+    """Find entries, exits and crossings at the zones and lines of each recording's camera."""
+    return find_zone_events(recording_id, run.store, run.settings)

@@ -1,1 +1,1 @@
-"""Drawn scenes with exact truth and the training of the bundled detector."""
+"""The demo: drawn scenes with ground truth, and the training of the bundled detector."""

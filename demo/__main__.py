@@ -1,23 +1,25 @@
-"""The demo: drawn recordings with known truth go through the real pipeline, and the answers are compared.
+"""The demo: the pipeline processes drawn recordings, and its SQL results are compared with the ground truth.
 
-Recordings are dropped into a watched folder while the pipeline runs, as a camera would; the exit status is 0 only if
-what SQL answers is the truth.
+The exit status is 0 only if all results agree with the ground truth.
 """
 
 import json
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import click
 
-from cv_assets.commands.cli import end_process, run_folder
-from demo.scenes import demo_scene, write_truth, write_video
+from cli.options import end_process
+from cli.process_command import process_with_progress
+from demo.drawn_scenes.demo_scenes import demo_scene
+from demo.drawn_scenes.video_files import write_truth, write_video
+from resources.config.settings_file import PROJECT_ROOT
 from resources.errors import PipelineError
-from resources.results import open_results
-from resources.settings import PROJECT_ROOT
+from resources.storage.results_database import open_results
 
 RUN_FOLDER = PROJECT_ROOT / "demo" / "run"
 SETTINGS = PROJECT_ROOT / "demo" / "pipeline.yaml"
@@ -25,7 +27,15 @@ SETTINGS = PROJECT_ROOT / "demo" / "pipeline.yaml"
 
 @dataclass(frozen=True)
 class Sample:
-    """One drawn recording: where it is dropped, and what is in it."""
+    """One drawn recording.
+
+    Attributes:
+        path: Path of the file, relative to the watched folder.
+        seed: Seed of the scene.
+        duration_s: Duration.
+        counts: Number of objects by class name.
+        frame_rate: Frames per second.
+    """
 
     path: str
     seed: int
@@ -43,15 +53,15 @@ SAMPLES = (
 
 
 def draw_samples(folder: Path) -> dict[str, dict[str, int]]:
-    """Draw the sample recordings and their truth.
+    """Draw the sample recordings and write their ground truth.
 
     Args:
-        folder: Where the recordings are written, with a truth file (.json) beside each.
+        folder: Folder for the recordings, each with a JSON file of its ground truth beside it.
 
     Returns:
-        The number of objects by class of each recording, by path relative to the folder.
+        Number of objects by class name, by path of the recording relative to the folder.
     """
-    truth = {}
+    ground_truth = {}
     for sample in SAMPLES:
         path = folder / sample.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,70 +69,67 @@ def draw_samples(folder: Path) -> dict[str, dict[str, int]]:
         write_video(scene, path)
         write_truth(scene, path.with_suffix(".json"))
         objects = json.loads(path.with_suffix(".json").read_text())["objects"]
-        counts: dict[str, int] = {}
-        for shown in objects:
-            counts[shown["class_name"]] = counts.get(shown["class_name"], 0) + 1
-        truth[sample.path] = counts
-    return truth
+        ground_truth[sample.path] = dict(Counter(scene_object["class_name"] for scene_object in objects))
+    return ground_truth
 
 
 def main() -> int:
     """Run the demo; returns the exit status."""
-    started = time.monotonic()
-    drawn, watched, data = RUN_FOLDER / "drawn", RUN_FOLDER / "recordings", RUN_FOLDER / "data"
+    started_s = time.monotonic()
+    drawn_folder, watched_folder, data_folder = RUN_FOLDER / "drawn", RUN_FOLDER / "recordings", RUN_FOLDER / "data"
     shutil.rmtree(RUN_FOLDER, ignore_errors=True)
-    watched.mkdir(parents=True)
-    click.echo("Drawing sample recordings with known truth ...")
-    truth = draw_samples(drawn)
-    for path in truth:
-        (watched / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(drawn / path, watched / path)
-    click.echo(f"Dropped {len(truth)} recordings into {watched}; sensor, queue and daemon take over.")
+    watched_folder.mkdir(parents=True)
+    click.echo("Drawing sample recordings with known ground truth ...")
+    ground_truth = draw_samples(drawn_folder)
+    for path in ground_truth:
+        (watched_folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(drawn_folder / path, watched_folder / path)
+    click.echo(f"Copied {len(ground_truth)} recordings to {watched_folder}; the pipeline processes them.")
     try:
-        is_complete = run_folder(settings=SETTINGS, folder=watched, data=data)
+        is_complete = process_with_progress(settings=SETTINGS, folder=watched_folder, data=data_folder)
     except PipelineError as error:
         click.echo(f"The demo stopped: {error}", err=True)
         return 2
-    is_right = is_complete and _compare(data, truth)
-    click.echo(f"\n{'The answers are the truth.' if is_right else 'The answers are WRONG.'}", nl=False)
-    click.echo(f" {time.monotonic() - started:.0f} s.")
+    is_correct = is_complete and _compare(data_folder, ground_truth)
+    verdict = "All results agree with the ground truth." if is_correct else "Results DIFFER from the ground truth."
+    click.echo(f"\n{verdict} The demo took {time.monotonic() - started_s:.0f} s.")
     click.echo(
-        "To look at this run in the UI: .venv/bin/cv-assets dev --settings demo/pipeline.yaml, then open "
-        "http://127.0.0.1:3000\nTo ask more: .venv/bin/cv-assets sql --settings demo/pipeline.yaml"
+        "To see this run in the UI: .venv/bin/cv-assets dev --settings demo/pipeline.yaml, then open "
+        "http://127.0.0.1:3000\nTo run your own queries: .venv/bin/cv-assets sql --settings demo/pipeline.yaml"
     )
-    return 0 if is_right else 1
+    return 0 if is_correct else 1
 
 
-def _compare(data: Path, truth: dict[str, dict[str, int]]) -> bool:
-    """Print what SQL answers beside what was drawn; returns whether all of it agrees."""
-    with open_results(data) as results:
+def _compare(data_folder: Path, ground_truth: dict[str, dict[str, int]]) -> bool:
+    """Print SQL results beside the ground truth; returns whether they agree."""
+    with open_results(data_folder) as results:
         click.echo("\nSELECT source_path, class_name, count(*) FROM tracks JOIN recordings USING (recording_id) ...")
-        found = results.execute(
+        track_counts = results.execute(
             "SELECT source_path, class_name, count(*) FROM tracks JOIN recordings USING (recording_id) GROUP BY ALL"
         ).fetchall()
-        tracked = {(path, name): count for path, name, count in found}
-        drawn = {(path, name): count for path, counts in truth.items() for name, count in counts.items()}
+        tracked = {(path, name): count for path, name, count in track_counts}
+        drawn = {(path, name): count for path, counts in ground_truth.items() for name, count in counts.items()}
         click.echo(f"{'recording':<36}{'class':<10}{'tracked':>8}{'drawn':>7}")
         for path, name in sorted({*tracked, *drawn}):
-            answer, expected = tracked.get((path, name), 0), drawn.get((path, name), 0)
-            mark = "" if answer == expected else "   <- differs"
-            click.echo(f"{path:<36}{name:<10}{answer:>8}{expected:>7}{mark}")
+            tracked_count, drawn_count = tracked.get((path, name), 0), drawn.get((path, name), 0)
+            mark = "" if tracked_count == drawn_count else "   <- differs"
+            click.echo(f"{path:<36}{name:<10}{tracked_count:>8}{drawn_count:>7}{mark}")
         click.echo("\nSELECT source_path, count(*) FROM frames JOIN recordings USING (recording_id) ...")
-        frames = dict(
+        frame_counts = dict(
             results.execute(
                 "SELECT source_path, count(*) FROM frames JOIN recordings USING (recording_id) GROUP BY ALL"
             ).fetchall()
         )
-        expected_frames = {sample.path: round(sample.duration_s * sample.frame_rate) for sample in SAMPLES}
-        for path, expected in expected_frames.items():
-            mark = "" if frames.get(path) == expected else "   <- differs"
-            click.echo(f"{path:<46}{frames.get(path, 0):>8}{expected:>7}{mark}")
+        drawn_frame_counts = {sample.path: round(sample.duration_s * sample.frame_rate) for sample in SAMPLES}
+        for path, drawn_count in drawn_frame_counts.items():
+            mark = "" if frame_counts.get(path) == drawn_count else "   <- differs"
+            click.echo(f"{path:<46}{frame_counts.get(path, 0):>8}{drawn_count:>7}{mark}")
         click.echo("\nSELECT camera, sum(track_count), max(max_at_once) FROM summaries GROUP BY camera")
         results.sql(
             "SELECT camera, sum(track_count) AS objects, max(max_at_once) AS most_at_once, "
             "round(sum(duration_s), 1) AS footage_s FROM summaries GROUP BY camera ORDER BY camera"
         ).show()
-    return tracked == drawn and frames == expected_frames
+    return tracked == drawn and frame_counts == drawn_frame_counts
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train the bundled street detector from scratch on drawn scenes.
 
-Run as `python -m demo.train_model`. Pictures are drawn into a temporary folder, the model is trained, and the
-file that was saved is measured on newly drawn scenes. The exit status is 1 if it misses `MIN_MAP50`.
+Run as `python -m demo.train_model`. Images are drawn into a temporary folder, the model is trained and saved, and the
+saved file is evaluated on scenes not used for training. The exit status is 1 if its mAP50 is below `MIN_MAP50`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ import av
 import cv2
 import numpy as np
 
-from demo.scenes import CLASS_NAMES, Picture, TruthBox, draw_frame, random_scene
+from demo.drawn_scenes.random_scenes import random_scene
+from demo.drawn_scenes.rendering import draw_frame
+from demo.drawn_scenes.scenes import CLASS_NAMES, Image, TruthBox
 
 MIN_MAP50 = 0.95
-IMAGE_SIZE_PX = 320  # longer side of the picture as the model sees it
+IMAGE_SIZE_PX = 320  # longer side of the model's input
 DEFAULT_OUTPUT = Path("demo/model/street.pt")
 
 _ARCHITECTURE = Path(__file__).parent / "model" / "street.yaml"
-_VALIDATION_PICTURES = 200
-_TEST_PICTURES = 500
-_SEEDS_PER_SPLIT = 1_000_000  # keeps the scenes of the splits apart
-_VIDEO_SHARE = 0.7  # part of the pictures that are decoded video frames
+_VALIDATION_IMAGES = 200
+_TEST_IMAGES = 500
+_SEEDS_PER_SPLIT = 1_000_000  # so that no scene is in two splits
+_VIDEO_SHARE = 0.7  # share of the images that are decoded video frames
 _TRAINING_SETTINGS: dict[str, Any] = {
     "imgsz": IMAGE_SIZE_PX,
-    "rect": True,  # wide pictures without padding; also turns the mosaic off
+    "rect": True,  # wide images without padding; also disables mosaic augmentation
     "batch": 16,
     "nbs": 16,  # one optimizer step for each batch
     "optimizer": "AdamW",
@@ -52,7 +54,7 @@ _TRAINING_SETTINGS: dict[str, Any] = {
 
 
 def _isolate_ultralytics(folder: Path) -> None:
-    """Keep ultralytics off the network and out of the user's settings; call it before the first import."""
+    """Keep Ultralytics off the network and out of the user's settings; to be called before its first import."""
     for name in ("ultralytics", "matplotlib"):
         (folder / name).mkdir(parents=True)
     os.environ["YOLO_OFFLINE"] = "true"
@@ -61,25 +63,25 @@ def _isolate_ultralytics(folder: Path) -> None:
     os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
 
 
-def _through_video(pictures: list[Picture], quality: int) -> Picture:
-    """Encode pictures as H.264 with this constant rate factor and return the last one as decoded."""
+def _compress_as_video(images: list[Image], quality: int) -> Image:
+    """Encode images as H.264 with a constant rate factor (`quality`), and return the last one decoded again."""
     buffer = io.BytesIO()
     options = {"preset": "veryfast", "crf": str(quality), "bf": "0", "threads": "1"}
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25, options=options)
-        stream.height, stream.width = pictures[0].shape[:2]
+        stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
         container.mux(stream.encode(None))
     buffer.seek(0)
     with av.open(buffer, "r") as decoded:
         *_, last = decoded.decode(video=0)
-        return cast(Picture, last.to_ndarray(format="bgr24"))
+        return cast(Image, last.to_ndarray(format="bgr24"))
 
 
 def _label_line(box: TruthBox, width_px: int, height_px: int) -> str:
-    """Return a box as class number, centre and size, all but the first relative to the picture."""
+    """Format a box as a YOLO label: class index, then centre and size relative to the image."""
     centre_x = (box.x_min_px + box.x_max_px) / 2 / width_px
     centre_y = (box.y_min_px + box.y_max_px) / 2 / height_px
     width = (box.x_max_px - box.x_min_px) / width_px
@@ -88,37 +90,37 @@ def _label_line(box: TruthBox, width_px: int, height_px: int) -> str:
 
 
 def draw_split(folder: Path, split: str, count: int, first_seed: int) -> None:
-    """Draw labelled pictures, each of another scene, most of them as decoded video frames.
+    """Draw labelled images, each of another scene, most of them as decoded video frames.
 
     Args:
-        folder: Folder of the data set; the pictures go to images/<split>, the labels to labels/<split>.
+        folder: Folder of the data set; images are written to images/<split>, labels to labels/<split>.
         split: Name of the split.
-        count: Number of pictures.
-        first_seed: Seed of the first scene; the following scenes have the following seeds.
+        count: Number of images.
+        first_seed: Seed of the first scene; each further scene has the next seed.
     """
-    pictures_folder, labels_folder = folder / "images" / split, folder / "labels" / split
-    pictures_folder.mkdir(parents=True)
+    images_folder, labels_folder = folder / "images" / split, folder / "labels" / split
+    images_folder.mkdir(parents=True)
     labels_folder.mkdir(parents=True)
     for seed in range(first_seed, first_seed + count):
         rng = np.random.default_rng((3, seed))
         scene = random_scene(seed)
         time_s = float(rng.uniform(0.5, scene.duration_s))
-        picture, boxes = draw_frame(scene, time_s)
+        image, boxes = draw_frame(scene, time_s)
         jpeg_quality = int(rng.integers(40, 96))
         if rng.random() < _VIDEO_SHARE:
             frame_s = float(1 / scene.frame_rate)
             earlier = [draw_frame(scene, time_s - steps * frame_s)[0] for steps in (3, 2, 1)]
-            picture = _through_video([*earlier, picture], int(rng.integers(18, 36)))
+            image = _compress_as_video([*earlier, image], int(rng.integers(18, 36)))
             jpeg_quality = 95
         name = f"{seed:08d}"
-        cv2.imwrite(str(pictures_folder / f"{name}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
+        cv2.imwrite(str(images_folder / f"{name}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
         lines = [_label_line(box, scene.width_px, scene.height_px) for box in boxes]
         (labels_folder / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def _draw_data_set(folder: Path, pictures: int, seed: int) -> Path:
-    """Draw all splits and return the file that describes the data set."""
-    counts = {"train": pictures, "val": _VALIDATION_PICTURES, "test": _TEST_PICTURES}
+def _draw_data_set(folder: Path, image_count: int, seed: int) -> Path:
+    """Draw all splits; returns the YAML file that describes the data set."""
+    counts = {"train": image_count, "val": _VALIDATION_IMAGES, "test": _TEST_IMAGES}
     for number, (split, count) in enumerate(counts.items()):
         draw_split(folder, split, count, (3 * seed + number) * _SEEDS_PER_SPLIT)
     description = {
@@ -131,8 +133,17 @@ def _draw_data_set(folder: Path, pictures: int, seed: int) -> Path:
     return path
 
 
-def _save_clean(trained: Path, output: Path, settings: dict[str, Any]) -> int:
-    """Save only what inference needs, in half precision and without paths; return the parameter count."""
+def _save_for_inference(trained: Path, output: Path, settings: dict[str, Any]) -> int:
+    """Save the part of a checkpoint that inference needs, in half precision and without paths.
+
+    Args:
+        trained: The checkpoint of the training.
+        output: File for the weights.
+        settings: Training settings to store in the file.
+
+    Returns:
+        The number of parameters.
+    """
     import torch
 
     checkpoint = torch.load(trained, map_location="cpu", weights_only=False)
@@ -144,7 +155,7 @@ def _save_clean(trained: Path, output: Path, settings: dict[str, Any]) -> int:
             delattr(model, name)
     for parameter in model.parameters():
         parameter.requires_grad = False
-    clean = {
+    inference_checkpoint = {
         "epoch": -1,
         "best_fitness": None,
         "model": model,
@@ -158,22 +169,22 @@ def _save_clean(trained: Path, output: Path, settings: dict[str, Any]) -> int:
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(output.name + ".partial")
-    torch.save(clean, partial)
+    torch.save(inference_checkpoint, partial)
     partial.replace(output)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def train(output: Path, *, epochs: int, pictures: int, seed: int) -> dict[str, Any]:
-    """Draw the data set, train the model, save and measure it.
+def train(output: Path, *, epochs: int, image_count: int, seed: int) -> dict[str, Any]:
+    """Draw the data set, train the model, save and evaluate it.
 
     Args:
-        output: File for the weights; what is known about them goes to the same name ending in .json.
-        epochs: Number of passes over the training pictures.
-        pictures: Number of training pictures.
+        output: File for the weights; a JSON file of the same name describes them.
+        epochs: Number of passes over the training images.
+        image_count: Number of training images.
         seed: Seed of the scenes and of the training.
 
     Returns:
-        What the JSON file holds, "map50" and "map50_95" on scenes not used for training among it.
+        The contents of the JSON file, with "map50" and "map50_95" on scenes not used for training.
     """
     with tempfile.TemporaryDirectory(prefix="street-model-") as temporary:
         folder = Path(temporary)
@@ -181,7 +192,7 @@ def train(output: Path, *, epochs: int, pictures: int, seed: int) -> dict[str, A
         import torch
         import ultralytics
 
-        data = _draw_data_set(folder / "data", pictures, seed)
+        data = _draw_data_set(folder / "data", image_count, seed)
         model = ultralytics.YOLO(str(_ARCHITECTURE), task="detect")
         common: dict[str, Any] = {
             "data": str(data),
@@ -193,51 +204,53 @@ def train(output: Path, *, epochs: int, pictures: int, seed: int) -> dict[str, A
         settings = {**_TRAINING_SETTINGS, "epochs": epochs, "seed": seed}
         model.add_callback("on_train_start", lambda _: torch.set_num_threads(os.cpu_count() or 1))
         model.train(**common, **settings, pretrained=False, patience=0, name="train")
-        parameters = _save_clean(Path(model.trainer.best), output, settings)
+        parameters = _save_for_inference(Path(model.trainer.best), output, settings)
 
         saved = ultralytics.YOLO(str(output))
         metrics = saved.val(**common, split="test", imgsz=IMAGE_SIZE_PX, batch=16, name="test")
-        facts = {
+        report = {
             "classes": list(CLASS_NAMES),
             "imgsz": IMAGE_SIZE_PX,
             "parameters": parameters,
             "map50": round(float(metrics.box.map50), 4),
             "map50_95": round(float(metrics.box.map), 4),
             "epochs": epochs,
-            "pictures": pictures,
-            "test_pictures": _TEST_PICTURES,
+            "pictures": image_count,
+            "test_pictures": _TEST_IMAGES,
             "seed": seed,
             "ultralytics": ultralytics.__version__,
             "file_size_bytes": output.stat().st_size,
         }
-    output.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    return facts
+    output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
+    """Train the model from the command line.
 
     Args:
-        arguments: Arguments after the program's name; by default those of the process.
+        arguments: Arguments after the program's name; None means those of the process.
 
     Returns:
         The exit status: 0 if the model reaches `MIN_MAP50`, else 1.
     """
     parser = argparse.ArgumentParser(prog="python -m demo.train_model", description="Train the bundled detector.")
-    parser.add_argument("--epochs", type=int, default=32, help="passes over the pictures (default: %(default)s)")
-    parser.add_argument("--pictures", type=int, default=2400, help="pictures to draw (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and training (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="weights (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=32, help="passes over the training images (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=2400, help="number of training images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of scenes and training (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=DEFAULT_OUTPUT, help="file for the weights (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
-    facts = train(
+    report = train(
         options.output.resolve(),
         epochs=options.epochs,
-        pictures=options.pictures,
+        image_count=options.pictures,
         seed=options.seed,
     )
-    print(f"mAP50 {facts['map50']:.4f}, mAP50-95 {facts['map50_95']:.4f} on {_TEST_PICTURES} unseen scenes")
-    if facts["map50"] < MIN_MAP50:
-        print(f"mAP50 is below {MIN_MAP50}", file=sys.stderr)
+    print(f"mAP50 {report['map50']:.4f}, mAP50-95 {report['map50_95']:.4f} on {_TEST_IMAGES} unseen scenes")
+    if report["map50"] < MIN_MAP50:
+        print(f"The mAP50 {report['map50']:.4f} is below the minimum of {MIN_MAP50}.", file=sys.stderr)
         return 1
     return 0
 

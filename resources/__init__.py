@@ -1,7 +1,7 @@
-"""WITH WHAT: settings, storage, media, inference and the run queue. Imports nothing of the other wings."""
+"""WITH WHAT: settings, storage, media, inference and the Dagster instance. Imports nothing from the other packages."""
 
 import os
 
-# Read by OpenCV when it is loaded. Codecs and networks use the cores, and OpenCV's threads, which keep looking for work
-# for a while after each picture, cost several times what they give.
+# OpenCV reads this when it is imported. Codecs and networks use the cores; OpenCV's threads, which busy-wait for a
+# while after each image, cost several times what they gain.
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")

@@ -1,20 +1,23 @@
-"""The ways in which work fails, each carrying one sentence for a person.
+"""Expected errors, each with one sentence for the user.
 
-Everything else that is raised is a defect of this program and keeps its traceback.
+Any other exception is a bug and keeps its traceback.
 """
 
 
 class RecordingError(Exception):
-    """One recording cannot be processed; the others go on."""
+    """One recording cannot be processed; the other recordings of the run are processed."""
 
 
 class RejectedRecordingError(RecordingError):
-    """The file can never be processed as it is (no video, not a video, nothing decodable): never retried."""
+    """The file can never be processed (no video stream, not a video, no decodable frame): the stage is not retried."""
 
 
 class PipelineError(Exception):
-    """Nothing can be processed until a person acts (settings, weights, disk): the whole run stops."""
+    """No recording can be processed until a person acts (settings, weights, disk): the whole run stops."""
 
 
-class GivenUpError(Exception):
-    """The run that is writing was ended by somebody else meanwhile: it must not write any more."""
+class RunFencedError(Exception):
+    """A run that is no longer active tried to write: another run may have superseded it.
+
+    The message reads "The run 3f2a is no longer active; its writes are fenced off."
+    """

@@ -1,1 +1,1 @@
-"""WHEN: the sensors that notice recordings and request what is missing."""
+"""WHEN work happens: the sensors, the run planner and what they read."""

@@ -1,80 +1,179 @@
-"""The house keeps its plan: imports run one way, nothing heavy loads early, no cupboard for odds and ends."""
+"""Rules of the whole code base: imports run one way, imports have no side effects, modules are small and named once."""
 
 import ast
+import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from resources.settings import PROJECT_ROOT
+from cv_assets.asset_graph import AssetGraph
+from resources.config.settings import Settings
+from resources.config.settings_file import PROJECT_ROOT
 
-WINGS = ("resources", "cv_assets", "sensors")
+WINGS = ("resources", "cv_assets", "sensors", "cli")
+"""The packages in order of their imports: each may import those before it."""
 ASSETS_IN_ORDER = (
     "recordings", "normalized_video", "scenes", "wall_clock", "detections", "tracks", "track_links", "crops",
     "zone_events", "summaries", "zone_summaries",
 )  # fmt: skip
+MAX_LINES = 420
+# Separated, so that this file does not contain them.
+FORBIDDEN_WORDS = "to-ld wan-ted an-ew some-body no-body he-ed me-nd".replace("-", "").split()
 
 
-def imports_of(file: Path) -> set[str]:
-    tree = ast.parse(file.read_text())
-    found: set[str] = set()
-    for node in ast.walk(tree):
+def python_files(wing: str) -> list[Path]:
+    return sorted((PROJECT_ROOT / wing).rglob("*.py"))
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(PROJECT_ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Names of all modules that a file imports, also inside functions, and of all objects that it imports from them."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def tracked_files(*suffixes: str) -> list[Path]:
+    """All files of the repository with some endings, new ones included."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, check=True).stdout
+    files = [PROJECT_ROOT / name for name in listing.split("\0") if name]
+    return [file for file in files if file.suffix in suffixes and file.exists()]
+
+
+def run_python(code: str, **environment: str) -> Any:
+    """Run code in a fresh process; returns the JSON value that it prints last."""
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, env=environment or None
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("wing", WINGS)
-def test_imports_run_from_sensors_to_assets_to_resources_and_never_back(wing: str) -> None:
-    later = WINGS[WINGS.index(wing) + 1 :]
+def test_imports_run_from_cli_to_sensors_to_assets_to_resources_and_never_back(wing: str) -> None:
+    later_wings = WINGS[WINGS.index(wing) + 1 :]
     offenders = [
         f"{file.name} imports {name}"
-        for file in (PROJECT_ROOT / wing).rglob("*.py")
-        if file.name != "definitions.py"
-        for name in imports_of(file)
-        if name.split(".")[0] in (*later, "tests", "benchmarks", "demo")
+        for file in python_files(wing)
+        if file.relative_to(PROJECT_ROOT).as_posix() != "cv_assets/definitions.py"
+        for name in imported_modules(file)
+        if name.split(".")[0] in (*later_wings, "tests", "benchmarks", "demo")
     ]
     assert offenders == []
 
 
-def test_only_definitions_sees_every_wing() -> None:
-    seeing = [
+def test_only_the_definitions_import_a_later_wing() -> None:
+    importing_sensors = [
         file.relative_to(PROJECT_ROOT).as_posix()
-        for wing in WINGS
-        for file in (PROJECT_ROOT / wing).rglob("*.py")
-        if {name.split(".")[0] for name in imports_of(file)} >= {"sensors", "resources"} and wing == "cv_assets"
+        for file in (*python_files("resources"), *python_files("cv_assets"))
+        if "sensors" in {name.split(".")[0] for name in imported_modules(file)}
     ]
-    assert seeing == ["cv_assets/definitions.py"]
+    assert importing_sensors == ["cv_assets/definitions.py"]
+    definitions = imported_modules(PROJECT_ROOT / "cv_assets" / "definitions.py")
+    assert "cli" not in {name.split(".")[0] for name in definitions}
 
 
 @pytest.mark.parametrize("position", range(len(ASSETS_IN_ORDER)))
 def test_an_asset_imports_no_later_asset(position: int) -> None:
-    later = {f"cv_assets.{name}" for name in ASSETS_IN_ORDER[position + 1 :]}
-    assert not later & imports_of(PROJECT_ROOT / "cv_assets" / f"{ASSETS_IN_ORDER[position]}.py")
+    later_assets = {f"cv_assets.{name}" for name in ASSETS_IN_ORDER[position + 1 :]}
+    assert not later_assets & imported_modules(PROJECT_ROOT / "cv_assets" / f"{ASSETS_IN_ORDER[position]}.py")
 
 
-def test_there_is_no_cupboard_for_odds_and_ends() -> None:
+def test_no_two_modules_of_the_wings_share_a_name() -> None:
+    names = Counter(file.stem for wing in WINGS for file in python_files(wing) if file.stem != "__init__")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_module_is_a_collection_of_unrelated_functions() -> None:
     names = {file.stem for wing in WINGS for file in (PROJECT_ROOT / wing).rglob("*")}
     assert not names & {"utils", "helpers", "common", "misc", "util"}
 
 
-def test_loading_the_code_location_imports_no_torch() -> None:
+def test_no_module_of_the_wings_is_long() -> None:
+    line_counts = {
+        module_name(file): len(file.read_text().splitlines()) for wing in WINGS for file in python_files(wing)
+    }
+    assert {name: count for name, count in line_counts.items() if count > MAX_LINES} == {}
+
+
+def test_every_wing_is_typed() -> None:
+    assert [wing for wing in WINGS if not (PROJECT_ROOT / wing / "py.typed").exists()] == []
+
+
+_IMPORT_EVERY_MODULE = """
+import importlib, json, os, sys
+from pathlib import Path
+
+root, names = Path.cwd(), json.loads({names!r})
+wings = tuple(str(root / wing) for wing in {wings!r})
+reads, is_watching = [], True
+
+def is_code(path):
+    folders = ("/__pycache__/", "/.venv/", ".egg-info/", "__editable__")
+    return path.endswith(".py") or any(name in path for name in folders) or os.path.isdir(path)
+
+def watch_files(event, arguments):
+    if is_watching and event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+        path = os.path.abspath(arguments[0])
+        if path.startswith(str(root)) and not is_code(path):
+            reads.append("file " + path)
+
+get_variable = type(os.environ).__getitem__
+
+def watch_variables(environment, name):
+    frame = sys._getframe(1)
+    while frame and frame.f_code.co_filename.startswith("<frozen "):
+        frame = frame.f_back
+    # Defaults for other libraries are set before those are imported; setdefault reads them first.
+    is_default = frame and frame.f_code.co_name == "<module>" and name.startswith(("OPENCV_", "YOLO_"))
+    if is_watching and frame and frame.f_code.co_filename.startswith(wings) and not is_default:
+        reads.append(f"variable {{name}} in {{frame.f_code.co_filename}}")
+    return get_variable(environment, name)
+
+type(os.environ).__getitem__ = watch_variables
+sys.addaudithook(watch_files)
+for name in names:
+    importlib.import_module(name)
+is_watching = False
+print(json.dumps(reads))
+"""
+
+
+@pytest.mark.slow
+def test_imports_read_no_settings_no_environment_and_no_files() -> None:
+    names = [module_name(file) for wing in WINGS for file in python_files(wing)]
+    code = _IMPORT_EVERY_MODULE.format(names=json.dumps(names), wings=WINGS)
+    environment = {"CV_ASSETS_SETTINGS": "/nowhere/pipeline.yaml", "PYTHONWARNINGS": "ignore"}
+    assert run_python(code, **environment) == []
+
+
+def test_the_code_location_loads_without_machine_learning_libraries() -> None:
     code = (
-        "import sys, cv_assets.definitions; "
-        "print(sorted({'torch', 'ultralytics', 'openvino', 'cv2'} & set(sys.modules)))"
+        "import json, sys; from cv_assets.definitions import build_definitions\n"
+        "from resources.config.settings import Settings\n"
+        "build_definitions(Settings()).get_repository_def()\n"
+        "print(json.dumps(sorted({'torch', 'ultralytics', 'openvino', 'cv2'} & set(sys.modules))))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
-    assert shown.stdout.strip() == "[]"
+    assert run_python(code) == []
 
 
-def test_every_asset_carries_what_the_catalog_shows() -> None:
-    from cv_assets.walk import WALK
-
-    specs = [spec for assets in WALK for spec in assets.specs]
+def test_every_asset_has_what_the_catalog_shows() -> None:
+    specs = [spec for assets in AssetGraph.build(Settings()).assets for spec in assets.specs]
     assert {spec.key.to_user_string() for spec in specs} >= {
         *ASSETS_IN_ORDER[:-1],
         "frames",
@@ -90,10 +189,33 @@ def test_every_asset_carries_what_the_catalog_shows() -> None:
             assert spec.metadata["dagster/column_schema"].columns, name
 
 
-def test_files_of_the_project_name_no_place_of_their_making() -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        file = PROJECT_ROOT / name
-        if file.suffix in (".py", ".md", ".yaml", ".toml", ".txt") and file.exists() and file != Path(__file__):
+def test_no_file_contains_a_path_of_the_machine_that_it_was_written_on() -> None:
+    for file in tracked_files(".py", ".md", ".yaml", ".toml", ".txt"):
+        if file != Path(__file__):
             text = file.read_text(encoding="utf-8")
-            assert "/root/" not in text and "/home/" not in text, name
+            assert "/root/" not in text and "/home/" not in text, file
+
+
+def test_the_words_of_the_old_dialect_do_not_come_back() -> None:
+    pattern = re.compile(rf"\b({'|'.join(FORBIDDEN_WORDS)})\b", re.IGNORECASE)
+    offenders = [
+        f"{file.relative_to(PROJECT_ROOT)}:{number}: {match[0]}"
+        for file in tracked_files(".py", ".md", ".yaml", ".html", ".toml")
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        for match in pattern.finditer(line)
+    ]
+    assert offenders == []
+
+
+def test_no_test_patches_an_object_by_its_dotted_path() -> None:
+    offenders = [
+        f"{file.relative_to(PROJECT_ROOT)}:{node.lineno}"
+        for file in python_files("tests")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("setattr", "delattr", "patch")
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    ]
+    assert offenders == []

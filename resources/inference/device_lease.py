@@ -1,6 +1,6 @@
-"""One model stage at a time on a device: a lock file per device, held while the model works.
+"""Device leases: one model stage at a time on a device, by a lock file per device that is held while the model runs.
 
-The lock belongs to the process: whatever ends it, a kill included, gives the device back.
+The lock belongs to the process: whatever ends the process, a kill included, releases the device.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ _POLL_S = 0.2
 
 
 def lease_folder() -> Path:
-    """Where this machine's locks are; shared by every data folder, because the devices are."""
+    """Folder of this machine's lock files; all data folders share it, because they share the devices."""
     return Path(tempfile.gettempdir()) / f"cv-assets-{getpass.getuser()}-devices"
 
 
@@ -23,19 +23,19 @@ def lease_folder() -> Path:
 def device_lease(
     devices: list[str], on_wait: Callable[[], None] | None = None, lock_name: Callable[[str], str] = str
 ) -> Iterator[str]:
-    """Hold one of the devices until the block ends, waiting for one to become free.
+    """Hold the first free device until the block ends; wait while all devices are held by others.
 
     Args:
-        devices: Names such as `cpu` or `cuda:0`; the first free one is taken.
-        on_wait: Called once if none is free at first.
-        lock_name: What a device is called on this whole machine, whatever this process calls it.
+        devices: Names such as `cpu` or `cuda:0`, in order of preference.
+        on_wait: Called once if no device is free at first.
+        lock_name: Maps a device to a name that is unique on this machine, whatever this process calls the device.
 
     Yields:
-        The name of the device that is held.
+        The name of the held device.
     """
     folder = lease_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    waited = False
+    has_waited = False
     while True:
         for device in devices:
             with (folder / f"{lock_name(device).replace(':', '-')}.lock").open("w") as lock:
@@ -45,7 +45,7 @@ def device_lease(
                     continue
                 yield device
                 return
-        if not waited and on_wait is not None:
+        if not has_waited and on_wait is not None:
             on_wait()
-        waited = True
+        has_waited = True
         time.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""A GPU's memory: how to tell that it did not suffice, and what to do then."""
+"""Handling of a GPU that runs out of memory."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,8 +7,9 @@ from resources.errors import PipelineError
 
 _T = TypeVar("_T")
 
-# torch has a class of its own for what its allocator lacks; what CUDA, cuBLAS and cuDNN lack it tells in words only.
-_WORDS = (
+# torch raises an error class of its own when its allocator runs out of memory. Errors of CUDA, cuBLAS and cuDNN can be
+# recognized by their text only.
+_OUT_OF_MEMORY_PHRASES = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
@@ -18,19 +19,19 @@ _WORDS = (
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch raised an error because memory did not suffice."""
+    """Whether torch raised this error because the device ran out of memory."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES)
     )
 
 
-def make_room(device: Any) -> None:
-    """Wait for all that a GPU is doing, and give back what torch keeps for later.
+def free_cached_memory(device: Any) -> None:
+    """Wait until a GPU has finished its work, then release the memory that torch caches.
 
     Args:
-        device: A torch.device; one that is no GPU has nothing to give back.
+        device: A torch.device; on devices other than GPUs this does nothing.
     """
     import torch
 
@@ -39,33 +40,33 @@ def make_room(device: Any) -> None:
         torch.cuda.empty_cache()
 
 
-def with_room(work: Callable[[], _T], device: Any) -> _T:
-    """Do something that needs a little of a GPU's memory; where there is none, once more after making room.
+def retry_after_freeing_memory(work: Callable[[], _T], device: Any) -> _T:
+    """Call a function that needs some GPU memory; if there is none, free cached memory and call the function again.
 
     Args:
-        work: What to do.
-        device: The torch.device on which it is done.
+        work: The function.
+        device: The torch.device that the function uses.
 
     Raises:
-        PipelineError: There is no room.
+        PipelineError: The memory does not suffice in the second attempt either.
     """
     try:
         return work()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-    make_room(device)
+    free_cached_memory(device)
     try:
         return work()
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise PipelineError(no_memory(device)) from error
+            raise PipelineError(out_of_memory_message(device)) from error
         raise
 
 
-def no_memory(device: Any) -> str:
-    """What a person is told whose device has no memory for a single picture."""
+def out_of_memory_message(device: Any) -> str:
+    """The error message for a device without memory for a single frame."""
     return (
-        f"{device} has no memory left for a single picture: end what else runs there, or name another device with "
-        "detections.device."
+        f"The device {device} has no memory left for a single frame: end other programs that use the device, or select "
+        "another one with detections.device."
     )

@@ -1,4 +1,4 @@
-"""An iterator that is worked through ahead of its consumer."""
+"""An iterator that runs ahead of its consumer, in a thread."""
 
 import queue
 import threading
@@ -11,20 +11,20 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Runs an iterator in a thread of its own, a few items ahead; its error is raised where the items are consumed.
+    """Runs a generator in a thread of its own, a few items ahead; its errors are raised where the items are consumed.
 
-    To be closed, which ends the thread.
+    The caller must close it, which ends the thread.
 
     Args:
-        source: Gives the items.
-        depth: How many items may wait.
+        source: Yields the items.
+        depth: Maximum number of items in the queue.
     """
 
     _END = object()
 
     def __init__(self, source: Generator[T, None, None], depth: int) -> None:
         self._items: queue.Queue[Any] = queue.Queue(maxsize=depth)
-        self._source, self._stopped = source, threading.Event()
+        self._source, self._is_closed = source, threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._filling = self._pool.submit(self._fill)
 
@@ -34,8 +34,8 @@ class Prefetch(Generic[T]):
         self._filling.result()
 
     def close(self) -> None:
-        """Give up what is still to come."""
-        self._stopped.set()
+        """Stop reading the source and end the thread; items that were not consumed are dropped."""
+        self._is_closed.set()
         self._pool.shutdown(wait=True)
 
     def _fill(self) -> None:
@@ -48,7 +48,8 @@ class Prefetch(Generic[T]):
             self._put(self._END)
 
     def _put(self, item: object) -> bool:
-        while not self._stopped.is_set():
+        """Put an item into the queue; False if the prefetch was closed first."""
+        while not self._is_closed.is_set():
             try:
                 self._items.put(item, timeout=0.1)
                 return True

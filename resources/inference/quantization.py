@@ -1,8 +1,8 @@
-"""Eight-bit networks for OpenVINO, calibrated on the user's own pictures.
+"""Quantization of OpenVINO networks to int8, calibrated on frames of the user's own recordings.
 
-Every convolution gets weights of 255 levels, scaled per output channel, and an input of 256 levels between the mean
-of the pictures' lowest and the mean of their highest values. OpenVINO then computes it with the processor's eight-bit
-instructions. Depthwise convolutions, attention and the decoding of boxes stay as they are.
+The weights of every convolution get 255 levels, scaled per output channel. Its input gets 256 levels, between the mean
+over the calibration images of the lowest values and that of the highest values. OpenVINO then computes the convolution
+with the processor's int8 instructions. Depthwise convolutions, attention and the decoding of boxes are not quantized.
 
 The scheme is that of Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", CVPR 2018.
@@ -17,33 +17,33 @@ _ACTIVATION_LEVELS = 256
 _WEIGHT_LEVELS = 255
 
 
-def quantized(network: Any, pictures: Sequence[np.ndarray]) -> Any:
-    """A copy of an OpenVINO network whose convolutions compute in eight bits.
+def quantize(network: Any, images: Sequence[np.ndarray]) -> Any:
+    """Return a copy of an OpenVINO network whose convolutions compute in int8.
 
     Args:
-        network: Takes one uint8 picture of shape (1, height_px, width_px, 3).
-        pictures: Fitted pictures to calibrate on, uint8 of shape (height_px, width_px, 3).
+        network: Its input is one uint8 image of shape (1, height_px, width_px, 3).
+        images: Letterboxed images to calibrate on, uint8 of shape (height_px, width_px, 3).
     """
     from openvino import opset13 as ops
 
-    low, high = _input_ranges(network, pictures)
+    low, high = _measure_input_ranges(network, images)
     copy = network.clone()
-    made: dict[tuple[str, int], Any] = {}
+    quantized_inputs: dict[tuple[str, int], Any] = {}
     for convolution in _convolutions(copy):
         source = convolution.input_value(0)
-        weights = _constant(convolution.input_value(1).get_node())
+        weights = _constant_value(convolution.input_value(1).get_node())
         if weights is None:
             continue
         name = (source.get_node().get_friendly_name(), source.get_index())
-        if name not in made:
-            bounds = _bounds(low[convolution.get_friendly_name()], high[convolution.get_friendly_name()])
-            ends = [ops.constant(np.full((1, 1, 1, 1), bound, np.float32)) for bound in bounds]
-            made[name] = ops.fake_quantize(source, *ends, *ends, _ACTIVATION_LEVELS)
-        convolution.input(0).replace_source_output(made[name].output(0))
+        if name not in quantized_inputs:
+            bounds = _align_to_zero(low[convolution.get_friendly_name()], high[convolution.get_friendly_name()])
+            limits = [ops.constant(np.full((1, 1, 1, 1), bound, np.float32)) for bound in bounds]
+            quantized_inputs[name] = ops.fake_quantize(source, *limits, *limits, _ACTIVATION_LEVELS)
+        convolution.input(0).replace_source_output(quantized_inputs[name].output(0))
         largest = np.abs(weights).max(axis=tuple(range(1, weights.ndim)), keepdims=True).clip(1e-6)
-        ends = [ops.constant(-largest), ops.constant(largest)]
-        fewer = ops.fake_quantize(ops.constant(weights), *ends, *ends, _WEIGHT_LEVELS)
-        convolution.input(1).replace_source_output(fewer.output(0))
+        limits = [ops.constant(-largest), ops.constant(largest)]
+        quantized_weights = ops.fake_quantize(ops.constant(weights), *limits, *limits, _WEIGHT_LEVELS)
+        convolution.input(1).replace_source_output(quantized_weights.output(0))
     copy.validate_nodes_and_infer_types()
     return copy
 
@@ -52,25 +52,25 @@ def _convolutions(network: Any) -> list[Any]:
     return [node for node in network.get_ordered_ops() if node.get_type_name() == "Convolution"]
 
 
-def _constant(node: Any) -> np.ndarray | None:
-    """The float32 value of a constant, also behind a change of type; None for anything else."""
+def _constant_value(node: Any) -> np.ndarray | None:
+    """Return the float32 value of a constant, also behind a type conversion; None for any other node."""
     if node.get_type_name() == "Convert":
-        return _constant(node.input_value(0).get_node())
+        return _constant_value(node.input_value(0).get_node())
     if node.get_type_name() != "Constant":
         return None
     return np.asarray(node.get_data(), np.float32)
 
 
-def _bounds(low: float, high: float) -> tuple[float, float]:
-    """The range widened so that zero is one of its levels: padding with zeros must stay exact."""
+def _align_to_zero(low: float, high: float) -> tuple[float, float]:
+    """Widen a range so that zero is one of its levels: zero padding must stay exact."""
     low, high = min(low, 0.0), max(high, 0.0, low + 1e-6)
     step = (high - low) / (_ACTIVATION_LEVELS - 1)
-    below = round(-low / step)
-    return -below * step, (_ACTIVATION_LEVELS - 1 - below) * step
+    zero_level = round(-low / step)
+    return -zero_level * step, (_ACTIVATION_LEVELS - 1 - zero_level) * step
 
 
-def _input_ranges(network: Any, pictures: Sequence[np.ndarray]) -> tuple[dict[str, float], dict[str, float]]:
-    """By convolution, the mean over pictures of the lowest and of the highest value of its input."""
+def _measure_input_ranges(network: Any, images: Sequence[np.ndarray]) -> tuple[dict[str, float], dict[str, float]]:
+    """Measure, by convolution, the mean over images of the lowest and of the highest value of its input."""
     import openvino
     from openvino import opset13 as ops
 
@@ -81,12 +81,12 @@ def _input_ranges(network: Any, pictures: Sequence[np.ndarray]) -> tuple[dict[st
     for convolution in convolutions:
         source = convolution.input_value(0)
         results += [ops.result(ops.reduce_min(source, axes)), ops.result(ops.reduce_max(source, axes))]
-    measuring = openvino.Model(results, copy.get_parameters(), "ranges")
-    compiled = openvino.Core().compile_model(measuring, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    range_network = openvino.Model(results, copy.get_parameters(), "ranges")
+    compiled = openvino.Core().compile_model(range_network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
-    values = np.zeros((len(pictures), len(results)))
-    for row, picture in zip(values, pictures, strict=True):
-        request.infer({0: picture[None]})
+    values = np.zeros((len(images), len(results)))
+    for row, image in zip(values, images, strict=True):
+        request.infer({0: image[None]})
         row[:] = [request.get_output_tensor(index).data.item() for index in range(len(results))]
     means = values.mean(axis=0)
     names = [convolution.get_friendly_name() for convolution in convolutions]

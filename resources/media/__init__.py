@@ -1,15 +1,18 @@
-"""Reading recordings exactly and writing normalized video, with PyAV.
+"""Decodes recordings and writes normalized video, with PyAV.
 
-A normalized video is upright, has square pixels, is progressive 8-bit 4:2:0 BT.709 H.264 in MP4 and of constant rate;
-every one of its frames knows the source frame it shows and that frame's time on the source's clock.
+A normalized video is upright, has square pixels and a constant frame rate, and is progressive 8-bit 4:2:0 BT.709 H.264
+in MP4. For every frame of it, the index of its source frame and that frame's time on the source's clock are known.
 
-    opening      a file becomes a container, a stream and a decoder; nothing else is ever opened
-    probing      what a file claims and what its first picture shows
-    timeline     what its packets say of time, without decoding
-    decoding     frames in order, and the ledger of what became of every packet
-    measuring    brightness, sharpness, motion and scene score of each frame
-    encoding     pictures to normalized H.264
-    normalizing  all of these together: take over what conforms, encode the rest
-    reading      frames of a normalized video
-    isolation    probing and normalizing where a crash or a hang of a codec can be survived
+    container         opens a file as container, video stream and decoder; no other file is ever opened
+    probe             the header's claims and the properties of the first frame
+    timeline          frame rate and timestamps, from the packets, without decoding
+    decode            frames in order, and the packet ledger: the outcome of every packet
+    picture_measures  brightness, sharpness, motion and scene score of each frame
+    encode            source frames to normalized H.264
+    normalize         all of these together: remux sources that conform, transcode the others
+    normalized_file   what normalization returns
+    frame_reader      frames of a normalized video, with seeking
+    frame_converter   decoded frames to BGR arrays
+    progress          the progress callback
+    isolation         probe and normalize in a process whose crash or hang costs one recording
 """

@@ -1,4 +1,4 @@
-"""The model stage: kills lose little and change nothing, frames that are not looked at, and further models."""
+"""The model stage: checkpoints, previews, skipped frames, regions, engine selection and further models."""
 
 import json
 import random
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,217 +16,241 @@ import pyarrow as pa
 import pytest
 from dagster import DagsterInstance, materialize
 
-import resources.pictures
-from cv_assets.detections import analysed_frames, detect_recording, model_assets
+from cv_assets.asset_graph import AssetGraph
+from cv_assets.camera_settings import CameraObserver
+from cv_assets.detections import detect_recording, model_stage
 from cv_assets.partitions import recordings_partitions
-from cv_assets.walk import WALK
-from demo.scenes import demo_scene, write_video
+from cv_assets.recording_inference import analysed_frame_positions
+from demo.drawn_scenes.demo_scenes import demo_scene
+from demo.drawn_scenes.video_files import write_video
+from resources.config.detection_config import DetectionSettings, ModelSettings
+from resources.config.settings import Settings
+from resources.inference import engine_selection
+from resources.inference.detection_arrays import Detections
+from resources.inference.detection_region import DetectionRegion
 from resources.inference.detector import Models
-from resources.inference.postprocessing import Found
-from resources.media.reading import read_frames
-from resources.pictures import shrunk
-from resources.region import Region
-from resources.results import open_results, publish
-from resources.schema import DETECTIONS, MODEL_RUNS, MODELS, RECORDINGS, model_tables, table_named
-from resources.settings import DetectionSettings, ModelSettings, Settings
-from resources.storage import Store
-from resources.watched_folder import SourceIndex, identify, list_recordings
-from tests.conftest import BUNDLED_WEIGHTS
+from resources.media.frame_reader import read_images
+from resources.previews import preview_throttle
+from resources.previews.annotated_frames import shrink_to_preview
+from resources.schema.model_tables import DETECTIONS, MODEL_RUNS, MODELS
+from resources.schema.recording_tables import RECORDINGS
+from resources.schema.table_registry import find_table, model_tables
+from resources.source_index import SourceIndex, identify_files
+from resources.storage.delta_store import Store
+from resources.storage.results_database import open_results, publish
+from resources.watched_files import list_watched_files
+from tests.builders.locations import BUNDLED_WEIGHTS
+
+pytestmark = pytest.mark.slow
 
 SETTINGS = DetectionSettings(weights=str(BUNDLED_WEIGHTS))
 
-DETECT = """
+DETECT_SCRIPT = """
 import os, sys
 from pathlib import Path
 from cv_assets.detections import detect_recording
+from resources.config.detection_config import DetectionSettings
 from resources.inference.detector import Models
-from resources.inference.postprocessing import Found
-from resources.schema import model_tables
-from resources.settings import DetectionSettings
-from resources.storage import Store
-data, recording_id, weights = sys.argv[1:]
-settings = DetectionSettings(weights=weights)
-told = detect_recording(recording_id, Store(Path(data)), settings, model_tables("detect"), Models(), "cpu",
-                        lambda *_: None, checkpoint_s=1)
-print(told["detections"]["resumed_at_frame"])
+from resources.schema.table_registry import model_tables
+from resources.storage.delta_store import Store
+data_folder, recording_id, weights = sys.argv[1:]
+metadata = detect_recording(recording_id, Store(Path(data_folder)), DetectionSettings(weights=weights),
+                            model_tables("detect"), Models(), "cpu", lambda *_: None, checkpoint_s=1)
+print(metadata["detections"]["resumed_at_frame"])
 sys.stdout.flush()
 os._exit(0)
 """
 
 
-def normalized(folder: Path, seconds: int) -> tuple[Store, str]:
-    """A store with one drawn recording, normalized."""
+def normalize_drawn_recording(folder: Path, duration_s: int) -> tuple[Store, str]:
+    """A store with one drawn recording, normalized, and the id of the recording."""
     settings = Settings(watched_folder=folder / "recordings", data_folder=folder / "data", detections=SETTINGS)
     settings.watched_folder.mkdir(parents=True)
-    write_video(demo_scene(5, seconds, {"car": 4, "person": 5}), settings.watched_folder / "street.mp4")
+    write_video(demo_scene(5, duration_s, {"car": 4, "person": 5}), settings.watched_folder / "street.mp4")
     store = Store(settings.data_folder)
-    found = identify(settings, list_recordings(settings).files, {})
-    SourceIndex(store).save(found.values())
-    recording_id = str(found["street.mp4"].recording_id)
+    files_by_path = identify_files(settings, list_watched_files(settings).files, {})
+    SourceIndex(store).save(files_by_path.values())
+    recording_id = str(files_by_path["street.mp4"].recording_id)
     resources: dict[str, Any] = {"store": store, "settings": settings, "models": Models()}
+    ingest = AssetGraph.build(settings).assets[:2]
     with DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(recordings_partitions.name or "", [recording_id])
-        assert materialize(WALK[:2], instance=instance, resources=resources, partition_key=recording_id).success
+        assert materialize(ingest, instance=instance, resources=resources, partition_key=recording_id).success
     return store, recording_id
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
-    return normalized(tmp_path_factory.mktemp("detections"), 16)
+def normalized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
+    """A store with one normalized recording of 400 frames, and the id of the recording."""
+    return normalize_drawn_recording(tmp_path_factory.mktemp("detections"), 16)
 
 
-def detected(store: Store, recording_id: str, **changed: object) -> pa.Table:
-    settings = SETTINGS.model_copy(update=changed)
+def detect(store: Store, recording_id: str, **changes: object) -> pa.Table:
+    """Run the detector with changed settings; returns the stored rows in order."""
+    settings = SETTINGS.model_copy(update=changes)
     detect_recording(recording_id, store, settings, model_tables("detect"), Models(), "cpu", lambda *_: None)
-    return in_order(store)
+    return read_detections_in_order(store)
 
 
-def in_order(store: Store) -> pa.Table:
+def read_detections_in_order(store: Store) -> pa.Table:
     return store.read(DETECTIONS).sort_by([("frame_index", "ascending"), ("detection_index", "ascending")])
 
 
-def by_frame(rows: pa.Table, columns: list[str]) -> dict[int, list[tuple[object, ...]]]:
+def boxes_by_frame(rows: pa.Table, columns: list[str]) -> dict[int, list[tuple[object, ...]]]:
     boxes: dict[int, list[tuple[object, ...]]] = {}
     for row in rows.to_pylist():
         boxes.setdefault(row["frame_index"], []).append(tuple(row[name] for name in columns))
     return boxes
 
 
-def test_kills_lose_at_most_a_part_and_change_nothing(prepared: tuple[Store, str], tmp_path: Path) -> None:
-    original, recording_id = prepared
+def test_a_killed_run_resumes_at_its_last_checkpoint_with_the_same_detections(
+    normalized: tuple[Store, str], tmp_path: Path
+) -> None:
+    original, recording_id = normalized
     for name in ("killed", "undisturbed"):
         shutil.copytree(original.data_folder, tmp_path / name)
     killed = Store(tmp_path / "killed")
     arguments = [recording_id, str(BUNDLED_WEIGHTS)]
-    subprocess.run([sys.executable, "-c", DETECT, str(tmp_path / "undisturbed"), *arguments], check=True)
-    parts = killed.data_folder / "unfinished" / "detections" / recording_id
+    subprocess.run([sys.executable, "-c", DETECT_SCRIPT, str(tmp_path / "undisturbed"), *arguments], check=True)
+    checkpoints = killed.data_folder / "unfinished" / "detections" / recording_id
     rng = random.Random(0)
-    for wanted in (1, 3, 6, 11):
-        with subprocess.Popen([sys.executable, "-c", DETECT, str(killed.data_folder), *arguments]) as running:
-            deadline = time.monotonic() + 60
-            while len(list(parts.glob("*/0*"))) < wanted and running.poll() is None and time.monotonic() < deadline:
+    for count in (1, 3, 6, 11):
+        with subprocess.Popen([sys.executable, "-c", DETECT_SCRIPT, str(killed.data_folder), *arguments]) as process:
+            deadline_s = time.monotonic() + 60
+            while (
+                len(list(checkpoints.glob("*/0*"))) < count and process.poll() is None and time.monotonic() < deadline_s
+            ):
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.1))
-            running.send_signal(signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
         assert killed.row_count(DETECTIONS) == 0
-    ended = subprocess.run(
-        [sys.executable, "-c", DETECT, str(killed.data_folder), *arguments], check=True, capture_output=True, text=True
+    resumed = subprocess.run(
+        [sys.executable, "-c", DETECT_SCRIPT, str(killed.data_folder), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert int(ended.stdout.splitlines()[0]) >= 11 * 25
-    assert in_order(killed).equals(in_order(Store(tmp_path / "undisturbed")))
+    assert int(resumed.stdout.splitlines()[0]) >= 11 * 25
+    assert read_detections_in_order(killed).equals(read_detections_in_order(Store(tmp_path / "undisturbed")))
     assert killed.row_count(DETECTIONS) > 100
-    assert not parts.exists()
+    assert not checkpoints.exists()
 
 
-def test_pictures_show_the_frames_they_tell_of_with_their_boxes(
-    prepared: tuple[Store, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_previews_show_their_frames_with_the_boxes(
+    normalized: tuple[Store, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, recording_id = prepared
+    original, recording_id = normalized
     store = Store(shutil.copytree(original.data_folder, tmp_path / "data"))
-    monkeypatch.setattr(resources.pictures, "EVERY_S", 0.0)
+    monkeypatch.setattr(preview_throttle, "PREVIEW_INTERVAL_S", 0.0)
     left = ((0.0, 0.0), (0.6, 0.0), (0.6, 1.0), (0.0, 1.0))
     settings = SETTINGS.model_copy(update={"regions": {"*": (left,)}})
-    shown: dict[int, np.ndarray] = {}
+    previews: dict[int, np.ndarray] = {}
 
-    def told(done: int, total: int, picture: np.ndarray | None = None, /) -> None:
+    def collect_previews(done: int, total: int, preview: np.ndarray | None = None, /) -> None:
         assert total == 400
-        if picture is not None:
-            shown[done - 1] = picture
+        if preview is not None:
+            previews[done - 1] = preview
 
-    detect_recording(recording_id, store, settings, model_tables("detect"), Models(), "cpu", told)
-    assert 10 <= len(shown) <= resources.pictures.MOST_PER_RECORDING
+    detect_recording(recording_id, store, settings, model_tables("detect"), Models(), "cpu", collect_previews)
+    assert 10 <= len(previews) <= preview_throttle.MAX_PREVIEWS_PER_RECORDING
     row = store.read(RECORDINGS).to_pylist()[0]
     boxes = store.read(DETECTIONS).to_pylist()
-    with_boxes = 0
-    for frame_index, frame in read_frames(store.data_folder / row["video_path"], wanted=sorted(shown)):
-        own = [box for box in boxes if box["frame_index"] == frame_index]
-        drawn = (np.abs(shown[frame_index].astype(int) - shrunk(frame)) > 8).any(axis=2)
-        scale = (drawn.shape[1] - 1) / row["width_px"]
-        for box in own:
+    frames_with_boxes = 0
+    rate_fps = Fraction(row["rate_fps_num"], row["rate_fps_den"])
+    images = read_images(store.data_folder / row["video_path"], sorted(previews), rate_fps)
+    for frame_index, image in zip(sorted(previews), images, strict=True):
+        frame_boxes = [box for box in boxes if box["frame_index"] == frame_index]
+        is_drawn = (np.abs(previews[frame_index].astype(int) - shrink_to_preview(image)) > 8).any(axis=2)
+        scale = (is_drawn.shape[1] - 1) / row["width_px"]
+        for box in frame_boxes:
             x, top, bottom = (round(box[edge] * scale) for edge in ("x_min_px", "y_min_px", "y_max_px"))
-            assert drawn[top : bottom + 1, max(0, x - 1) : x + 2].any(axis=1).mean() > 0.9
-        with_boxes += bool(own)
-        # Besides boxes, names and the outline of the region it is the frame itself.
-        assert drawn.mean() < 0.05 + 0.05 * len(own)
-    assert with_boxes > 5
+            assert is_drawn[top : bottom + 1, max(0, x - 1) : x + 2].any(axis=1).mean() > 0.9
+        frames_with_boxes += bool(frame_boxes)
+        # The rest, apart from boxes, class names and the outline of the region, is the frame itself.
+        assert is_drawn.mean() < 0.05 + 0.05 * len(frame_boxes)
+    assert frames_with_boxes > 5
 
 
-def test_parts_of_other_settings_are_not_taken_up(prepared: tuple[Store, str]) -> None:
-    store, recording_id = prepared
+def test_checkpoints_of_other_settings_are_not_used(normalized: tuple[Store, str]) -> None:
+    store, recording_id = normalized
     stale = store.data_folder / "unfinished" / "detections" / recording_id / "0123456789ab" / "00000"
     stale.mkdir(parents=True)
-    rows = detected(store, recording_id)
+    rows = detect(store, recording_id)
     assert rows.num_rows > 100
     assert not stale.exists()
 
 
-def test_at_a_lower_rate_each_span_of_time_has_one_frame() -> None:
+def test_a_lower_rate_selects_one_frame_per_interval() -> None:
     time_s = np.array([0, 0.04, 0.08, 0.5, 0.52, 1.9, 2.0, 2.04])
-    assert analysed_frames(time_s, None).tolist() == list(range(8))
-    assert analysed_frames(time_s, 2).tolist() == [0, 3, 5, 6]
-    assert analysed_frames(np.arange(250) / 25, 5).tolist() == list(range(0, 250, 5))
+    assert analysed_frame_positions(time_s, None).tolist() == list(range(8))
+    assert analysed_frame_positions(time_s, 2).tolist() == [0, 3, 5, 6]
+    assert analysed_frame_positions(np.arange(250) / 25, 5).tolist() == list(range(0, 250, 5))
 
 
-def test_at_a_lower_rate_the_same_boxes_are_found_in_fewer_frames(prepared: tuple[Store, str]) -> None:
-    store, recording_id = prepared
-    every = detected(store, recording_id, precision="f32")
-    fewer = detected(store, recording_id, precision="f32", max_rate_fps=5.0)
+def test_a_lower_rate_gives_the_same_boxes_in_fewer_frames(normalized: tuple[Store, str]) -> None:
+    store, recording_id = normalized
+    every = detect(store, recording_id, precision="f32")
+    fewer = detect(store, recording_id, precision="f32", max_rate_fps=5.0)
     frames = sorted(set(fewer["frame_index"].to_pylist()))
     assert len(frames) > 20
     assert {frame % 5 for frame in frames} == {0}
-    kept = [row for row in every.to_pylist() if row["frame_index"] in set(frames)]
-    assert fewer.to_pylist() == kept
+    assert fewer.to_pylist() == [row for row in every.to_pylist() if row["frame_index"] in set(frames)]
     run = store.read(MODEL_RUNS).to_pylist()[0]
     assert (run["frame_count"], run["analysed_frame_count"], run["reused_frame_count"]) == (400, 80, 0)
 
 
-def test_frames_that_look_the_same_have_the_boxes_of_the_last_that_was_looked_at(prepared: tuple[Store, str]) -> None:
-    store, recording_id = prepared
+def test_skipped_frames_reuse_the_boxes_of_the_last_analysed_frame(normalized: tuple[Store, str]) -> None:
+    store, recording_id = normalized
     columns = ["class_id", "confidence", "x_min_px", "y_min_px", "x_max_px", "y_max_px"]
-    every = by_frame(detected(store, recording_id, precision="f32"), columns)
-    rows = detected(store, recording_id, precision="f32", skip_static=True)
+    boxes_without_skipping = boxes_by_frame(detect(store, recording_id, precision="f32"), columns)
+    rows = detect(store, recording_id, precision="f32", skip_unchanged_frames=True)
     run = store.read(MODEL_RUNS).to_pylist()[0]
     assert 20 < run["reused_frame_count"] < 380
-    kept, reused = by_frame(rows, columns), set(rows.filter(rows["is_reused"])["frame_index"].to_pylist())
-    last = 0
+    boxes = boxes_by_frame(rows, columns)
+    reused = set(rows.filter(rows["is_reused"])["frame_index"].to_pylist())
+    last_analysed = 0
     for frame_index in range(400):
-        last = last if frame_index in reused else frame_index
-        assert kept.get(frame_index) == every.get(last)
+        last_analysed = last_analysed if frame_index in reused else frame_index
+        assert boxes.get(frame_index) == boxes_without_skipping.get(last_analysed)
 
 
-def test_what_is_said_of_the_whole_picture_is_kept_wherever_the_region_lies() -> None:
+def test_classes_of_the_whole_frame_are_kept_wherever_the_region_is() -> None:
     apart = (((0, 0), (0.2, 0), (0.2, 0.2), (0, 0.2)), ((0.8, 0.8), (1, 0.8), (1, 1), (0.8, 1)))
-    region = Region.of(apart, 640, 360)
-    whole = Found(np.array([[0, 0, 640, 360]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32))
-    assert len(region.back(whole)) == 0
-    assert len(region.back(whole, of_picture=True)) == 1
+    region = DetectionRegion.from_polygons(apart, 640, 360)
+    whole = Detections(np.array([[0, 0, 640, 360]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32))
+    assert len(whole.to_full_frame(region)) == 0
+    assert len(whole.to_full_frame(region, keep_outside=True)) == 1
 
 
-def test_only_boxes_of_the_region_are_kept_and_they_are_the_same(prepared: tuple[Store, str]) -> None:
-    store, recording_id = prepared
-    every = detected(store, recording_id, precision="f32").to_pylist()
+def test_a_region_keeps_only_its_boxes_and_they_are_the_same(normalized: tuple[Store, str]) -> None:
+    store, recording_id = normalized
+    all_boxes = detect(store, recording_id, precision="f32").to_pylist()
     left = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
-    inside = detected(store, recording_id, precision="f32", regions={"*": (left,)}).to_pylist()
+    region_boxes = detect(store, recording_id, precision="f32", regions={"*": (left,)}).to_pylist()
     width_px = store.read(RECORDINGS).to_pylist()[0]["width_px"]
-    assert all((row["x_min_px"] + row["x_max_px"]) / 2 <= width_px / 2 for row in inside)
-    wanted = [r for r in every if (r["x_min_px"] + r["x_max_px"]) / 2 < width_px * 0.45 and r["confidence"] > 0.5]
+    assert all((box["x_min_px"] + box["x_max_px"]) / 2 <= width_px / 2 for box in region_boxes)
+    expected = [
+        box
+        for box in all_boxes
+        if (box["x_min_px"] + box["x_max_px"]) / 2 < width_px * 0.45 and box["confidence"] > 0.5
+    ]
     by_frame: dict[int, list[dict[str, Any]]] = {}
-    for row in inside:
-        by_frame.setdefault(row["frame_index"], []).append(row)
-    met = sum(
-        any(abs(row["x_min_px"] - other["x_min_px"]) < 8 for other in by_frame.get(row["frame_index"], []))
-        for row in wanted
+    for box in region_boxes:
+        by_frame.setdefault(box["frame_index"], []).append(box)
+    matched_count = sum(
+        any(abs(box["x_min_px"] - match["x_min_px"]) < 8 for match in by_frame.get(box["frame_index"], []))
+        for box in expected
     )
-    assert len(wanted) > 50
-    assert met >= 0.95 * len(wanted)
+    assert len(expected) > 50
+    assert matched_count >= 0.95 * len(expected)
 
 
-def test_engines_are_measured_on_the_footage_once(
-    prepared: tuple[Store, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_engines_are_measured_once_on_frames_of_the_recording(
+    normalized: tuple[Store, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resources.inference.detector._ENOUGH_BOXES", 20)
-    monkeypatch.setattr("resources.inference.detector._FEW_BOXES", 0)
-    store, recording_id = prepared
+    monkeypatch.setattr(engine_selection, "_MIN_REFERENCE_BOXES", 20)
+    monkeypatch.setattr(engine_selection, "_STRICT_BELOW_BOX_COUNT", 0)
+    store, recording_id = normalized
     models = Models(tmp_path / "cache")
     detect_recording(recording_id, store, SETTINGS, model_tables("detect"), models, "cpu", lambda *_: None)
     rows = store.read(MODELS).to_pylist()
@@ -239,7 +264,7 @@ def test_engines_are_measured_on_the_footage_once(
     assert used[0]["frames_per_s"] == max(row["frames_per_s"] for row in agreeing)
     files = sorted(tmp_path.rglob("measured-*.json"))
     assert len(files) == 1
-    # What disagrees is not used, however fast it is.
+    # An engine that does not agree with the reference is not used, however fast it is.
     measured = json.loads(files[0].read_text())
     for engine in measured:
         engine["recall_iou50"] = 1.0 if engine["precision"] == "f32" else 0.5
@@ -247,35 +272,40 @@ def test_engines_are_measured_on_the_footage_once(
     assert Models(tmp_path / "cache").detector(SETTINGS, 640, 360, "cpu").engine_name == "openvino-f32-320x192"
 
 
-def test_a_further_model_is_an_asset_of_its_own(prepared: tuple[Store, str]) -> None:
-    store, recording_id = prepared
-    detected(store, recording_id)
+def test_a_further_model_is_an_asset_of_its_own(normalized: tuple[Store, str]) -> None:
+    store, recording_id = normalized
+    detect(store, recording_id)
     second = ModelSettings(name="second", weights=str(BUNDLED_WEIGHTS), class_names=("car",))
-    assets = model_assets(second, "second")
     settings = Settings(data_folder=store.data_folder, detections=SETTINGS, models=(second,))
     resources: dict[str, Any] = {"store": store, "settings": settings, "models": Models()}
+    assets = model_stage(second, "second").build(settings, CameraObserver(settings))
     with DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(recordings_partitions.name or "", [recording_id])
         assert materialize([assets], instance=instance, resources=resources, partition_key=recording_id).success
     publish(store)
     with open_results(store.data_folder) as results:
-        asked = "SELECT count(*), count(*) FILTER (class_name = 'car') FROM "
-        mine, cars = results.execute(f"{asked} second_detections").fetchall()[0]
-        every, all_cars = results.execute(f"{asked} detections").fetchall()[0]
-    assert mine == cars == all_cars > 0
-    assert every > all_cars
+        counts = "SELECT count(*), count(*) FILTER (class_name = 'car') FROM "
+        second_count, second_cars = results.execute(f"{counts} second_detections").fetchall()[0]
+        count, cars = results.execute(f"{counts} detections").fetchall()[0]
+    assert second_count == second_cars == cars > 0
+    assert count > cars
     assert {run["asset_name"] for run in store.read(MODEL_RUNS).to_pylist()} == {"detections", "second_detections"}
 
 
-def test_a_models_settings_make_only_its_own_asset_stale() -> None:
-    def versions(settings: DetectionSettings, name: str | None = None) -> set[str | None]:
-        return {spec.code_version for spec in model_assets(settings, name).specs}
+def test_the_settings_of_a_model_make_only_its_own_asset_stale() -> None:
+    def build(detector: DetectionSettings = SETTINGS, *models: ModelSettings) -> dict[str, str | None]:
+        graph = AssetGraph.build(Settings(detections=detector, models=models))
+        return {spec.key.to_user_string(): spec.code_version for assets in graph.assets for spec in assets.specs}
 
     second = ModelSettings(name="second", weights=str(BUNDLED_WEIGHTS))
-    changed = second.model_copy(update={"min_confidence": 0.3})
-    assert versions(second, "second") != versions(changed, "second")
-    assert versions(SETTINGS) == versions(SETTINGS.model_copy(update={"device": "cpu"}))
-    names = [spec.key.to_user_string() for spec in model_assets(second.model_copy(update={"task": "pose"}), "p").specs]
-    assert names == ["p_detections", "p_keypoints"]
-    table = table_named("p_keypoints")
+    versions = build(SETTINGS, second)
+    changed = build(SETTINGS, second.model_copy(update={"min_confidence": 0.3}))
+    assert {name for name in versions if versions[name] != changed[name]} == {"second_detections"}
+    assert build() == build(SETTINGS.model_copy(update={"device": "cpu"}))
+
+
+def test_the_tables_of_a_further_model_follow_its_task_and_name() -> None:
+    pose = ModelSettings(name="p", weights=str(BUNDLED_WEIGHTS), task="pose")
+    assert model_stage(pose, "p").stage.asset_names == ("p_detections", "p_keypoints")
+    table = find_table("p_keypoints")
     assert table is not None and table.key == ("recording_id", "frame_index", "detection_index", "keypoint_index")

@@ -1,30 +1,36 @@
-"""The account of a recording: rows of frames, columns of the ledger, and the check that finds what does not add up."""
+"""Rows of frames, columns of the content, and the check that the packet ledger adds up."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from cv_assets.normalized_video import content_columns, frame_rows, ledger_faults
-from resources.media.normalizing import normalize
-from resources.media.probing import probe
-from resources.schema import FRAMES, broken_rules
-from resources.settings import CameraSettings, Settings, VideoSettings, load_settings
-from tests.conftest import MakeVideo
+from resources.config.camera_config import CameraSettings
+from resources.config.media_config import VideoSettings
+from resources.config.settings import Settings
+from resources.config.settings_file import load_settings
+from resources.media.normalize import normalize
+from resources.media.probe import probe
+from resources.schema.recording_tables import FRAMES
+from resources.schema.row_checks import broken_rules
+from tests.builders.numbered_videos import MakeVideo
 
 STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def accounted(source: Path, output: Path, settings: VideoSettings) -> tuple[dict[str, Any], Any]:
+def normalize_to_rows(source: Path, output: Path, settings: VideoSettings) -> tuple[dict[str, Any], pa.Table]:
+    """Normalize a file; returns its row of `recordings` and its rows of `frames`."""
     video = normalize(source, output, settings)
     row = {"recording_id": "r", **vars(probe(source, settings))}
     return row | content_columns(video, row), frame_rows("r", video, STARTED, "file_name")
 
 
-def test_every_frame_has_its_row(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_every_frame_has_a_row_with_its_time(make_video: MakeVideo, tmp_path: Path) -> None:
     settings = VideoSettings(max_rate_fps=10)
-    row, frames = accounted(make_video("a.mkv", 50, rate=20), tmp_path / "out.mp4", settings)
+    row, frames = normalize_to_rows(make_video("a.mkv", 50, rate=20), tmp_path / "out.mp4", settings)
     assert broken_rules(FRAMES, frames) == []
     assert frames["captured_at_utc"][10].as_py() - STARTED == timedelta(seconds=1)
     assert set(frames["captured_at_source"].to_pylist()) == {"file_name"}
@@ -33,34 +39,34 @@ def test_every_frame_has_its_row(make_video: MakeVideo, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "told"),
+    ("column", "rule"),
     [
         ("corrupt_count", "packets and extra frames"),
         ("decimated_count", "decoded frames = emitted"),
         ("container_packet_count", "packets in the container"),
     ],
 )
-def test_what_does_not_add_up_is_found(make_video: MakeVideo, tmp_path: Path, column: str, told: str) -> None:
-    row, frames = accounted(make_video("a.mp4", 20), tmp_path / "out.mp4", VideoSettings())
+def test_a_sum_that_does_not_add_up_is_a_fault(make_video: MakeVideo, tmp_path: Path, column: str, rule: str) -> None:
+    row, frames = normalize_to_rows(make_video("a.mp4", 20), tmp_path / "out.mp4", VideoSettings())
     faults = ledger_faults(row | {column: row[column] + 1}, frames, tmp_path / "out.mp4")
-    assert len(faults) == 1 and faults[0].startswith("r: ") and told in faults[0]
+    assert len(faults) == 1 and faults[0].startswith("r: ") and rule in faults[0]
     assert any("frames in the file" in fault for fault in ledger_faults(row, frames[:-1], tmp_path / "out.mp4"))
 
 
-def test_what_the_header_claims_and_the_file_lacks_is_missing(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_the_end_that_a_truncated_file_lacks_is_missing(make_video: MakeVideo, tmp_path: Path) -> None:
     whole = make_video("a.mov", 100, rate=10, codec="mjpeg", pixel_format="yuvj420p", options={})
     fast = tmp_path / "fast.mp4"
     normalize(whole, fast, VideoSettings())
-    cut = tmp_path / "cut.mp4"
-    cut.write_bytes(fast.read_bytes()[: fast.stat().st_size * 6 // 10])
-    row, _ = accounted(cut, tmp_path / "out.mp4", VideoSettings())
+    truncated = tmp_path / "truncated.mp4"
+    truncated.write_bytes(fast.read_bytes()[: fast.stat().st_size * 6 // 10])
+    row, _ = normalize_to_rows(truncated, tmp_path / "out.mp4", VideoSettings())
     (missing,) = row["missing_s"]
     assert missing["start_s"] == pytest.approx(row["duration_s_from_content"])
     assert missing["end_s"] == pytest.approx(10, abs=0.15)
     assert 0.5 < row["duration_s_from_content"] < 9
 
 
-def test_a_camera_overrides_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+def test_a_camera_overrides_only_the_video_settings_that_it_sets(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(
         "video: {crf: 30, max_rate_fps: 10}\ncameras: {gate: {video: {region: [0, 0, 1, 0.5], crf: 20}}}\n"
     )

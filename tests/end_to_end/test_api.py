@@ -1,4 +1,4 @@
-"""The examples of docs/api.md run as they stand against a real pipeline."""
+"""The examples of docs/api.md run unchanged against a real pipeline."""
 
 import os
 import re
@@ -8,11 +8,15 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from dagster import DagsterRunStatus
 
-from demo.scenes import demo_scene, write_video
-from resources.results import results_path
-from resources.settings import PROJECT_ROOT
-from tests.end_to_end.stack import CV_ASSETS, Stack
+from demo.drawn_scenes.demo_scenes import demo_scene
+from demo.drawn_scenes.video_files import write_video
+from resources.config.settings_file import PROJECT_ROOT
+from resources.schema.columns import STATUSES
+from resources.storage.results_database import results_path
+from tests.builders.command_line import CV_ASSETS
+from tests.builders.running_pipeline import RunningPipeline
 
 DOCUMENT = (PROJECT_ROOT / "docs" / "api.md").read_text()
 
@@ -23,57 +27,54 @@ def examples(language: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("api"))
-    made.start()
-    yield made
-    made.stop()
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPipeline]:
+    pipeline = RunningPipeline(tmp_path_factory.mktemp("api"))
+    pipeline.start()
+    yield pipeline
+    pipeline.stop()
 
 
-def environment(stack: Stack, scene: int) -> dict[str, str]:
-    clip = stack.folder / f"clip{scene}.mp4"
-    write_video(demo_scene(scene, 4, {"car": 1}), clip)
+def example_environment(pipeline: RunningPipeline, seed: int) -> dict[str, str]:
+    """The variables that the examples read; draws the clip that they submit."""
+    clip = pipeline.folder / f"clip{seed}.mp4"
+    write_video(demo_scene(seed, 4, {"car": 1}), clip)
     return {
-        **stack.environment,
+        **pipeline.environment,
         "PATH": f"{CV_ASSETS.parent}:{os.environ['PATH']}",
-        "CV_ASSETS_URL": f"http://127.0.0.1:{stack.port}",
-        "CV_ASSETS_SETTINGS": str(stack.settings),
-        "WATCHED": str(stack.watched),
-        "RESULTS": str(results_path(stack.data)),
+        "CV_ASSETS_URL": f"http://127.0.0.1:{pipeline.port}",
+        "CV_ASSETS_SETTINGS": str(pipeline.settings_file),
+        "WATCHED": str(pipeline.watched_folder),
+        "RESULTS": str(results_path(pipeline.data_folder)),
         "CLIP": str(clip),
     }
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_examples_in_the_shell(stack: Stack) -> None:
-    ended = subprocess.run(
+def test_the_shell_examples_submit_query_and_materialize(pipeline: RunningPipeline) -> None:
+    process = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", examples("sh")],
-        env=environment(stack, 1), capture_output=True, text=True, timeout=240, cwd=stack.folder,
+        env=example_environment(pipeline, 1), capture_output=True, text=True, timeout=240, cwd=pipeline.folder,
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr + ended.stdout
-    assert re.match(r"visitor-[0-9a-f]{8}\n", ended.stdout)
-    assert '"status":"ok"' in ended.stdout
-    assert '{"class_name":"car","objects":1}' in ended.stdout
-    assert '"runsOrError"' in ended.stdout
-    assert '"LaunchRunSuccess"' in ended.stdout
+    assert process.returncode == 0, process.stderr + process.stdout
+    assert re.match(r"visitor-[0-9a-f]{8}\n", process.stdout)
+    assert '"status":"ok"' in process.stdout
+    assert '{"class_name":"car","objects":1}' in process.stdout
+    assert '"runsOrError"' in process.stdout
+    assert '"LaunchRunSuccess"' in process.stdout
 
 
-def test_the_examples_in_python(stack: Stack) -> None:
-    ended = subprocess.run(
+def test_the_python_examples_submit_query_and_materialize(pipeline: RunningPipeline) -> None:
+    process = subprocess.run(
         [sys.executable, "-c", examples("python")],
-        env=environment(stack, 2), capture_output=True, text=True, timeout=240, cwd=stack.folder,
+        env=example_environment(pipeline, 2), capture_output=True, text=True, timeout=240, cwd=pipeline.folder,
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr + ended.stdout
-    assert "('ok', None)" in ended.stdout
-    assert "[(4.0, 100, 1)]" in ended.stdout
-    assert "SUCCESS" in ended.stdout.splitlines()[-1]
+    assert process.returncode == 0, process.stderr + process.stdout
+    assert "('ok', None)" in process.stdout
+    assert "[(4.0, 100, 1)]" in process.stdout
+    assert "SUCCESS" in process.stdout.splitlines()[-1]
 
 
-def test_the_statuses_are_all_explained() -> None:
-    from dagster import DagsterRunStatus
-
-    from resources.schema import STATUSES
-
+def test_every_status_of_recordings_and_runs_is_documented() -> None:
     for status in (*STATUSES, *(status.value for status in DagsterRunStatus)):
-        if status not in ("NOT_STARTED", "MANAGED", "SUSPENDED"):  # which no run here has, or for a moment only
+        if status not in ("NOT_STARTED", "MANAGED", "SUSPENDED"):  # which no run of this pipeline has for long
             assert f"`{status}`" in DOCUMENT, status

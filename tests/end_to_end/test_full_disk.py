@@ -1,15 +1,15 @@
-"""The disk is full in the middle of the work: one sentence, nothing half-written, and it goes on with space."""
+"""A disk that fills while recordings are processed: one sentence, no partial rows, and the same command resumes."""
 
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from demo.scenes import demo_scene, write_video
-from tests.end_to_end.stack import CV_ASSETS, clean_environment, write_settings
+from demo.drawn_scenes.demo_scenes import demo_scene
+from demo.drawn_scenes.video_files import write_video
+from tests.builders.command_line import CV_ASSETS, clean_environment, write_settings
 
 # A mount namespace of its own, in which a small disk can be mounted without being root.
 OWN_MOUNTS = ["unshare", "--map-root-user", "--mount"]
@@ -18,11 +18,11 @@ _SCRIPT = """
 set -eu
 mount -t tmpfs -o size={size}m tmpfs {disk}
 {command} > {folder}/first.txt 2>&1 &
-work=$!
-for _ in $(seq 1200); do ls {disk}/data/media/*/normalized.mp4 > {folder}/seen.txt 2>&1 && break; sleep 0.1; done
-head -c {size}M /dev/zero > {disk}/hog 2> {folder}/hog.txt || true
-wait $work && first=0 || first=$?
-rm {disk}/hog
+process=$!
+for _ in $(seq 1200); do ls {disk}/data/media/*/normalized.mp4 > {folder}/videos.txt 2>&1 && break; sleep 0.1; done
+head -c {size}M /dev/zero > {disk}/filler 2> {folder}/filler.txt || true
+wait $process && first=0 || first=$?
+rm {disk}/filler
 {command} > {folder}/second.txt 2>&1 && second=0 || second=$?
 {sql} > {folder}/rows.txt
 echo $first $second
@@ -38,25 +38,26 @@ def can_mount(folder: Path) -> bool:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    made = tmp_path / "disk"
-    made.mkdir()
-    if not can_mount(made):
-        pytest.skip("this machine lets nobody mount a small disk (unshare --mount)")
-    yield made
+def disk(tmp_path: Path) -> Path:
+    """A folder on which the test can mount a small disk."""
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    if not can_mount(mount_point):
+        pytest.skip("this machine does not allow users to mount a small disk (unshare --mount)")
+    return mount_point
 
 
 @pytest.mark.long
-def test_a_full_disk_is_told_in_a_sentence_and_the_same_command_goes_on(disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_gives_one_sentence_and_the_same_command_resumes(disk: Path, tmp_path: Path) -> None:
     settings = write_settings(tmp_path, data_folder=str(disk / "data"), batches={"max_recordings": 1})
     for number in range(3):
         write_video(demo_scene(number, 10, {"car": 1}), tmp_path / "recordings" / f"clip {number}.mp4")
-    ours = f"{CV_ASSETS} process {tmp_path / 'recordings'} --settings {settings}"
-    counted = "SELECT status, frame_count FROM recordings JOIN summaries USING (recording_id, frame_count)"
-    sql = f"{CV_ASSETS} sql '{counted}' --settings {settings} --format csv"
-    script = _SCRIPT.format(size=SIZE_MB, disk=disk, folder=tmp_path, command=ours, sql=sql)
-    started = time.monotonic()
-    ended = subprocess.run(
+    command = f"{CV_ASSETS} process {tmp_path / 'recordings'} --settings {settings}"
+    query = "SELECT status, frame_count FROM recordings JOIN summaries USING (recording_id, frame_count)"
+    sql = f"{CV_ASSETS} sql '{query}' --settings {settings} --format csv"
+    script = _SCRIPT.format(size=SIZE_MB, disk=disk, folder=tmp_path, command=command, sql=sql)
+    started_s = time.monotonic()
+    process = subprocess.run(
         [*OWN_MOUNTS, "sh", "-c", script],
         capture_output=True,
         text=True,
@@ -64,9 +65,9 @@ def test_a_full_disk_is_told_in_a_sentence_and_the_same_command_goes_on(disk: Pa
         env={**clean_environment(), "TMPDIR": os.environ.get("TMPDIR", "/tmp")},
         check=False,
     )
-    told = (tmp_path / "first.txt").read_text()
-    assert ended.stdout.split() == ["2", "0"], (ended.stderr, told, time.monotonic() - started)
-    assert "Traceback" not in told
-    last = told.strip().splitlines()[-1]
-    assert last.startswith("cv-assets: The disk of the data folder")
+    output = (tmp_path / "first.txt").read_text()
+    assert process.stdout.split() == ["2", "0"], (process.stderr, output, time.monotonic() - started_s)
+    assert "Traceback" not in output
+    last_line = output.strip().splitlines()[-1]
+    assert last_line.startswith("cv-assets: The disk of the data folder")
     assert sorted((tmp_path / "rows.txt").read_text().split()) == ["ok,250", "ok,250", "ok,250", "status,frame_count"]

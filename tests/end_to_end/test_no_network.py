@@ -1,4 +1,4 @@
-"""A run with local weights makes no call to the outside: it works where there is no network at all."""
+"""A run with local weights needs no network: it works in a network namespace without a route."""
 
 import os
 import subprocess
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from demo.scenes import demo_scene, write_video
-from resources.results import open_results
-from tests.conftest import BUNDLED_WEIGHTS
+from demo.drawn_scenes.demo_scenes import demo_scene
+from demo.drawn_scenes.video_files import write_video
+from resources.storage.results_database import open_results
+from tests.builders.command_line import CV_ASSETS
+from tests.builders.locations import BUNDLED_WEIGHTS
 
-# A network namespace of its own has no route and no interface but an idle loopback.
+# A network namespace of its own has no route and only an idle loopback interface.
 WITHOUT_NETWORK = ["unshare", "--map-root-user", "--net"]
 
 
@@ -22,21 +24,20 @@ def can_unshare() -> bool:
         return False
 
 
-@pytest.mark.skipif(not can_unshare(), reason="this machine lets nobody make a network namespace (unshare --net)")
-def test_a_folder_is_processed_where_there_is_no_network(tmp_path: Path) -> None:
+@pytest.mark.skipif(not can_unshare(), reason="this machine does not allow network namespaces (unshare --net)")
+def test_a_folder_is_processed_without_a_network(tmp_path: Path) -> None:
     folder = tmp_path / "recordings"
     folder.mkdir()
     write_video(demo_scene(3, 6, {"car": 2, "person": 2}), folder / "street.mp4")
-    reaching_out = "import socket; socket.create_connection(('1.1.1.1', 53), timeout=5)"
-    blocked = subprocess.run([*WITHOUT_NETWORK, sys.executable, "-c", reaching_out], capture_output=True, check=False)
+    connect = "import socket; socket.create_connection(('1.1.1.1', 53), timeout=5)"
+    blocked = subprocess.run([*WITHOUT_NETWORK, sys.executable, "-c", connect], capture_output=True, check=False)
     assert blocked.returncode != 0
-    ours = Path(sys.executable).with_name("cv-assets")
-    shown = subprocess.run(
-        [*WITHOUT_NETWORK, str(ours), "process", str(folder), "--data", str(tmp_path / "data"),
+    process = subprocess.run(
+        [*WITHOUT_NETWORK, str(CV_ASSETS), "process", str(folder), "--data", str(tmp_path / "data"),
          "--weights", str(BUNDLED_WEIGHTS)],
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},  # so that the weights are compiled there, too
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},  # so that the engine is compiled here, too
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     with open_results(tmp_path / "data") as results:
         assert results.execute("SELECT count(*) > 50 FROM detections").fetchall() == [(True,)]

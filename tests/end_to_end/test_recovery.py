@@ -1,84 +1,76 @@
-"""Processes killed one after the other, and all at once: everything dropped ends in the tables exactly once."""
+"""Processes killed one after the other, and all at once: every dropped file ends in the tables exactly once."""
 
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from demo.scenes import demo_scene, write_video
-from tests.conftest import HISTORIES
-from tests.end_to_end.stack import Stack
+from demo.drawn_scenes.demo_scenes import demo_scene
+from demo.drawn_scenes.video_files import write_video
+from tests.builders.running_pipeline import RunningPipeline
 
-COUNT = 6
+RECORDING_COUNT = 6
+RUN_WORKER = "spawn_main"
 
 
 @pytest.fixture
-def stack(history_url: str | None, tmp_path: Path) -> Iterator[Stack]:
-    made = Stack(tmp_path, history_url, batches={"max_recordings": 2, "max_attempts": 4})
-    for number in range(COUNT):
-        write_video(demo_scene(number, 5, {"car": 1}), made.watched / f"clip {number}.mp4")
-    made.start()
-    yield made
-    made.stop()
+def pipeline(history_url: str | None, tmp_path: Path) -> Iterator[RunningPipeline]:
+    pipeline = RunningPipeline(tmp_path, history_url, batches={"max_recordings": 2, "max_attempts": 4})
+    for number in range(RECORDING_COUNT):
+        write_video(demo_scene(number, 5, {"car": 1}), pipeline.watched_folder / f"clip {number}.mp4")
+    pipeline.start()
+    yield pipeline
+    pipeline.stop()
 
 
-def processes(stack: Stack, *words: str) -> list[psutil.Process]:
-    """The processes of this pipeline in whose command lines all the words stand."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        try:
-            is_ours = process.environ().get("DAGSTER_HOME") == str(stack.data / "dagster")
-        except psutil.Error:
-            continue
-        if is_ours and all(word in line for word in words):
-            found.append(process)
-    return found
-
-
-def kill(stack: Stack, *words: str) -> None:
-    found = stack.until(lambda: processes(stack, *words), 120, f"a process {words}")
-    for process in found:
+def kill_processes(pipeline: RunningPipeline, *words: str) -> None:
+    """Kill the pipeline's processes whose command lines contain all the words, once there are any."""
+    processes = pipeline.wait_until(lambda: pipeline.processes(*words), 120, f"a process {words}")
+    for process in processes:
         process.send_signal(signal.SIGKILL)
 
 
-def in_work(stack: Stack) -> list[str]:
-    """The recordings that runs are working on at this moment."""
-    notes = stack.data / "unfinished" / "runs"
-    return [note.read_text() for note in notes.iterdir()] if notes.is_dir() else []
+def recordings_in_progress(pipeline: RunningPipeline) -> list[str]:
+    """The recordings that the crash markers of active runs name."""
+    markers = pipeline.data_folder / "unfinished" / "runs"
+    return [marker.read_text() for marker in markers.iterdir()] if markers.is_dir() else []
 
 
-@HISTORIES
-def test_whatever_is_killed_everything_ends_in_the_tables_once(stack: Stack) -> None:
-    stack.until(lambda: in_work(stack), 120, "a run at work")
-    kill(stack, "spawn_main")
+def test_after_every_kill_each_recording_is_in_the_tables_exactly_once(pipeline: RunningPipeline) -> None:
+    pipeline.wait_until(lambda: recordings_in_progress(pipeline), 120, "a recording in progress")
+    kill_processes(pipeline, RUN_WORKER)
     for words in (("dagster._daemon",), ("dagster", "api", "grpc"), ("dagster_webserver",)):
-        stack.until(lambda: len(processes(stack, "spawn_main")) > 0, 180, "a run at work again")
-        kill(stack, *words)
-        stack.until(lambda: stack.is_loaded(), 180, "the pipeline to start again")
-    stack.until(lambda: len(processes(stack, "spawn_main")) > 0, 180, "a run at work again")
-    stack.kill()
-    for process in processes(stack):
+        pipeline.wait_until(lambda: len(pipeline.processes(RUN_WORKER)) > 0, 180, "the next run")
+        kill_processes(pipeline, *words)
+        pipeline.wait_until(lambda: pipeline.is_loaded(), 180, "the pipeline to start again")
+    pipeline.wait_until(lambda: len(pipeline.processes(RUN_WORKER)) > 0, 180, "the next run")
+    pipeline.kill()
+    for process in pipeline.processes():
         process.send_signal(signal.SIGKILL)
     time.sleep(1)
-    assert not processes(stack)
+    assert not pipeline.processes()
 
-    stack.start()
+    pipeline.start()
     query = "{ runsOrError { ... on Runs { results { status } } } }"
 
-    def are_done() -> bool:
-        runs = stack.graphql(query)["runsOrError"]["results"]
+    def is_complete() -> bool:
+        runs = pipeline.graphql(query)["runsOrError"]["results"]
         is_idle = all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in runs)
-        return is_idle and stack.sql("SELECT count(*) FROM recordings WHERE status = 'ok'") == [(COUNT,)]
+        good_count = pipeline.sql("SELECT count(*) FROM recordings WHERE status = 'ok'")
+        return is_idle and good_count == [(RECORDING_COUNT,)]
 
-    stack.until(lambda: stack.sql("SELECT count(*) FROM summaries") == [(COUNT,)] and are_done(), 400, "the end")
-    frames = stack.sql("SELECT count(*), count(DISTINCT (recording_id, frame_index)) FROM frames")
-    assert frames == [(COUNT * 125, COUNT * 125)]
-    boxes = "SELECT count(*) = count(DISTINCT (recording_id, frame_index, detection_index)) FROM detections"
-    assert stack.sql(boxes) == [(True,)]
-    summed = "SELECT sum(detection_count) = (SELECT count(*) FROM detections) FROM summaries"
-    assert stack.sql(summed) == [(True,)]
-    assert stack.sql("SELECT class_name, count(*) FROM tracks GROUP BY ALL") == [("car", COUNT)]
+    pipeline.wait_until(
+        lambda: pipeline.sql("SELECT count(*) FROM summaries") == [(RECORDING_COUNT,)] and is_complete(),
+        400,
+        "all recordings to be processed",
+    )
+    frame_counts = pipeline.sql("SELECT count(*), count(DISTINCT (recording_id, frame_index)) FROM frames")
+    assert frame_counts == [(RECORDING_COUNT * 125, RECORDING_COUNT * 125)]
+    has_no_duplicates = "SELECT count(*) = count(DISTINCT (recording_id, frame_index, detection_index)) FROM detections"
+    assert pipeline.sql(has_no_duplicates) == [(True,)]
+    sums_agree = "SELECT sum(detection_count) = (SELECT count(*) FROM detections) FROM summaries"
+    assert pipeline.sql(sums_agree) == [(True,)]
+    track_counts = pipeline.sql("SELECT class_name, count(*) FROM tracks GROUP BY ALL")
+    assert track_counts == [("car", RECORDING_COUNT)]

@@ -1,0 +1,1 @@
+"""The commands of `cv-assets`: thin modules that call the assets, sensors and resources."""

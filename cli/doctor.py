@@ -1,0 +1,187 @@
+"""Checks whether this machine is ready: the result of each check, and how to fix a problem."""
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from resources.config.settings import Settings
+from resources.config.settings_file import PROJECT_ROOT
+from resources.dagster_instance.postgres_database import check_database, database_url, describe_database
+from resources.errors import PipelineError
+from resources.inference.devices import available_devices
+from resources.inference.weights import check_weights, find_weights
+from resources.notifications.delivery import check_channel
+from resources.storage.disk import check_data_folder
+from resources.storage.results_database import open_results, results_path
+from resources.watched_files import list_watched_files
+
+_PACKAGES = (
+    "dagster",
+    "dagster-webserver",
+    "dagster-postgres",
+    "torch",
+    "torchvision",
+    "ultralytics-opencv-headless",
+    "openvino",
+    "av",
+    "duckdb",
+    "deltalake",
+    "pyarrow",
+    "lap",
+)
+_DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mjpeg")
+_WEIGHTS_SUFFIXES = (".pt", ".pth", ".onnx", ".engine", ".xml")
+_MIN_FREE_BYTES = 10_000_000_000
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of one check.
+
+    Attributes:
+        subject: What was checked.
+        is_ok: Whether it is ready.
+        message: Its state, or the problem and how to fix it.
+    """
+
+    subject: str
+    is_ok: bool
+    message: str
+
+
+def check_machine(settings: Settings) -> list[CheckResult]:
+    """Check everything that the pipeline needs; changes nothing, except that the data folder is created."""
+    return [
+        *_check_packages(),
+        *_check_codecs(),
+        *_check_devices(settings),
+        *_check_folders(settings),
+        *_check_history(settings),
+        *check_model_weights(settings),
+        *_check_channels(settings),
+    ]
+
+
+def _check_packages() -> Iterator[CheckResult]:
+    python = platform.python_version()
+    yield CheckResult("python", sys.version_info >= (3, 11), f"{python} on {platform.system()} {platform.machine()}")
+    for name in _PACKAGES:
+        try:
+            yield CheckResult(name, True, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield CheckResult(name, False, "not installed: run `make install`.")
+
+
+def _check_codecs() -> Iterator[CheckResult]:
+    import av
+
+    missing = []
+    for name in _DECODERS:
+        try:
+            av.Codec(name, "r")
+        except ValueError:
+            missing.append(name)
+    message = f"missing: {', '.join(missing)}; install the av wheel from PyPI." if missing else ", ".join(_DECODERS)
+    yield CheckResult("decoders", not missing, message)
+    try:
+        av.Codec("libx264", "w")
+        yield CheckResult("encoder", True, "libx264")
+    except ValueError:
+        yield CheckResult("encoder", False, "libx264 is missing: install the av wheel from PyPI, which includes it.")
+
+
+def _check_devices(settings: Settings) -> Iterator[CheckResult]:
+    import os
+
+    yield CheckResult("processor", True, f"{os.cpu_count()} cores")
+    devices = available_devices(settings.detections)
+    yield CheckResult("model devices", True, ", ".join(devices))
+    if settings.detections.engine != "torch" and devices == ["cpu"]:
+        try:
+            import openvino
+
+            core = openvino.Core()
+            message = f"OpenVINO on {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
+            yield CheckResult("engine", True, message)
+        except (ImportError, RuntimeError) as error:
+            message = f"OpenVINO cannot be used ({error}): torch is used instead, which is slower."
+            yield CheckResult("engine", False, message)
+    else:
+        yield CheckResult("engine", True, "torch")
+
+
+def _check_folders(settings: Settings) -> Iterator[CheckResult]:
+    try:
+        listing = list_watched_files(settings)
+        folders = ", ".join(map(str, settings.watched_folders))
+        yield CheckResult("watched folder", True, f"{folders} ({len(listing.files)} recordings)")
+        for problem in listing.problems:
+            yield CheckResult("watched folder", False, problem)
+        if weights_files := [path for path in listing.skipped if path.lower().endswith(_WEIGHTS_SUFFIXES)]:
+            message = f"{min(weights_files)}: weights are code, so they are never loaded from a watched folder."
+            yield CheckResult("weights in folder", False, message)
+    except PipelineError as error:
+        yield CheckResult("watched folder", False, str(error))
+    try:
+        check_data_folder(settings.data_folder)
+        yield CheckResult("data folder", True, str(settings.data_folder))
+    except PipelineError as error:
+        yield CheckResult("data folder", False, str(error))
+        return
+    free_bytes = shutil.disk_usage(settings.data_folder).free
+    message = f"{free_bytes / 1e9:.1f} GB free"
+    is_enough = free_bytes >= _MIN_FREE_BYTES
+    yield CheckResult("disk", is_enough, message if is_enough else f"{message}: make space or move data_folder.")
+    if results_path(settings.data_folder).exists():
+        with open_results(settings.data_folder) as connection:
+            recording_count = connection.execute("SELECT count(*) FROM recordings").fetchall()[0][0]
+        message = f"{results_path(settings.data_folder)} ({recording_count} recordings)"
+        yield CheckResult("results", True, message)
+
+
+def _check_history(settings: Settings) -> Iterator[CheckResult]:
+    try:
+        url = database_url()
+        check_database(settings.data_folder)
+    except PipelineError as error:
+        yield CheckResult("history", False, str(error))
+        return
+    message = f"PostgreSQL: {describe_database(url)}" if url else f"SQLite: {settings.data_folder / 'dagster'}"
+    yield CheckResult("history", True, message)
+
+
+def check_model_weights(settings: Settings) -> Iterator[CheckResult]:
+    """Check whether the weights file of every model exists and may be one, without loading it."""
+    for model in settings.all_models:
+        try:
+            check_weights(model, settings.watched_folders)
+        except PipelineError as error:
+            yield CheckResult("weights", False, str(error))
+            continue
+        path = find_weights(model)
+        if path is not None:
+            yield CheckResult("weights", True, f"{path} ({_format_megabytes(path)})")
+            continue
+        yield CheckResult(
+            "weights",
+            False,
+            f"{model.weights} is not downloaded yet: Ultralytics downloads it at the first run if there is a network; "
+            f"otherwise put it at {PROJECT_ROOT / 'weights' / model.weights}.",
+        )
+
+
+def _check_channels(settings: Settings) -> Iterator[CheckResult]:
+    for channel in settings.notifications.channels:
+        try:
+            check_channel(channel)
+            yield CheckResult("notifications", True, f"{channel.name}; send a test message with cv-assets notify")
+        except PipelineError as error:
+            yield CheckResult("notifications", False, str(error))
+
+
+def _format_megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"

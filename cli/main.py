@@ -1,0 +1,104 @@
+"""The command line `cv-assets`: the group of commands, the short commands and the entry point."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from cli.dev_command import dev
+from cli.notify_command import notify
+from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, settings_option, weights_option
+from cli.process_command import process
+from cli.settings_command import print_settings
+from cli.stale_command import stale
+from resources.environment import choose_settings, prepare_data_folder
+from resources.errors import PipelineError
+from resources.storage.locks import data_folder_lock
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Offline video analytics: turns the recordings in a folder into tables that you query with SQL."""
+
+
+commands.add_command(process)
+commands.add_command(dev)
+commands.add_command(stale)
+commands.add_command(notify)
+commands.add_command(print_settings)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        commands()
+    except SystemExit as exit_request:
+        code = exit_request.code
+        end_process(code if isinstance(code, int) else int(code is not None))
+
+
+@commands.command()
+@click.argument("query", required=False)
+@data_option
+@settings_option
+@click.option("--format", "output", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
+def sql(query: str | None, data: Path | None, settings: Path | None, output: str) -> None:
+    """Run one QUERY on the results, or open a prompt without one. parquet and csv go to standard output."""
+    from cli.sql import open_prompt, run_query
+
+    data_folder = choose_settings(settings=settings, data_folder=data).data_folder
+    if query is None:
+        open_prompt(data_folder)
+    else:
+        run_query(data_folder, query, output)
+
+
+@commands.command()
+@click.argument("camera")
+@data_option
+@settings_option
+@click.option("--output", type=PATH_TYPE, help="File to write [default: zones-CAMERA.html in the current folder].")
+def zones(camera: str, data: Path | None, settings: Path | None, output: Path | None) -> None:
+    """Write a page for drawing the zones and lines of CAMERA; the page shows the YAML for the settings."""
+    from cli.zones_page import build_zones_page
+
+    page = build_zones_page(camera, choose_settings(settings=settings, data_folder=data))
+    file = output or Path(f"zones-{camera or 'recordings'}.html")
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise PipelineError(f"The page {file} cannot be written: {error.strerror or error}.") from error
+    click.echo(f"Open {file.absolute()} in a browser.")
+
+
+@commands.command()
+@data_option
+@settings_option
+@weights_option
+def doctor(data: Path | None, settings: Path | None, weights: str | None) -> None:
+    """Check whether this machine is ready, and print how to fix each problem."""
+    from cli.doctor import check_machine
+
+    results = check_machine(choose_settings(settings=settings, data_folder=data, weights=weights))
+    width = max(len(result.subject) for result in results)
+    for result in results:
+        mark = click.style("ok ", fg="green") if result.is_ok else click.style("fix", fg="red")
+        click.echo(f"{mark}  {result.subject:<{width}}  {result.message}")
+    sys.exit(0 if all(result.is_ok for result in results) else 1)
+
+
+@commands.command()
+@data_option
+@settings_option
+def leave_postgres(data: Path | None, settings: Path | None) -> None:
+    """Copy Dagster's history from PostgreSQL back into the data folder; unset CV_ASSETS_POSTGRES afterwards."""
+    loaded_settings = choose_settings(settings=settings, data_folder=data)
+    data_folder = loaded_settings.data_folder
+    prepare_data_folder(data_folder)
+    with data_folder_lock(data_folder):
+        from cv_assets.asset_graph import AssetGraph
+        from resources.dagster_instance.postgres_migration import move_history_to_sqlite
+
+        recording_count = move_history_to_sqlite(data_folder, AssetGraph.build(loaded_settings).history)
+    click.echo(f"Copied the history of {recording_count} recordings to {data_folder / 'dagster'}.")
+    click.echo("Unset CV_ASSETS_POSTGRES; the database is no longer needed.")

@@ -1,0 +1,61 @@
+"""Options that several commands share, and the exit statuses of all commands."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resources.dagster_instance.postgres_database import postgres_problem
+from resources.errors import PipelineError
+
+PATH_TYPE = click.Path(path_type=Path)
+settings_option = click.option("--settings", type=PATH_TYPE, help="Settings file [default: pipeline.yaml].")
+data_option = click.option("--data", type=PATH_TYPE, help="Data folder [default: data_folder of the settings].")
+weights_option = click.option("--weights", help="Detector weights: a .pt file, or a name that Ultralytics publishes.")
+
+
+class CommandGroup(click.Group):
+    """Ends a command with one sentence and exit status 2 if a person must act, and with 130 if it is interrupted."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            click.echo(f"cv-assets: {error}", err=True)
+            ctx.exit(2)
+        except Exception as error:
+            sentence = postgres_problem(error)
+            if sentence is None:
+                raise
+            click.echo(f"cv-assets: {sentence}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. Finished recordings are kept; run the same command to continue.", err=True)
+            ctx.exit(130)
+
+
+def end_process(status: int) -> None:
+    """End the process without finalizing the interpreter, during which native libraries print useless leak reports."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+@contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, so that a service manager stops all child processes as Ctrl-C does."""
+    import signal
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handler_before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler_before)

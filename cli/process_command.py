@@ -1,0 +1,121 @@
+"""The command process: processes every recording of a folder, with progress and a table of the results."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.options import PATH_TYPE, data_option, interrupt_on_sigterm, settings_option, weights_option
+from cli.progress_display import display_progress
+from resources.environment import choose_settings, prepare_data_folder
+from resources.errors import PipelineError
+from resources.storage.disk import disk_errors
+from resources.storage.locks import data_folder_lock
+
+if TYPE_CHECKING:
+    from cli.process_folder import RecordingOutcome
+    from cv_assets.asset_graph import AssetGraph
+
+
+@click.command()
+@click.argument("folder", type=PATH_TYPE)
+@data_option
+@weights_option
+@settings_option
+@click.option("--stale", is_flag=True, help="Also recompute assets that are stale because settings or weights changed.")
+def process(folder: Path, data: Path | None, weights: str | None, settings: Path | None, stale: bool) -> None:
+    """Process every recording in FOLDER, then exit with 0 if all succeeded, or 1 if any failed."""
+    if not process_with_progress(folder=folder, data=data, weights=weights, settings=settings, stale=stale):
+        sys.exit(1)
+
+
+def process_with_progress(
+    *,
+    folder: Path,
+    data: Path | None = None,
+    weights: str | None = None,
+    settings: Path | None = None,
+    stale: bool = False,
+) -> bool:
+    """Process every recording in a folder, printing progress and a table of the results.
+
+    Args:
+        folder: The watched folder.
+        data: Data folder; None means that of the settings.
+        weights: Weights file or name; None means those of the settings.
+        settings: Settings file; None means the one in force.
+        stale: Whether stale assets are recomputed, too.
+
+    Returns:
+        Whether every recording succeeded.
+
+    Raises:
+        PipelineError: A person must act first; nothing was written.
+    """
+    from resources.inference.weights import check_weights
+    from resources.notifications.delivery import check_channel
+    from resources.watched_files import list_watched_files
+
+    loaded_settings = choose_settings(settings=settings, watched_folder=folder, data_folder=data, weights=weights)
+    data_folder = loaded_settings.data_folder
+    for channel in loaded_settings.notifications.channels:
+        check_channel(channel)
+    if not list_watched_files(loaded_settings).files:
+        raise PipelineError(f"The watched folder {loaded_settings.watched_folder} has no recordings: nothing to do.")
+    for model in loaded_settings.all_models:
+        check_weights(model, loaded_settings.watched_folders)
+    prepare_data_folder(data_folder)
+    with data_folder_lock(data_folder), disk_errors(data_folder), interrupt_on_sigterm():
+        # Imported here, so that a command that a person must correct fails before Dagster is loaded.
+        from cli.process_folder import is_failure, process_folder
+        from cv_assets.asset_graph import AssetGraph
+        from sensors.recording_states import STALE_VARIABLE
+
+        if stale:
+            os.environ[STALE_VARIABLE] = "1"
+        graph = AssetGraph.build(loaded_settings)
+        migrate_to_postgres(graph)
+        with display_progress() as show_progress:
+            outcomes, had_work = process_folder(graph, show_progress)
+    if not had_work:
+        count, watched_folder = len(outcomes), loaded_settings.watched_folder
+        click.echo(f"Nothing to do: all {count} recordings of {watched_folder} were processed before.")
+    _print_outcomes(outcomes)
+    click.echo(f"Results: {data_folder / 'results.duckdb'}")
+    return not any(is_failure(outcome) for outcome in outcomes)
+
+
+def migrate_to_postgres(graph: "AssetGraph") -> None:
+    """Copy Dagster's history into the PostgreSQL database that the environment names, if it is not there yet."""
+    from resources.dagster_instance.postgres_migration import move_history_to_postgres
+
+    if recording_count := move_history_to_postgres(graph.settings.data_folder, graph.history):
+        click.echo(f"Copied the history of {recording_count} recordings from SQLite to PostgreSQL.", err=True)
+
+
+def _print_outcomes(outcomes: "Sequence[RecordingOutcome]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("recording", no_wrap=True)
+    table.add_column("status")
+    for name in ("frames", "detections", "tracks", "seconds", "×realtime"):
+        table.add_column(name, justify="right")
+    for outcome in outcomes:
+        counts = (outcome.frame_count, outcome.detection_count, outcome.track_count)
+        table.add_row(
+            outcome.recording_id,
+            outcome.status,
+            *("-" if count is None else str(count) for count in counts),
+            "-" if outcome.seconds is None else f"{outcome.seconds:.1f}",
+            "-" if outcome.realtime_factor is None else f"{outcome.realtime_factor:.1f}",
+        )
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(table)
+    for outcome in outcomes:
+        if outcome.error:
+            click.echo(f"{outcome.recording_id}: {outcome.status}: {outcome.error}")

@@ -1,0 +1,350 @@
+"""Processes a watched folder to completion: the daemon runs the work while this process reports the progress."""
+
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInstance, RunsFilter
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from sqlalchemy.exc import OperationalError
+
+from cli.dagster_processes import run_daemon
+from cv_assets.asset_graph import AssetGraph
+from cv_assets.batch import STOPPED_TAG
+from resources.dagster_instance.postgres_database import postgres_problem
+from resources.errors import PipelineError
+from resources.inference.detector import Models
+from resources.schema.recording_tables import RECORDINGS
+from resources.schema.summary_tables import SUMMARIES
+from resources.source_index import SourceIndex
+from resources.storage.delta_store import Store
+from resources.storage.results_database import publish
+from resources.watched_files import list_watched_files
+from sensors.notification_events import final_status_and_error, notify, run_failure_sentence
+from sensors.quarantine import quarantine_crashed
+from sensors.recording_states import RecordingState, change_token, read_recording_states
+from sensors.recovery import fail_interrupted_runs, mark_running_as_interrupted
+
+_CHECK_INTERVAL_S = 1.0
+_RATE_WINDOW_CHECKS = 30
+_FORCED_CHECK_INTERVAL_S = 15.0  # states are read again after this time even if the change token is the same
+_MAX_FAILED_TICKS = 4
+
+
+@dataclass
+class StageProgress:
+    """Progress of one stage of one recording; 0 frames/s while the rate is unknown."""
+
+    frames_done: int = 0
+    frames_total: int = 0
+    frames_per_s: float = 0.0
+
+
+@dataclass
+class FolderProgress:
+    """Progress of the whole folder.
+
+    Attributes:
+        recording_ids: The folder's recordings, in the order of their paths.
+        unstable_file_count: Number of files that are not ingested yet, because they are not stable.
+        unreadable_files: By path, why a file cannot be a recording.
+        states: State by recording.
+        stages: Newest progress by (recording, stage).
+        detection_fps: Frames per second of all detectors together, over the last checks; 0 while unknown.
+    """
+
+    recording_ids: list[str] = field(default_factory=list)
+    unstable_file_count: int = 0
+    unreadable_files: Mapping[str, str] = field(default_factory=dict)
+    states: Mapping[str, RecordingState] = field(default_factory=dict)
+    stages: dict[tuple[str, str], StageProgress] = field(default_factory=dict)
+    detection_fps: float = 0.0
+
+
+@dataclass(frozen=True)
+class RecordingOutcome:
+    """The final result of one recording, or of a file that cannot be one.
+
+    Attributes:
+        recording_id: The recording, or the path of the file.
+        status: Its final status.
+        error: The reason of a status other than ok.
+        frame_count: Frames of the normalized video.
+        detection_count: Detections in all frames.
+        track_count: Tracks.
+        seconds: Elapsed time of its stages.
+        realtime_factor: Duration of the recording divided by that time.
+    """
+
+    recording_id: str
+    status: str
+    error: str | None
+    frame_count: int | None
+    detection_count: int | None
+    track_count: int | None
+    seconds: float | None
+    realtime_factor: float | None
+
+
+def process_folder(
+    graph: AssetGraph, show_progress: Callable[[FolderProgress], None]
+) -> tuple[list[RecordingOutcome], bool]:
+    """Process all recordings in the watched folder to completion.
+
+    Args:
+        graph: The asset graph of the settings in force; the environment already names them for child processes.
+        show_progress: Called about once per second.
+
+    Returns:
+        One outcome per recording of the folder, and whether there was anything to do.
+
+    Raises:
+        PipelineError: A person must act (folder, weights, disk), or the daemon exited unexpectedly.
+    """
+    settings = graph.settings
+    store = Store(settings.data_folder)
+    with DagsterInstance.get() as instance:
+        fail_interrupted_runs(instance, settings.data_folder)
+        _send_notifications(instance, store, graph)
+        if _is_complete(instance, store, graph, FolderProgress()):
+            publish(store)
+            return _read_outcomes(instance, store, graph), False
+        for model in settings.all_models:
+            Models(watched_folders=settings.watched_folders).check(model)
+        with run_daemon(settings.data_folder) as daemon:
+            try:
+                _watch_until_complete(instance, store, graph, daemon, show_progress)
+            finally:
+                mark_running_as_interrupted(instance)
+            # While the daemon is still running, so that a delivery in progress in its sensor is not cut off.
+            _send_notifications(instance, store, graph)
+        quarantine_crashed(store, read_recording_states(instance, store, graph), graph)
+        publish(store)
+        return _read_outcomes(instance, store, graph), True
+
+
+def _send_notifications(instance: DagsterInstance, store: Store, graph: AssetGraph) -> None:
+    if graph.settings.notifications.channels:
+        notify(instance, store, graph)
+
+
+def _is_complete(instance: DagsterInstance, store: Store, graph: AssetGraph, progress: FolderProgress) -> bool:
+    """Whether every file is a recording and no run will be requested for any; also updates the progress."""
+    listed = list_watched_files(graph.settings).files
+    known = SourceIndex(store).load()
+    ingested = {
+        path: known[path] for path, state in listed.items() if path in known and known[path].file_state == state
+    }
+    recording_states = read_recording_states(instance, store, graph)
+    progress.states = {state.recording_id: state for state in recording_states.states}
+    progress.recording_ids = list(
+        dict.fromkeys(file.recording_id for file in ingested.values() if file.recording_id and file.state != "archived")
+    )
+    progress.unreadable_files = {
+        path: file.reason or "" for path, file in ingested.items() if file.state == "unreadable"
+    }
+    progress.unstable_file_count = len(listed) - len(ingested)
+    return (
+        progress.unstable_file_count == 0
+        and all(recording_id in progress.states for recording_id in progress.recording_ids)
+        and all(state.is_done(graph.settings.batches.max_attempts) for state in recording_states.states)
+    )
+
+
+def _watch_until_complete(
+    instance: DagsterInstance,
+    store: Store,
+    graph: AssetGraph,
+    daemon: "subprocess.Popen[bytes]",
+    show_progress: Callable[[FolderProgress], None],
+) -> None:
+    """Show the progress until everything is processed.
+
+    Raises:
+        PipelineError: A person must act, or the daemon exited.
+    """
+    progress, cursors = FolderProgress(), dict[str, int]()
+    log_path = graph.settings.data_folder / "logs" / "daemon.log"
+    detected_frames: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW_CHECKS)
+    started_s, last_token, next_forced_check_s = time.time() - 1, object(), 0.0
+    while True:
+        try:
+            # Reading the state of every recording is the most expensive part here, and the runs need the CPU.
+            token = change_token(instance, store)
+            if token != last_token or time.monotonic() > next_forced_check_s:
+                if _is_complete(instance, store, graph, progress):
+                    break
+                last_token, next_forced_check_s = token, time.monotonic() + _FORCED_CHECK_INTERVAL_S
+            _read_stage_progress(instance, cursors, progress)
+        except OperationalError as error:
+            # The server was lost during a query; new connections wait for it.
+            if postgres_problem(error) is None:
+                raise
+        detected_frames.append((time.monotonic(), _count_detected_frames(progress)))
+        (first_s, first_count), (last_s, last_count) = detected_frames[0], detected_frames[-1]
+        progress.detection_fps = (last_count - first_count) / max(last_s - first_s, 1.0)
+        show_progress(progress)
+        _check_pipeline(instance, daemon, started_s, log_path)
+        time.sleep(_CHECK_INTERVAL_S)
+    _read_stage_progress(instance, cursors, progress)
+    show_progress(progress)
+
+
+def _count_detected_frames(progress: FolderProgress) -> int:
+    return sum(stage.frames_done for (_, name), stage in progress.stages.items() if name == "detections")
+
+
+def _check_pipeline(
+    instance: DagsterInstance, daemon: "subprocess.Popen[bytes]", started_s: float, log_path: Path
+) -> None:
+    """Check that the pipeline can continue by itself.
+
+    Raises:
+        PipelineError: A run stopped for a person, a sensor keeps failing, or the daemon exited.
+    """
+    stopped_run_id = _find_stopped_run(instance, started_s)
+    if stopped_run_id is not None:
+        sentence = run_failure_sentence(instance, stopped_run_id)
+        raise PipelineError(sentence or f"The run {stopped_run_id} was stopped: see its log in the UI.")
+    if sentence := _failing_sensor_sentence(instance):
+        raise PipelineError(f"{sentence} The log is {log_path}.")
+    if daemon.poll() is not None:
+        raise PipelineError(
+            f"The daemon exited unexpectedly (status {daemon.returncode}): run the same command again; its log is "
+            f"{log_path}."
+        )
+
+
+def _failing_sensor_sentence(instance: DagsterInstance) -> str | None:
+    """A sentence about a sensor whose last ticks all failed, for which waiting is useless; None if there is none."""
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=_MAX_FAILED_TICKS)
+        if len(ticks) == _MAX_FAILED_TICKS and all(tick.status == TickStatus.FAILURE for tick in ticks):
+            error = ticks[0].error
+            last_line = (error.message.strip().splitlines() or [""])[-1] if error else "no reason given"
+            reason = error.cause.message.strip().splitlines()[-1] if error and error.cause else last_line
+            return f"The sensor {state.instigator_name} failed {_MAX_FAILED_TICKS} times in a row: {reason}"
+    return None
+
+
+def _find_stopped_run(instance: DagsterInstance, since_s: float) -> str | None:
+    """Find the newest run, started since a time, that stopped because a person must act; None if there is none."""
+    for record in instance.get_run_records(RunsFilter(tags={STOPPED_TAG: "true"}), limit=1):
+        if record.start_time and record.start_time > since_s:
+            return record.dagster_run.run_id
+    return None
+
+
+def _read_stage_progress(instance: DagsterInstance, cursors: dict[str, Any], progress: FolderProgress) -> None:
+    """Read the progress that the stages have logged as observations since the last call.
+
+    Args:
+        instance: Dagster's instance.
+        cursors: Position in the event log by run; updated.
+        progress: Progress of the folder; updated.
+    """
+    for run in instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+        page = instance.get_records_for_run(
+            run.run_id, cursor=cursors.get(run.run_id), of_type=DagsterEventType.ASSET_OBSERVATION
+        )
+        cursors[run.run_id] = page.cursor
+        for record in page.records:
+            observation = record.event_log_entry.asset_observation
+            if observation is None or observation.partition is None:
+                continue
+            metadata = {name: value.value for name, value in observation.metadata.items()}
+            if not metadata.keys() >= {"frames_done", "frames_total"}:
+                continue  # an observation that is no progress report, such as those of freshness checks
+            key = (observation.partition, observation.asset_key.to_user_string())
+            progress.stages[key] = StageProgress(
+                int(str(metadata["frames_done"])),
+                int(str(metadata["frames_total"])),
+                float(str(metadata.get("frames_per_s", 0))),
+            )
+
+
+def _read_outcomes(instance: DagsterInstance, store: Store, graph: AssetGraph) -> list[RecordingOutcome]:
+    progress = FolderProgress()
+    _is_complete(instance, store, graph, progress)
+    recording_ids = progress.recording_ids
+    rows = {row["recording_id"]: row for row in store.read(RECORDINGS, recording_ids).to_pylist()}
+    summaries = {row["recording_id"]: row for row in store.read(SUMMARIES, recording_ids).to_pylist()}
+    seconds = seconds_by_recording(instance, recording_ids, graph)
+    outcomes = [
+        _recording_outcome(
+            recording_id,
+            progress.states.get(recording_id),
+            rows.get(recording_id, {}),
+            summaries.get(recording_id, {}),
+            seconds.get(recording_id),
+        )
+        for recording_id in recording_ids
+    ]
+    for path, reason in progress.unreadable_files.items():
+        outcomes.append(RecordingOutcome(path, "rejected", reason, None, None, None, None, None))
+    return outcomes
+
+
+def _recording_outcome(
+    recording_id: str,
+    state: RecordingState | None,
+    row: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    seconds: float | None,
+) -> RecordingOutcome:
+    status, error = final_status_and_error(state, row)
+    has_summary = status in ("ok", "partial")
+    duration_s = row.get("duration_s_from_content")
+    return RecordingOutcome(
+        recording_id,
+        status,
+        error,
+        row.get("frame_count"),
+        summary.get("detection_count") if has_summary else None,
+        summary.get("track_count") if has_summary else None,
+        seconds,
+        duration_s / seconds if duration_s and seconds else None,
+    )
+
+
+def seconds_by_recording(
+    instance: DagsterInstance, recording_ids: Sequence[str], graph: AssetGraph
+) -> dict[str, float]:
+    """Elapsed seconds of each recording's stages, summed over their newest materializations."""
+    seconds: dict[str, float] = {}
+    if not recording_ids:
+        return seconds
+    for name in graph.first_of_step:
+        added: set[str] = set()  # recordings whose newest materialization is added; older ones are ignored
+        cursor: str | None = None
+        while len(added) < len(recording_ids):
+            page = instance.fetch_materializations(
+                AssetRecordsFilter(asset_key=AssetKey(name), asset_partitions=list(recording_ids)),
+                limit=1000,
+                cursor=cursor,
+            )
+            for record in page.records:
+                materialization = record.asset_materialization
+                if materialization is None or materialization.partition is None:
+                    continue
+                recording_id = materialization.partition
+                if recording_id in added:
+                    continue
+                added.add(recording_id)
+                if elapsed := materialization.metadata.get("seconds"):
+                    seconds[recording_id] = seconds.get(recording_id, 0.0) + float(str(elapsed.value))
+            cursor = page.cursor
+            if not page.has_more:
+                break
+    return seconds
+
+
+def is_failure(outcome: RecordingOutcome) -> bool:
+    """Whether the recording was rejected or failed."""
+    return outcome.status in ("rejected", "failed")

@@ -1,0 +1,59 @@
+"""The command stale: lists stale partitions and the reason."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.options import data_option, settings_option
+from resources.dagster_instance.postgres_database import is_history_move_pending
+from resources.environment import choose_settings, prepare_data_folder
+from resources.errors import PipelineError
+from resources.storage.delta_store import Store
+
+if TYPE_CHECKING:
+    from resources.config.settings import Settings
+    from sensors.staleness import StaleAsset
+
+
+@click.command()
+@data_option
+@settings_option
+@click.option("--each", is_flag=True, help="Print a line for every recording.")
+def stale(data: Path | None, settings: Path | None, each: bool) -> None:
+    """List stale partitions and the reason."""
+    loaded_settings = choose_settings(settings=settings, data_folder=data)
+    data_folder = loaded_settings.data_folder
+    if not (data_folder / "dagster").is_dir():
+        raise PipelineError(f"The data folder {data_folder} has no pipeline yet: process some recordings first.")
+    prepare_data_folder(data_folder)
+    if is_history_move_pending(data_folder):
+        raise PipelineError(
+            "The PostgreSQL database has no history yet: start `cv-assets process` or `cv-assets dev`, which copies it."
+        )
+    recording_count, assets = _find_stale_assets(loaded_settings)
+    if each:
+        for asset in assets:
+            click.echo(f"{asset.recording_id}  {asset.asset_name}: {asset.reason}")
+    else:
+        for (name, reason), count in Counter((asset.asset_name, asset.reason) for asset in assets).items():
+            click.echo(f"{name}: {reason} ({count} recording{'s' * (count != 1)})")
+    stale_count = len({asset.recording_id for asset in assets})
+    click.echo(f"{stale_count} of {recording_count} recordings have stale assets.")
+
+
+def _find_stale_assets(settings: "Settings") -> tuple[int, "list[StaleAsset]"]:
+    """Return the number of all recordings, and the stale assets."""
+    from dagster import DagsterInstance
+
+    from cv_assets.asset_graph import AssetGraph
+    from cv_assets.camera_settings import cameras_of
+    from cv_assets.partitions import recordings_partitions
+    from sensors.staleness import stale_assets
+
+    store = Store(settings.data_folder)
+    with DagsterInstance.get() as instance:
+        recording_ids = instance.get_dynamic_partitions(recordings_partitions.name or "")
+        assets = stale_assets(instance, cameras_of(store, recording_ids), AssetGraph.build(settings))
+    return len(recording_ids), assets

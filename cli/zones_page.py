@@ -1,0 +1,75 @@
+"""The page for drawing the zones and lines of a camera on one of its frames."""
+
+import base64
+import difflib
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from resources.config.camera_config import CameraSettings
+from resources.config.settings import Settings
+from resources.errors import PipelineError
+from resources.media.frame_reader import read_images
+from resources.schema.recording_tables import RECORDINGS
+from resources.storage.delta_store import Store
+
+_TEMPLATE = Path(__file__).with_name("zones_page.html")
+
+
+def build_zones_page(camera: str, settings: Settings) -> str:
+    """Build the page for a camera, with the middle frame of its newest recording, as self-contained HTML.
+
+    Args:
+        camera: First folder under the watched folder; empty for recordings directly in the watched folder.
+        settings: The settings, with the data folder and the zones and lines defined so far.
+
+    Raises:
+        PipelineError: The camera has no normalized recording.
+    """
+    store = Store(settings.data_folder)
+    names = ["camera", "video_path", "frame_count", "rate_fps_num", "rate_fps_den", "started_at_utc", "mtime_utc"]
+    rows = [row for row in store.read(RECORDINGS, columns=names).to_pylist() if row["video_path"]]
+    camera_rows = [row for row in rows if (row["camera"] or "") == camera]
+    if not camera_rows:
+        raise PipelineError(_unknown_camera_sentence(camera, {row["camera"] or "" for row in rows}))
+    newest = max(camera_rows, key=lambda row: row["started_at_utc"] or row["mtime_utc"])
+    middle_frame_index = newest["frame_count"] // 2
+    rate_fps = Fraction(newest["rate_fps_num"], newest["rate_fps_den"])
+    image = next(read_images(settings.data_folder / newest["video_path"], [middle_frame_index], rate_fps))
+    return render_zones_page(camera, settings.camera(camera), image)
+
+
+def render_zones_page(camera: str, camera_settings: CameraSettings, image: np.ndarray) -> str:
+    """Render the page for an image.
+
+    Args:
+        camera: Name of the camera.
+        camera_settings: Its settings.
+        image: BGR array of shape (height_px, width_px, 3).
+    """
+    import cv2
+
+    is_encoded, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    if not is_encoded:
+        raise PipelineError(f"The frame of camera {camera} cannot be encoded as JPEG.")
+    page_data = {
+        "name": camera,
+        "camera": camera_settings.model_dump(mode="json", exclude_defaults=True),
+        "width_px": image.shape[1],
+        "height_px": image.shape[0],
+        "image": "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode(),
+    }
+    # A name could contain the end tag of the script; escaped like this, the JSON is the same and contains no HTML.
+    page_json = json.dumps(page_data).replace("<", "\\u003c")
+    return _TEMPLATE.read_text(encoding="utf-8").replace("__PAGE_DATA__", page_json)
+
+
+def _unknown_camera_sentence(camera: str, known_cameras: set[str]) -> str:
+    if not known_cameras:
+        return "The data folder has no normalized recording yet: process some recordings first."
+    nearest = difflib.get_close_matches(camera, known_cameras, n=1, cutoff=0.4)
+    listed = ", ".join(repr(name) for name in sorted(known_cameras))
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {listed}."
+    return f"The camera {camera!r} has no recording; {hint}"

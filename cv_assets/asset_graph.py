@@ -1,0 +1,155 @@
+"""The asset graph: all stages in order, their assets for some settings, and the two jobs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from dagster import AssetsDefinition, AssetSelection, define_asset_job
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from cv_assets.camera_settings import CameraObserver
+from cv_assets.crops import crops
+from cv_assets.detections import model_stage
+from cv_assets.normalized_video import normalized_video
+from cv_assets.partitions import recordings_partitions
+from cv_assets.recordings import recordings
+from cv_assets.scenes import scenes
+from cv_assets.stage_asset import ANALYSIS, INGEST, StageAsset
+from cv_assets.summaries import summaries
+from cv_assets.track_links import track_links
+from cv_assets.tracks import tracks
+from cv_assets.wall_clock import wall_clock
+from cv_assets.zone_events import zone_events
+from cv_assets.zone_summaries import zone_summaries
+from resources.config.settings import Settings
+from resources.dagster_instance.event_log import AssetHistory
+
+
+def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
+    """All stages, upstream first; those of further models come last."""
+    return (
+        recordings,
+        normalized_video,
+        scenes,
+        wall_clock,
+        model_stage(settings.detections),
+        tracks,
+        track_links,
+        crops,
+        zone_events,
+        summaries,
+        zone_summaries,
+        *(model_stage(model, model.name) for model in settings.models),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class AssetGraph:
+    """The assets for some settings, and their dependencies.
+
+    Attributes:
+        settings: The settings for which the assets were built.
+        observer: Records the settings of single cameras.
+        assets: The assets, upstream first; one definition per stage.
+    """
+
+    settings: Settings
+    observer: CameraObserver
+    assets: tuple[AssetsDefinition, ...]
+
+    @classmethod
+    def build(cls, settings: Settings, observer: CameraObserver | None = None) -> "AssetGraph":
+        """Build the assets for some settings.
+
+        Args:
+            settings: The settings.
+            observer: Records the settings of single cameras; None creates one for the settings.
+        """
+        observer = observer or CameraObserver(settings)
+        return cls(settings, observer, tuple(stage.build(settings, observer) for stage in stages_in_order(settings)))
+
+    @cached_property
+    def ingest_job(self) -> UnresolvedAssetJobDefinition:
+        """The job that probes and normalizes."""
+        return define_asset_job(
+            INGEST,
+            AssetSelection.groups(INGEST),
+            description="Probe and normalize recordings: CPU only, several runs at once.",
+        )
+
+    @cached_property
+    def analysis_job(self) -> UnresolvedAssetJobDefinition:
+        """The job that detects, tracks and summarizes."""
+        return define_asset_job(
+            ANALYSIS,
+            AssetSelection.groups(ANALYSIS),
+            description="Detect, track, crop and summarize: tagged gpu, bounded by the run queue.",
+        )
+
+    @property
+    def history(self) -> AssetHistory:
+        """The part of Dagster's event log that decides which assets are missing or stale."""
+        keys = [spec.key for assets in self.assets for spec in assets.specs]
+        return AssetHistory(recordings_partitions.name or "", list(self.observer.aspects), keys)
+
+    @cached_property
+    def last_of_step(self) -> Mapping[str, str]:
+        """By asset, the last asset of its step: once it is materialized, all assets of the step are."""
+        return {
+            spec.key.to_user_string(): list(assets.specs)[-1].key.to_user_string()
+            for assets in self.assets
+            for spec in assets.specs
+        }
+
+    @cached_property
+    def last_of_stage(self) -> Mapping[str, str]:
+        """By stage, the last asset of its step; a step has the name of its stage."""
+        return {assets.op.name: list(assets.specs)[-1].key.to_user_string() for assets in self.assets}
+
+    @cached_property
+    def first_of_step(self) -> tuple[str, ...]:
+        """The first asset of every step, upstream first."""
+        return tuple(next(iter(assets.specs)).key.to_user_string() for assets in self.assets)
+
+    @cached_property
+    def _upstream(self) -> Mapping[str, frozenset[str]]:
+        return {
+            spec.key.to_user_string(): frozenset(dep.asset_key.to_user_string() for dep in spec.deps)
+            for assets in self.assets
+            for spec in assets.specs
+        }
+
+    @cached_property
+    def _siblings(self) -> Mapping[str, frozenset[str]]:
+        return {
+            spec.key.to_user_string(): frozenset(sibling.key.to_user_string() for sibling in assets.specs)
+            for assets in self.assets
+            for spec in assets.specs
+        }
+
+    def assets_of(self, job_name: str) -> tuple[str, ...]:
+        """Names of the assets of a job, upstream first."""
+        return tuple(
+            spec.key.to_user_string() for assets in self.assets for spec in assets.specs if spec.group_name == job_name
+        )
+
+    def direct_downstream(self, asset_name: str) -> frozenset[str]:
+        """Assets that depend directly on an asset."""
+        return frozenset(name for name, upstream in self._upstream.items() if asset_name in upstream)
+
+    def same_step(self, asset_name: str) -> frozenset[str]:
+        """Assets that the same step materializes, including the asset itself."""
+        return self._siblings[asset_name]
+
+    def with_downstream(self, asset_names: frozenset[str], job_name: str) -> tuple[str, ...]:
+        """Assets of a job that are selected or depend on the selection, and the other assets of their steps.
+
+        Assets that depend only on such other assets are left out: their inputs do not change.
+        """
+        selected = set(asset_names)
+        for name in self.assets_of(job_name):
+            if self._upstream[name] & selected:
+                selected.add(name)
+        in_job = self.assets_of(job_name)
+        with_siblings = set[str]().union(*(self._siblings[name] for name in selected & set(in_job)))
+        return tuple(name for name in in_job if name in with_siblings)

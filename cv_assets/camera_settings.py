@@ -1,0 +1,226 @@
+"""Settings of single cameras as observed external assets, with one partition per recording.
+
+A stage has one code version for all recordings, so a code version cannot express the settings of a single camera.
+Each aspect of a camera's settings is therefore an external asset, upstream of the stages that read it. Its observations
+carry the data version: a changed setting makes the recordings of that camera stale, in those stages only. A camera
+without settings of its own has no observations.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dagster import AssetKey, AssetObservation, AssetSpec, DagsterInstance
+from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
+
+from cv_assets.partitions import recordings_partitions
+from resources.config.detection_config import DetectionSettings
+from resources.config.media_config import VideoSettings
+from resources.config.settings import Settings
+from resources.dagster_instance.event_log import AssetEvent, observations
+from resources.schema.recording_tables import RECORDINGS
+from resources.storage.delta_store import Store
+
+NO_VERSION = "none"
+"""The data version where a camera has no settings of its own."""
+_READ_AT_TAG = "cv_assets/settings_read_at"
+
+
+@dataclass(frozen=True)
+class CameraAspect:
+    """A group of settings that a single camera can have, read by the same stages.
+
+    Attributes:
+        name: Name of the asset.
+        description: What the settings decide.
+        settings_json: The camera's own settings of this aspect as JSON; empty where it has none.
+    """
+
+    name: str
+    description: str
+    settings_json: Callable[[Settings, str | None], str]
+
+    @property
+    def key(self) -> AssetKey:
+        """The asset's key."""
+        return AssetKey(self.name)
+
+    @property
+    def spec(self) -> AssetSpec:
+        """The external asset."""
+        return AssetSpec(
+            self.name,
+            description=f"{self.description}, from the settings of the recording's camera. An external asset: it is "
+            "observed, not materialized; Events lists the observations.",
+            group_name="cameras",
+            kinds={"yaml"},
+            owners=["team:video-analytics"],
+            partitions_def=recordings_partitions,
+        )
+
+
+def _video_json(settings: Settings, camera: str | None) -> str:
+    video: VideoSettings = settings.video_of(camera).output_settings
+    overridden = {name for name, value in video if value != getattr(settings.video.output_settings, name)}
+    return video.model_dump_json(include=overridden) if overridden else ""
+
+
+CAMERA_CLOCK = CameraAspect(
+    "camera_clock",
+    "Time zone and clock offset",
+    lambda settings, camera: settings.camera(camera).own_settings_json("time_zone", "clock_offset_s"),
+)
+CAMERA_VIDEO = CameraAspect("camera_video", "Settings of normalization that differ from `video`", _video_json)
+
+CAMERA_TRACK_LINKING = CameraAspect(
+    "camera_track_linking",
+    "Longest gap over which tracks are linked from one recording to the next",
+    lambda settings, camera: settings.camera(camera).own_settings_json("track_link_gap_s"),
+)
+
+CAMERA_ZONES = CameraAspect(
+    "camera_zones",
+    "Zones, lines and ground plane",
+    lambda settings, camera: settings.camera(camera).own_settings_json(
+        "units", "anchor", "hysteresis", "standing_speed", "zones", "lines", "ground"
+    ),
+)
+
+
+def camera_regions(model_name: str | None = None) -> CameraAspect:
+    """Declare the aspect of the detection regions of a model.
+
+    Args:
+        model_name: A further model; None means the detector.
+    """
+
+    def regions_json(settings: Settings, camera: str | None) -> str:
+        models = {model.name: model for model in settings.models}
+        model: DetectionSettings = settings.detections if model_name is None else models[model_name]
+        polygons = model.region_of(camera)
+        return json.dumps(polygons) if polygons else ""
+
+    of_model = f" of {model_name}" if model_name else ""
+    name = f"{model_name}_camera_regions" if model_name else "camera_regions"
+    return CameraAspect(name, f"Detection regions{of_model}", regions_json)
+
+
+@dataclass(frozen=True)
+class SettingsObservation:
+    """The newest observation of a recording's camera that agrees with the settings of this process.
+
+    Attributes:
+        version: Data version of the settings.
+        storage_id: Id of the event; if the camera has no settings of its own, an id before all its observations.
+        is_newest: False if a process with newer settings has recorded another observation since.
+    """
+
+    version: str
+    storage_id: int
+    is_newest: bool
+
+
+def settings_data_version(settings_json: str) -> str:
+    """Data version of a camera's settings."""
+    return hashlib.blake2b(settings_json.encode(), digest_size=8).hexdigest() if settings_json else NO_VERSION
+
+
+def observed_version(event: AssetEvent | None) -> str:
+    """Data version of an observation; no observation, or one without a version, means no settings."""
+    return (event.version if event else None) or NO_VERSION
+
+
+def cameras_of(store: Store, recording_ids: Sequence[str] | None = None) -> dict[str, str | None]:
+    """Camera by recording, for some recordings or for all that were probed; None if it is unknown."""
+    rows = store.read(RECORDINGS, recording_ids, ["recording_id", "camera"]).to_pylist()
+    return dict.fromkeys(recording_ids or ()) | {row["recording_id"]: row["camera"] for row in rows}
+
+
+class CameraObserver:
+    """Records the settings of single cameras as observations of the external assets.
+
+    Args:
+        settings: The settings of this process.
+        read_at_s: When they were read, in seconds since 1970; None means now.
+    """
+
+    def __init__(self, settings: Settings, read_at_s: float | None = None) -> None:
+        self._settings, self._read_at_s = settings, time.time() if read_at_s is None else read_at_s
+        aspects = (
+            *(CAMERA_CLOCK, CAMERA_VIDEO, CAMERA_TRACK_LINKING, CAMERA_ZONES, camera_regions()),
+            *(camera_regions(model.name) for model in settings.models),
+        )
+        self.aspects: Mapping[AssetKey, CameraAspect] = {aspect.key: aspect for aspect in aspects}
+
+    def current_version(self, key: AssetKey, camera: str | None) -> str:
+        """Data version of a camera's settings as this process read them."""
+        return settings_data_version(self.aspects[key].settings_json(self._settings, camera))
+
+    def record(
+        self, instance: DagsterInstance, keys: Iterable[AssetKey], cameras: Mapping[str, str | None]
+    ) -> dict[AssetKey, dict[str, SettingsObservation]]:
+        """Record observations for recordings whose newest one differs from the settings of this process.
+
+        An observation of settings that were read later is not replaced: it makes results of older settings stale.
+
+        Args:
+            instance: Dagster's instance.
+            keys: Assets to observe; keys of other assets are ignored.
+            cameras: Camera by recording.
+
+        Returns:
+            By asset and recording, the observation that Dagster records as read.
+        """
+        return {key: self._record_one(instance, self.aspects[key], cameras) for key in keys if key in self.aspects}
+
+    def _record_one(
+        self, instance: DagsterInstance, aspect: CameraAspect, cameras: Mapping[str, str | None]
+    ) -> dict[str, SettingsObservation]:
+        if not (newest := instance.fetch_observations(aspect.key, limit=1).records):
+            # Dagster compares data versions with those of the event that was read, so there must be an event.
+            instance.report_runless_asset_event(AssetObservation(aspect.key))
+            newest = instance.fetch_observations(aspect.key, limit=1).records
+        last_id = newest[0].storage_id
+        by_camera = {camera: aspect.settings_json(self._settings, camera) for camera in set(cameras.values())}
+        current = {recording_id: by_camera[camera] for recording_id, camera in cameras.items()}
+        recorded = observations(instance, aspect.key, set(current))
+        added = set()
+        for recording_id, settings_json in current.items():
+            before = recorded.get(recording_id, [])[:1]
+            version = settings_data_version(settings_json)
+            if any(version == observed_version(event) or self._is_newer(event) for event in before):
+                continue
+            if before or settings_json:
+                instance.report_runless_asset_event(self._observation(aspect, recording_id, settings_json))
+                added.add(recording_id)
+        if added:
+            recorded = observations(instance, aspect.key, set(current))
+        return {
+            recording_id: _newest_agreeing(
+                settings_data_version(settings_json), recorded.get(recording_id, []), last_id
+            )
+            for recording_id, settings_json in current.items()
+        }
+
+    def _is_newer(self, event: AssetEvent) -> bool:
+        """Whether the settings of an observation were read after those of this process; future times are ignored."""
+        return self._read_at_s < float(event.tags.get(_READ_AT_TAG, 0)) < time.time()
+
+    def _observation(self, aspect: CameraAspect, recording_id: str, settings_json: str) -> AssetObservation:
+        tags = {_READ_AT_TAG: str(self._read_at_s)}
+        if settings_json:  # Dagster treats an observation without a version like no observation
+            version = settings_data_version(settings_json)
+            tags |= {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+        settings = json.loads(settings_json) if settings_json else {}
+        return AssetObservation(aspect.key, partition=recording_id, metadata={"settings": settings}, tags=tags)
+
+
+def _newest_agreeing(version: str, recorded: Sequence[AssetEvent], last_id: int) -> SettingsObservation:
+    agreeing = next((event for event in recorded if observed_version(event) == version), None)
+    before_all = recorded[-1].storage_id - 1 if recorded else last_id
+    storage_id = agreeing.storage_id if agreeing else before_all
+    return SettingsObservation(
+        version, storage_id, is_newest=version == observed_version(recorded[0] if recorded else None)
+    )

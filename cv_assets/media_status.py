@@ -1,0 +1,80 @@
+"""The status that a recording gets from its file, and the normalized video that later stages read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resources.errors import RecordingError
+from resources.schema.recording_tables import RECORDINGS
+from resources.storage.delta_store import Store
+
+NO_NORMALIZED_VIDEO = "The recording has no normalized video: materialize normalized_video first."
+_NAMED_STRETCHES = 3
+
+
+def read_normalized_row(recording_id: str, store: Store) -> dict[str, Any]:
+    """Read the row of a recording that has been normalized.
+
+    Raises:
+        RecordingError: The recording has not been normalized.
+    """
+    row = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
+    if row is None or row["frame_count"] is None:
+        raise RecordingError(NO_NORMALIZED_VIDEO)
+    return dict(row)
+
+
+def find_normalized_video(row: Mapping[str, Any], data_folder: Path) -> Path:
+    """Path of a recording's normalized video.
+
+    Args:
+        row: The recording's row of `recordings`.
+        data_folder: Folder that paths in tables are relative to.
+
+    Raises:
+        RecordingError: The video was never written, or was deleted.
+    """
+    if row["status"] == "rejected":
+        raise RecordingError(NO_NORMALIZED_VIDEO)
+    if row["video_path"] is None or not (data_folder / row["video_path"]).exists():
+        raise RecordingError(
+            "The normalized video was deleted, by retention (retention.media_after_days) or by hand: materialize "
+            "normalized_video again, for which the recording's file must be in the watched folder."
+        )
+    return data_folder / str(row["video_path"])
+
+
+def media_status(row: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Status and error of a recording according to its packet ledger: `ok`, or `partial` with what is missing.
+
+    Args:
+        row: A row of `recordings`; its ledger columns may be None.
+    """
+    if row["frame_count_from_content"] is None:
+        return "ok", None
+    missing = [(stretch["start_s"], stretch["end_s"]) for stretch in row["missing_s"] or ()]
+    sentences = []
+    if row["corrupt_count"] or missing:
+        corrupt = _counted(row["corrupt_count"], "packet does not decode", "packets do not decode")
+        lost = corrupt if row["corrupt_count"] else "The file ends early"
+        sentences.append(f"{lost}: missing is {_describe_stretches(missing)}" if missing else lost)
+    if row["damaged_count"]:
+        sentences.append(_counted(row["damaged_count"], "frame is damaged", "frames are damaged"))
+    if not sentences:
+        return "ok", None
+    decoded, duration_s = _counted(row["frame_count_from_content"], "frame", "frames"), row["duration_s_from_content"]
+    return "partial", f"{'; '.join(sentences)}. What decodes is used: {decoded} ({duration_s:.2f} s)."
+
+
+def _counted(count: int, singular: str, plural: str) -> str:
+    return f"{count} {singular if count == 1 else plural}"
+
+
+def _describe_stretches(missing_s: Sequence[tuple[float, float]]) -> str:
+    """Describe the first of some stretches; those before the first frame are given by their length."""
+    named = [
+        f"{end_s - start_s:.2f} s before the first frame" if end_s <= 0 else f"{start_s:.2f} to {end_s:.2f} s"
+        for start_s, end_s in missing_s[:_NAMED_STRETCHES]
+    ]
+    more = len(missing_s) - len(named)
+    return ", ".join(named) + (f" and {more} more stretches" if more > 0 else "")

@@ -1,0 +1,204 @@
+"""The inference of one model on one recording: which frames are decoded, on what region, with which engine."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cv_assets.media_status import find_normalized_video, read_normalized_row
+from resources.config.detection_config import DetectionSettings
+from resources.config.settings import settings_version
+from resources.errors import RecordingError
+from resources.inference.detection_arrays import Detections
+from resources.inference.detection_region import DetectionRegion
+from resources.inference.detector import Detector, Models
+from resources.inference.frame_skipping import decode_changed_frames
+from resources.inference.gpu_frames import decode_on_best_device
+from resources.media.frame_reader import Image, sample_images
+from resources.media.progress import ReportProgress
+from resources.previews.annotated_frames import annotate_image
+from resources.previews.preview_throttle import PreviewFrame
+from resources.schema.recording_tables import FRAMES
+from resources.storage.clock_times import add_wall_clock_times
+from resources.storage.delta_store import Store
+
+_SAMPLE_FRAMES = 48
+
+
+def analysed_frame_positions(time_s: np.ndarray, max_rate_fps: float | None) -> np.ndarray:
+    """Positions of the frames on which a model runs: the first in every interval of 1 / max_rate_fps seconds.
+
+    Args:
+        time_s: Times of all frames, ascending, shape (n,).
+        max_rate_fps: None means all frames.
+    """
+    if max_rate_fps is None:
+        return np.arange(len(time_s))
+    # A time on the edge of an interval must not fall into the preceding one by a rounding error.
+    interval = np.floor(time_s * max_rate_fps + 1e-6)
+    return np.flatnonzero(np.diff(interval, prepend=-1) > 0)
+
+
+@dataclass(frozen=True)
+class RecordingInference:
+    """The inference of one model on one recording.
+
+    Attributes:
+        recording_id: The recording.
+        video: Path of its normalized video.
+        rate_fps: Frame rate of the video.
+        width_px: Width of the video.
+        height_px: Height of the video.
+        frame_count: Number of frames of the video.
+        frames: The rows of `frames` on which the model runs, ascending by frame_index.
+        region: The rectangle of the frame on which the model runs.
+        detector: The model.
+        device: The leased device.
+        checkpoint_frames: Number of analysed frames per checkpoint.
+        skip_unchanged_frames: Whether unchanged frames reuse the detections of an earlier one.
+    """
+
+    recording_id: str
+    video: Path
+    rate_fps: Fraction
+    width_px: int
+    height_px: int
+    frame_count: int
+    frames: pa.Table
+    region: DetectionRegion
+    detector: Detector
+    device: str
+    checkpoint_frames: int
+    skip_unchanged_frames: bool
+
+    @property
+    def version(self) -> str:
+        """Version of everything except the settings that decides the detections."""
+        polygons = [polygon.tolist() for polygon in self.region.polygons]
+        video_version = self.video.stat().st_mtime_ns
+        parts = (self.detector.engine_name, video_version, self.frame_count, self.checkpoint_frames, polygons)
+        return settings_version(*(str(part) for part in parts))
+
+    def detect(self, first: int, progress: ReportProgress) -> Iterator[Detections]:
+        """Run the model on each frame.
+
+        Args:
+            first: Position in `frames` of the first frame to analyse.
+            progress: Takes the number of analysed frames, and now and then a preview.
+
+        Yields:
+            The detections of each frame in pixels of the whole frame.
+        """
+        frame_indices = self.frames["frame_index"].to_pylist()[first:]
+        total = self.frames.num_rows
+        preview = PreviewFrame(total)
+
+        def crop_to_region(images: Iterator["Image | None"]) -> Iterator["Image | None"]:
+            for position, image in enumerate(images, first):
+                if image is not None:
+                    preview.keep_if_due(position, image)
+                yield None if image is None else self.region.crop(image)
+
+        with closing(self._decode(frame_indices)) as images:
+            size_px = (self.region.width_px, self.region.height_px)
+            for position, in_region in enumerate(self.detector.detect(crop_to_region(images), size_px), first):
+                detections = in_region.to_full_frame(self.region, keep_outside=self.detector.task == "classify")
+                yield detections
+                image = preview.take(position)
+                progress(position + 1, total, None if image is None else self._annotate(image, detections))
+
+    def _decode(self, frame_indices: Sequence[int]) -> Generator["Image | None", None, None]:
+        """Decode the frames with some indices; None for one that has not changed and is not analysed."""
+        downscale_factor = 1 if self.region.polygons else self.detector.downscale_factor(self.width_px, self.height_px)
+        if self.skip_unchanged_frames:
+            # The first frame of each checkpoint is always analysed, so that a resumed run gives the same detections.
+            return decode_changed_frames(
+                self.video,
+                frame_indices,
+                self.rate_fps,
+                self.region,
+                self.checkpoint_frames,
+                downscale_factor=downscale_factor,
+            )
+        return decode_on_best_device(
+            self.video,
+            frame_indices,
+            self.rate_fps,
+            self.device if self.detector.accepts_tensors else "cpu",
+            thread_count=self.detector.decoder_thread_count,
+            downscale_factor=downscale_factor,
+        )
+
+    def _annotate(self, image: np.ndarray, detections: Detections) -> np.ndarray:
+        """Draw the detections of a frame and the polygons of the region on its preview."""
+        size_px = np.array([self.width_px, self.height_px])
+        names = [self.detector.class_names[int(class_id)] for class_id in detections.class_id]
+        polygons = [polygon / size_px for polygon in self.region.polygons]
+        boxes = detections.xyxy / np.tile(size_px, 2)
+        return annotate_image(image, boxes, names, detections.class_id.tolist(), polygons)
+
+
+def prepare_inference(
+    recording_id: str,
+    store: Store,
+    settings: DetectionSettings,
+    models: Models,
+    device: str,
+    checkpoint_s: float,
+) -> RecordingInference:
+    """Load a model for a recording and select the frames on which it runs.
+
+    Args:
+        recording_id: The recording.
+        store: The tables.
+        settings: The model.
+        models: Loads the model.
+        device: The leased device.
+        checkpoint_s: Duration of video per checkpoint.
+
+    Raises:
+        RecordingError: The recording has no normalized video, or the video does not match its frames.
+        PipelineError: The weights cannot be used.
+    """
+    row = read_normalized_row(recording_id, store)
+    video = find_normalized_video(row, store.data_folder)
+    frames = store.read(FRAMES, [recording_id], ["frame_index", "source_frame_index", "time_s", "captured_at_utc"])
+    frames = add_wall_clock_times(frames.sort_by("frame_index"), row["started_at_utc"])
+    if frames.num_rows != row["frame_count"]:
+        raise RecordingError(
+            f"The normalized video has {row['frame_count']} frames, but the table frames has {frames.num_rows} rows: "
+            "materialize normalized_video again."
+        )
+    rate_fps = Fraction(row["rate_fps_num"], row["rate_fps_den"])
+    region = DetectionRegion.from_polygons(settings.region_of(row["camera"]), row["width_px"], row["height_px"])
+    image_size_px = settings.image_size_px or models.weights(settings).image_size_px
+    if region.polygons and settings.task != "classify":
+        # The region keeps the scale that it has in the whole frame: fewer pixels, the same boxes.
+        share = max(region.width_px, region.height_px) / max(row["width_px"], row["height_px"])
+        image_size_px = max(1, round(image_size_px * share))
+    detector = models.detector(
+        settings.model_copy(update={"image_size_px": image_size_px}),
+        region.width_px,
+        region.height_px,
+        device,
+        lambda: [region.crop(image) for image in sample_images(video, _SAMPLE_FRAMES, frames.num_rows, rate_fps)],
+    )
+    positions = analysed_frame_positions(frames["time_s"].to_numpy(), settings.max_rate_fps)
+    return RecordingInference(
+        recording_id,
+        video,
+        rate_fps,
+        row["width_px"],
+        row["height_px"],
+        frames.num_rows,
+        frames.take(pa.array(positions)),
+        region,
+        detector,
+        device,
+        max(1, round(checkpoint_s * float(rate_fps) * len(positions) / max(frames.num_rows, 1))),
+        settings.skip_unchanged_frames,
+    )

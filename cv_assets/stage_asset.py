@@ -1,0 +1,244 @@
+"""The decorator that declares a stage: it turns a function that processes one recording into assets.
+
+A stage is declared at import, and `StageAsset.build` builds its assets for some settings: so no settings are read at
+import, and one process can build the assets for several settings.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from dagster import (
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetsDefinition,
+    AssetSpec,
+    BackfillPolicy,
+    TableColumn,
+    TableColumnConstraints,
+    TableSchema,
+    multi_asset,
+)
+
+from cv_assets.batch import CHECK_NAME, CheckRecordings, Stage, process_batch
+from cv_assets.camera_settings import CameraObserver
+from cv_assets.partitions import recordings_partitions
+from cv_assets.stage_metadata import Metadata
+from resources.config.settings import Settings
+from resources.media.progress import ReportProgress
+from resources.schema.columns import Table
+from resources.storage.delta_store import Store
+
+INGEST, ANALYSIS = "ingest", "analysis"
+"""The two jobs; the group of an asset names its job."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """The context, tables and settings of a stage in one run.
+
+    Attributes:
+        context: The step's context.
+        store: The tables.
+        settings: The settings in force.
+        device: The leased device, such as `cpu` or `cuda:0`; empty for stages without a lease.
+    """
+
+    context: AssetExecutionContext
+    store: Store
+    settings: Settings
+    device: str = ""
+
+
+ProcessRecording = Callable[[str, StageRun, ReportProgress], Mapping[str, Metadata]]
+"""Processes one recording: takes its id, the run and a progress callback; returns metadata by asset name."""
+
+
+@dataclass(frozen=True)
+class FileAsset:
+    """An asset of a stage that is a file per recording, not a table.
+
+    Attributes:
+        name: Name of the asset.
+        description: What the file is.
+        grain: What one file corresponds to, as a sentence.
+        kinds: Technologies, shown as badges in the UI.
+        checks: Further checks, as description by check name.
+    """
+
+    name: str
+    description: str
+    grain: str
+    kinds: tuple[str, ...] = ()
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageAsset:
+    """A declared stage; see `stage_asset` for the attributes."""
+
+    stage: Stage
+    process: ProcessRecording
+    group: str
+    code_version: Callable[[Settings], str]
+    deps: tuple[str, ...]
+    kinds: tuple[str, ...]
+    files: tuple[FileAsset, ...]
+    further_deps: Mapping[str, tuple[str, ...]]
+    pool: str | None
+    lease: Callable[[StageRun], AbstractContextManager[str]] | None
+    resource_keys: tuple[str, ...]
+    description: str
+
+    def build(self, settings: Settings, observer: CameraObserver) -> AssetsDefinition:
+        """Build the stage's assets for some settings.
+
+        Args:
+            settings: They decide the code version and the number of recordings per run of a backfill.
+            observer: Records the settings of single cameras.
+        """
+        code_version = self.code_version(settings)
+
+        @multi_asset(
+            name=self.stage.name,
+            specs=[*self._file_specs(code_version), *self._table_specs(code_version)],
+            check_specs=self._check_specs(),
+            partitions_def=recordings_partitions,
+            # A backfill runs in batches, so that a model is loaded once per batch.
+            backfill_policy=BackfillPolicy.multi_run(max_partitions_per_run=settings.batches.max_recordings),
+            pool=self.pool,
+            required_resource_keys={"store", "settings", *self.resource_keys},
+            description=self.description,
+        )
+        def compute(context: AssetExecutionContext) -> Iterator[Any]:
+            run = StageRun(context, context.resources.store, context.resources.settings)
+            with self.lease(run) if self.lease else nullcontext("") as device:
+                leased = replace(run, device=device)
+                yield from process_batch(
+                    self.stage,
+                    context,
+                    run.store,
+                    observer,
+                    lambda recording_id, progress: self.process(recording_id, leased, progress),
+                )
+
+        return compute
+
+    def _file_specs(self, code_version: str) -> Iterator[AssetSpec]:
+        for file in self.files:
+            yield self._spec(file.name, code_version, file.description, file.kinds, file.grain, "recording_id", {})
+
+    def _table_specs(self, code_version: str) -> Iterator[AssetSpec]:
+        for table in self.stage.tables:
+            columns = [
+                TableColumn(
+                    column.name,
+                    str(column.type),
+                    description=column.comment,
+                    constraints=TableColumnConstraints(nullable=column.nullable, unique=(column.name,) == table.key),
+                )
+                for column in table.columns
+            ]
+            metadata = {"dagster/column_schema": TableSchema(columns=columns), "dagster/table_name": table.name}
+            kinds = ("deltalake", *self.kinds)
+            key = ", ".join(table.key)
+            yield self._spec(table.name, code_version, table.comment, kinds, table.grain, key, metadata)
+
+    def _spec(
+        self,
+        name: str,
+        code_version: str,
+        description: str,
+        kinds: Sequence[str],
+        grain: str,
+        key: str,
+        metadata: Mapping[str, Any],
+    ) -> AssetSpec:
+        return AssetSpec(
+            name,
+            deps=[*self.deps, *self.further_deps.get(name, ())],
+            description=description,
+            group_name=self.group,
+            code_version=code_version,
+            kinds=set(kinds),
+            owners=["team:video-analytics"],
+            metadata={**metadata, "grain": grain, "key": key},
+            partitions_def=recordings_partitions,
+        )
+
+    def _check_specs(self) -> list[AssetCheckSpec]:
+        table_checks = [
+            AssetCheckSpec(
+                CHECK_NAME,
+                asset=table.name,
+                description="Keys are unique, required columns are filled, values are within their declared ranges.",
+            )
+            for table in self.stage.tables
+        ]
+        file_checks = [
+            AssetCheckSpec(name, asset=file.name, description=description)
+            for file in self.files
+            for name, description in file.checks.items()
+        ]
+        return [*table_checks, *file_checks]
+
+
+def stage_asset(
+    *,
+    group: str,
+    code_version: Callable[[Settings], str],
+    deps: Sequence[str],
+    tables: Sequence[Table] = (),
+    files: Sequence[FileAsset] = (),
+    kinds: Sequence[str] = (),
+    further_deps: Mapping[str, Sequence[str]] | None = None,
+    name: str | None = None,
+    runs_on_rejected: bool = False,
+    check: CheckRecordings | None = None,
+    pool: str | None = None,
+    lease: Callable[[StageRun], AbstractContextManager[str]] | None = None,
+    resource_keys: Sequence[str] = (),
+) -> Callable[[ProcessRecording], StageAsset]:
+    """Declare a stage: the decorated function processes one recording and writes its part of the assets.
+
+    Args:
+        group: The job of the stage, `INGEST` or `ANALYSIS`.
+        code_version: Version of the stage's logic and settings; when it changes, the assets are stale.
+        deps: Names of the assets that the stage reads, including those of camera settings.
+        tables: Tables that the stage writes.
+        files: Assets that are files, not tables.
+        kinds: Technologies, shown as badges in the UI.
+        further_deps: Further dependencies of single assets, by name of the asset.
+        name: Name of the stage; None takes the name of the function.
+        runs_on_rejected: Whether the stage reads the source file, and therefore also runs on rejected recordings.
+        check: A further check of the stored results.
+        pool: Dagster pool of its step; `GPU_POOL` for model stages.
+        lease: Leases a device for the whole run.
+        resource_keys: Dagster resources that the stage needs in addition to `store` and `settings`.
+    """
+
+    def declare(process: ProcessRecording) -> StageAsset:
+        stage = Stage(
+            name or process.__name__,
+            tuple(tables),
+            tuple(file.name for file in files),
+            runs_on_rejected=runs_on_rejected,
+            check=check,
+        )
+        return StageAsset(
+            stage=stage,
+            process=process,
+            group=group,
+            code_version=code_version,
+            deps=tuple(deps),
+            kinds=tuple(kinds),
+            files=tuple(files),
+            further_deps={asset: tuple(names) for asset, names in (further_deps or {}).items()},
+            pool=pool,
+            lease=lease,
+            resource_keys=tuple(resource_keys),
+            description=(process.__doc__ or "").strip(),
+        )
+
+    return declare

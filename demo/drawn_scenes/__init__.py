@@ -1,0 +1,1 @@
+"""Drawn scenes with exact ground truth, as frames and videos."""

@@ -1,0 +1,1 @@
+"""Settings by subject, and their loader. Nothing is read at import."""

@@ -1,0 +1,96 @@
+"""Settings of the models: weights, engine, thresholds and regions."""
+
+from typing import Literal
+
+from pydantic import (
+    Field,
+    field_validator,
+)
+
+from resources.config.section import Polygon, Section
+
+
+class DetectionSettings(Section):
+    """One model: its weights, how it is executed, and which of its results are stored."""
+
+    task: Literal["detect", "segment", "pose", "obb", "classify"] = Field(
+        "detect", description="Task that the weights were trained for; decides which tables are written."
+    )
+    weights: str = Field(
+        "yolo26n.pt",
+        description="An Ultralytics model (.pt), or its export as .onnx file or OpenVINO folder: a path, or a name, "
+        "which is searched in weights/ and, if Ultralytics publishes it, downloaded there once.",
+    )
+    engine: Literal["auto", "openvino", "torch"] = Field(
+        "auto", description="auto: torch or, where installed, TensorRT on a GPU; OpenVINO on a CPU."
+    )
+    precision: Literal["auto", "f32", "f16", "bf16", "int8"] = Field(
+        "auto",
+        description="auto: engines and precisions are measured once on your own footage, and the fastest that agrees "
+        "with the f32 reference is used.",
+    )
+    min_agreement: float = Field(
+        0.98,
+        ge=0,
+        le=1,
+        description="With precision auto, an engine must find at least this share of the reference's boxes, and this "
+        "share of its own boxes must match the reference; on little footage int8 and TensorRT may miss half as many.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda:\d+)$",
+        description="Device that executes the model: auto, cpu, cuda:N or mps.",
+    )
+    image_size_px: int | None = Field(
+        None, ge=32, description="Longer side of the model's input in pixels; null: the size it was trained with."
+    )
+    min_confidence: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="Boxes with a confidence below this are not stored; the tracker uses weak ones too.",
+    )
+    nms_iou: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="IoU threshold of NMS: of two boxes of a class that overlap more, the better is kept.",
+    )
+    max_per_frame: int = Field(300, ge=1, description="At most this many boxes per frame, best first.")
+    class_names: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Keep only these classes; null keeps all classes of the model."
+    )
+    max_rate_fps: float | None = Field(
+        None, gt=0, description="Run the model on at most this many frames per second; null: on every frame."
+    )
+    skip_unchanged_frames: bool = Field(
+        False,
+        description="Skip inference on unchanged frames; they reuse the boxes of the last frame inferred.",
+    )
+    regions: dict[str, tuple[Polygon, ...]] = Field(
+        {},
+        description="Per camera (* for all others), polygons of [x, y] as shares of width and height: only boxes whose "
+        "centre is inside one are kept, and only that part of the frame is inferred.",
+    )
+
+    def region_of(self, camera: str | None) -> tuple[Polygon, ...]:
+        """Polygons of a camera in which boxes are kept; an empty tuple means the whole frame."""
+        return self.regions.get(camera or "", self.regions.get("*", ()))
+
+    @field_validator("regions")
+    @classmethod
+    def _polygons_inside(cls, value: dict[str, tuple[Polygon, ...]]) -> dict[str, tuple[Polygon, ...]]:
+        for camera, polygons in value.items():
+            for polygon in polygons:
+                if len(polygon) < 3 or not all(0 <= share <= 1 for point in polygon for share in point):
+                    raise ValueError(f"{camera}: a polygon needs at least 3 corners [x, y], each from 0 to 1")
+        return value
+
+
+class ModelSettings(DetectionSettings):
+    """A further model: every key of `detections`, and a name."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,29}$", description="Prefix of the names of its tables, such as plates_detections."
+    )
+    weights: str = Field(description="As for detections.")

@@ -1,0 +1,49 @@
+"""Base class and value types shared by all settings sections."""
+
+import zoneinfo
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+)
+
+
+class Section(BaseModel):
+    """One section of pipeline.yaml: immutable, and without unknown keys, infinities or NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def check_time_zone(value: str) -> str:
+    """Check that a name is an IANA time zone.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: The name is no IANA time zone of this machine.
+    """
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Berlin") from error
+    return value
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+TimeZone = Annotated[str, AfterValidator(check_time_zone)]
+Polygon = tuple[tuple[float, float], ...]
+Points = tuple[tuple[float, float], ...]
+
+
+class EnvironmentVariable(Section):
+    """A secret that is read from an environment variable, so that it need not be in the settings file."""
+
+    env: str = Field(min_length=1, description="Name of the environment variable.")
+
+
+Secret = SecretStr | EnvironmentVariable

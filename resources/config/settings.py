@@ -1,0 +1,85 @@
+"""All settings of pipeline.yaml, every key optional."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import (
+    BaseModel,
+    Field,
+    field_validator,
+)
+
+from resources.config.camera_config import CameraSettings
+from resources.config.detection_config import DetectionSettings, ModelSettings
+from resources.config.media_config import IngestSettings, SceneSettings, VideoSettings
+from resources.config.operations_config import BatchSettings, NotificationSettings, QueueSettings, RetentionSettings
+from resources.config.section import Section
+from resources.config.tracking_config import CropSettings, TrackSettings
+
+
+class Settings(Section):
+    """All settings. Folders are relative to the settings file's own folder."""
+
+    watched_folder: Path = Field(Path("recordings"), description="Folder in which recordings are dropped; only read.")
+    further_watched_folders: tuple[Path, ...] = Field(
+        (), description="More watched folders, such as a recorder's share."
+    )
+    data_folder: Path = Field(Path("data"), description="Folder of tables, normalized videos and Dagster's storage.")
+    ingest: IngestSettings = IngestSettings()
+    video: VideoSettings = VideoSettings()
+    scenes: SceneSettings = SceneSettings()
+    detections: DetectionSettings = DetectionSettings()
+    models: tuple[ModelSettings, ...] = Field((), description="Further models, each an asset with tables of its own.")
+    tracks: TrackSettings = TrackSettings()
+    crops: CropSettings = CropSettings()
+    batches: BatchSettings = BatchSettings()
+    queue: QueueSettings = QueueSettings()
+    cameras: dict[str, CameraSettings] = Field(
+        default={},
+        description="Settings of single cameras, by the first folder under the watched folder "
+        '("": recordings directly in the watched folder).',
+    )
+    notifications: NotificationSettings = NotificationSettings()
+    retention: RetentionSettings = RetentionSettings()
+
+    @property
+    def watched_folders(self) -> tuple[Path, ...]:
+        """The watched folder and the further ones."""
+        return (self.watched_folder, *self.further_watched_folders)
+
+    @property
+    def all_models(self) -> tuple[DetectionSettings, ...]:
+        """The detector and all further models."""
+        return (self.detections, *self.models)
+
+    def camera(self, name: str | None) -> CameraSettings:
+        """Settings of a camera; the defaults for one without settings.
+
+        Args:
+            name: The camera; None or empty: recordings directly in the watched folder.
+        """
+        return self.cameras.get(name or "", CameraSettings())
+
+    def video_of(self, camera: str | None) -> VideoSettings:
+        """Video settings of a camera: its own where it has them, else those of `video`."""
+        own = self.camera(camera).video
+        return (
+            self.video if own is None else VideoSettings(**{**dict(self.video), **own.model_dump(exclude_unset=True)})
+        )
+
+    @field_validator("models")
+    @classmethod
+    def _different_names(cls, value: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+        names = [model.name for model in value]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two models have the name {repeated[0]}: every name must be unique")
+        return value
+
+
+def settings_version(*sections: BaseModel | str) -> str:
+    """Hash settings sections and texts: equal values give equal versions on any machine."""
+    text = json.dumps(
+        [part if isinstance(part, str) else part.model_dump(mode="json") for part in sections], sort_keys=True
+    )
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

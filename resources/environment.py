@@ -1,0 +1,73 @@
+"""The environment and the data folder that all processes of a pipeline share."""
+
+import os
+from pathlib import Path
+
+from resources.config.settings import Settings
+from resources.config.settings_file import PROJECT_ROOT, SETTINGS_VARIABLE, load_settings
+from resources.dagster_instance.postgres_database import check_database
+from resources.errors import PipelineError
+from resources.storage.delta_store import Store
+from resources.storage.disk import check_data_folder, disk_errors
+
+
+def choose_settings(
+    *,
+    settings: Path | None = None,
+    watched_folder: Path | None = None,
+    data_folder: Path | None = None,
+    weights: str | None = None,
+) -> Settings:
+    """Choose settings and folders for this process and its child processes, through environment variables.
+
+    Args:
+        settings: The settings file; None means the one in CV_ASSETS_SETTINGS, or else the project's pipeline.yaml.
+        watched_folder: The watched folder; None means that of the settings.
+        data_folder: The data folder; None means that of the settings.
+        weights: A weights file or name; None means that of the settings.
+
+    Returns:
+        The settings.
+
+    Raises:
+        PipelineError: The settings are invalid.
+    """
+    variables = {
+        SETTINGS_VARIABLE: settings.expanduser().absolute() if settings else None,
+        "CV_ASSETS_WATCHED_FOLDER": watched_folder.expanduser().absolute() if watched_folder else None,
+        "CV_ASSETS_DATA": data_folder.expanduser().absolute() if data_folder else None,
+        "CV_ASSETS_WEIGHTS": _absolute_if_file(weights) if weights else None,
+    }
+    os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
+    loaded_settings = load_settings()
+    os.environ["DAGSTER_HOME"] = str(loaded_settings.data_folder / "dagster")
+    os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+    return loaded_settings
+
+
+def prepare_data_folder(data_folder: Path) -> None:
+    """Create the data folder with Dagster's home, into which the project's dagster.yaml is linked.
+
+    Raises:
+        PipelineError: The folder cannot be created or written, its disk is full, another version wrote its tables, or
+            the database of Dagster's storage cannot be used.
+    """
+    check_data_folder(data_folder)
+    if outdated := Store(data_folder).outdated_tables():
+        raise PipelineError(
+            f"The data folder {data_folder} was written by another version, whose tables have different columns "
+            f"({', '.join(outdated)}): choose a new one with --data or data_folder."
+        )
+    with disk_errors(data_folder):
+        home = data_folder / "dagster"
+        home.mkdir(exist_ok=True)
+        link, target = home / "dagster.yaml", PROJECT_ROOT / "dagster.yaml"
+        if not link.is_symlink() or link.readlink() != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    check_database(data_folder)
+
+
+def _absolute_if_file(weights: str) -> str:
+    path = Path(weights).expanduser()
+    return str(path.absolute()) if path.exists() else weights

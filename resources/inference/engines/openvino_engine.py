@@ -1,0 +1,170 @@
+"""OpenVINO on the CPU: networks are compiled once per machine and kept in its cache folder."""
+
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from resources.inference.engines.engine import Outputs, ReadSampleImages
+from resources.inference.letterbox import InputFit
+from resources.inference.quantization import quantize
+from resources.inference.weights import ModelWeights, load_yolo
+from resources.media.frame_reader import Image
+
+_EXTRA_REQUESTS = 2  # waiting in OpenVINO's queue, so that none of its streams waits for Python
+EXPORT_WITH_NMS = False  # Ultralytics then exports heads that need no NMS as they are; other heads output all boxes
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU: static shape, preprocessing in the graph, several requests in flight.
+
+    Args:
+        model: The weights.
+        fit: Resizing to the network's input; only the input size is used.
+        precision: f32, bf16 or int8.
+        cache_folder: Folder of compiled networks.
+        read_calibration_images: Reads letterboxed images to calibrate int8 on; called only if there is no calibrated
+            network in the cache folder.
+    """
+
+    def __init__(
+        self,
+        model: ModelWeights,
+        fit: InputFit,
+        precision: str,
+        cache_folder: Path,
+        read_calibration_images: ReadSampleImages | None = None,
+    ) -> None:
+        import openvino
+
+        folder = network_folder(model, fit, cache_folder)
+        core = openvino.Core()
+        float_precision = "bf16" if "bf16" in openvino_precisions() else "f32"
+        network = (
+            _int8_network(model, fit, folder, read_calibration_images)
+            if precision == "int8"
+            else _add_preprocessing(_float_network(model, fit, folder))
+        )
+        self._compiled = core.compile_model(
+            network,
+            "CPU",
+            {
+                "PERFORMANCE_HINT": "THROUGHPUT",
+                "INFERENCE_PRECISION_HINT": float_precision if precision == "int8" else precision,
+                "CACHE_DIR": str(folder / "compiled"),
+            },
+        )
+        self.batch = 1
+        self.in_flight = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + _EXTRA_REQUESTS
+        self.precision = precision
+        self.name = f"openvino-{precision}-{fit.input_width_px}x{fit.input_height_px}"
+
+    def infer(self, images: Iterable[Image]) -> Iterator[Outputs]:
+        """See `Engine.infer`."""
+        free_requests = [self._compiled.create_infer_request() for _ in range(self.in_flight)]
+        running: deque[tuple[Any, Image]] = deque()
+        output_count = len(self._compiled.outputs)
+
+        def wait_for_oldest() -> tuple[Any, Outputs]:
+            request, _ = running.popleft()
+            request.wait()
+            return request, tuple(request.get_output_tensor(index).data[0] for index in range(output_count))
+
+        try:
+            for image in images:
+                if not free_requests:
+                    request, outputs = wait_for_oldest()
+                    yield outputs  # they are in the request's memory, which may be reused only after the caller resumes
+                    free_requests.append(request)
+                request = free_requests.pop()
+                request.start_async({0: image[None]}, share_inputs=True)
+                running.append((request, image))  # the image must outlive the request that reads it
+            while running:
+                yield wait_for_oldest()[1]
+        finally:
+            for request, _ in running:
+                request.wait()
+
+
+def openvino_precisions() -> tuple[str, ...]:
+    """Precisions that OpenVINO computes natively on this processor."""
+    import openvino
+
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    # OpenVINO lists bf16 only if the processor has instructions for it (AMX, AVX-512 BF16): then it is twice as fast.
+    return ("f32", *(name for name in ("bf16", "int8") if name.upper() in capabilities))
+
+
+def processor_name() -> str:
+    """Name of the processor, as OpenVINO reports it."""
+    import openvino
+
+    return str(openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")).strip()
+
+
+def network_folder(model: ModelWeights, fit: InputFit, cache_folder: Path) -> Path:
+    """Folder of everything that is derived from weights for one input size."""
+    import openvino
+
+    version = openvino.__version__.split("-")[0]
+    return cache_folder / model.content_hash / f"openvino-{version}-{fit.input_width_px}x{fit.input_height_px}"
+
+
+def _float_network(model: ModelWeights, fit: InputFit, folder: Path) -> Any:
+    """Read the exported network for one image of one size; Ultralytics exports it the first time."""
+    import openvino
+
+    core = openvino.Core()
+    if model.is_exported:
+        network = core.read_model(model.path)
+        network.reshape([1, 3, fit.input_height_px, fit.input_width_px])
+        return network
+    if not (folder / "model.xml").exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch, "model.pt")  # the exporter writes next to the weights: not into the user's folder
+            shutil.copyfile(model.path, copy)
+            size = (fit.input_height_px, fit.input_width_px)
+            exported = Path(load_yolo(copy).export(format="openvino", imgsz=size, nms=EXPORT_WITH_NMS, verbose=False))
+            _save_network(core.read_model(next(exported.glob("*.xml"))), folder / "model.xml")
+    return core.read_model(folder / "model.xml")
+
+
+def _int8_network(
+    model: ModelWeights, fit: InputFit, folder: Path, read_calibration_images: ReadSampleImages | None
+) -> Any:
+    import openvino
+
+    file = folder / "int8.xml"
+    if not file.exists():
+        if read_calibration_images is None:
+            raise ValueError("int8 must be calibrated on images, and there are none.")
+        network = _add_preprocessing(_float_network(model, fit, folder))
+        _save_network(quantize(network, read_calibration_images()), file)
+    return openvino.Core().read_model(file)
+
+
+def _save_network(network: Any, file: Path) -> None:
+    """Save a network so that no other process reads a part of it: first its .bin, last its .xml."""
+    import openvino
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        partial = Path(folder, file.name)
+        openvino.save_model(network, partial, compress_to_fp16=False)
+        partial.with_suffix(".bin").replace(file.with_suffix(".bin"))
+        partial.replace(file)
+
+
+def _add_preprocessing(network: Any) -> Any:
+    """Add preprocessing to a network, so that its input is a uint8 BGR image as it was decoded."""
+    import openvino
+    from openvino.preprocess import ColorFormat, PrePostProcessor
+
+    steps = PrePostProcessor(network)
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    steps.input().tensor().set_color_format(ColorFormat.BGR)
+    steps.input().preprocess().convert_element_type(openvino.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    return steps.build()

@@ -1,0 +1,1 @@
+"""Notification messages and their delivery by webhook and e-mail."""

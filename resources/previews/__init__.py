@@ -1,0 +1,1 @@
+"""Previews for the UI: annotated frames, contact sheets, timeline charts."""

@@ -1,0 +1,160 @@
+"""Declarations of columns and tables, and the columns that several tables share."""
+
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: Name of the column.
+        type: Arrow type.
+        meaning: What the column holds, as the catalogs show it.
+        unit: Unit of the values; empty for names, counts and flags.
+        nullable: Whether NULL is allowed.
+        minimum: Least allowed value.
+        maximum: Greatest allowed value.
+        allowed: The allowed values of a text column; None allows any.
+        offset_from_start: For a wall-clock time: the column that holds its offset from the recording's start, and the
+            seconds of one unit of that column.
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    allowed: tuple[str, ...] | None = None
+    offset_from_start: tuple[str, float] | None = None
+
+    @property
+    def comment(self) -> str:
+        """Meaning and unit in one line, as the catalogs show it."""
+        return f"{self.meaning} [{self.unit}]" if self.unit else self.meaning
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: Name of the table.
+        grain: What one row is, as a sentence.
+        key: Names of the columns that identify a row.
+        columns: The columns, in order.
+        per_recording: Whether every row belongs to a recording and is replaced with it.
+        is_small: Whether results.duckdb holds the rows themselves, not a view of Parquet files.
+    """
+
+    name: str
+    grain: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    per_recording: bool = True
+    is_small: bool = False
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The Arrow schema that every batch of rows must have."""
+        return pa.schema([pa.field(column.name, column.type, nullable=column.nullable) for column in self.columns])
+
+    @property
+    def empty(self) -> pa.Table:
+        """A table of this schema without rows."""
+        return self.arrow_schema.empty_table()
+
+    @property
+    def without_large_columns(self) -> "Table":
+        """The table without its binary and list columns (images, polygons), which are large and have no rules."""
+        small_columns = tuple(
+            column
+            for column in self.columns
+            if not pa.types.is_binary(column.type) and not pa.types.is_list(column.type)
+        )
+        return replace(self, columns=small_columns)
+
+    @property
+    def comment(self) -> str:
+        """Grain and key in one line, as the catalogs show it."""
+        return f"{self.grain} Key: {', '.join(self.key)}."
+
+
+def nullable(column: Column, meaning: str | None = None) -> Column:
+    """Copy a column with NULL allowed.
+
+    Args:
+        column: The column.
+        meaning: The meaning of the copy; None keeps that of the column.
+    """
+    return replace(column, nullable=True, meaning=meaning or column.meaning)
+
+
+TEXT, FLOAT, INT, BIG, FLAG = pa.string(), pa.float64(), pa.int32(), pa.int64(), pa.bool_()
+UTC = pa.timestamp("us", tz="UTC")
+STATUSES = ("ok", "partial", "rejected", "failed")
+RECORDING_ID = Column("recording_id", TEXT, "The recording: slug of its file name and fingerprint of its content")
+
+CAMERA = Column("camera", TEXT, "First folder under the watched folder; NULL for files directly in it", nullable=True)
+FINGERPRINT = Column("fingerprint", TEXT, "Hash of the file's size and of sampled blocks of its content")
+
+SOURCE_PATH = Column(
+    "source_path", TEXT, "Path of the file, relative to the watched folder; absolute in a further watched folder"
+)
+SIZE_BYTES = Column("size_bytes", BIG, "Size of the file", "bytes", minimum=0)
+MTIME_UTC = Column("mtime_utc", UTC, "Modification time of the file", "UTC")
+FRAME_INDEX = Column("frame_index", INT, "Index of the frame in the normalized video, from 0", minimum=0)
+
+TIME_S = Column("time_s", FLOAT, "Media time of the source: PTS of the frame minus the first PTS", "s", minimum=0)
+
+CAPTURED_AT_UTC = Column(
+    "captured_at_utc",
+    UTC,
+    "Wall-clock time of the frame; NULL if the recording's start time is unknown",
+    "UTC",
+    nullable=True,
+    offset_from_start=("time_s", 1.0),
+)
+
+CAPTURED_AT_SOURCE = Column(
+    "captured_at_source",
+    TEXT,
+    "Source of captured_at_utc",
+    nullable=True,
+    allowed=("file_name", "container", "mtime"),
+)
+FIRST_FRAME_INDEX = Column("first_frame_index", INT, "Index of the first frame", minimum=0)
+LAST_FRAME_INDEX = Column("last_frame_index", INT, "Index of the last frame", minimum=0)
+TRACK_ID = Column("track_id", INT, "Number of the track, from 1, unique within the recording", minimum=1)
+CLASS_ID = Column("class_id", INT, "Index of the class in the model", minimum=0)
+CLASS_NAME = Column("class_name", TEXT, "Name of the class in the model")
+CONFIDENCE = Column("confidence", FLOAT, "Confidence of the model", "0 to 1", minimum=0, maximum=1)
+START_S = Column("start_s", FLOAT, "time_s of the first frame", "s", minimum=0)
+END_S = Column("end_s", FLOAT, "time_s of the last frame plus its duration", "s", minimum=0)
+DURATION_S = Column("duration_s", FLOAT, "end_s minus start_s", "s", minimum=0)
+WIDTH_PX = Column("width_px", INT, "Width of the normalized video", "px", minimum=1)
+HEIGHT_PX = Column("height_px", INT, "Height of the normalized video", "px", minimum=1)
+FRAME_COUNT = Column("frame_count", INT, "Number of frames of the normalized video", minimum=0)
+MODEL_ID = Column("model_id", TEXT, "Name and content hash of the weights")
+ENGINE_NAME = Column("engine_name", TEXT, "Engine that ran the model, with precision and input size")
+
+BOX = tuple(
+    Column(f"{axis}_{end}_px", FLOAT, f"{side} edge of the box, from the top left of the normalized video", "px")
+    for end, sides in (("min", ("Left", "Top")), ("max", ("Right", "Bottom")))
+    for axis, side in zip("xy", sides, strict=True)
+)
+MINUTE_INDEX = Column("minute_index", INT, "Index of the minute of media time, from 0", minimum=0)
+
+MINUTE_START_UTC = Column(
+    "minute_start_utc",
+    UTC,
+    "Wall-clock time at which the minute starts; NULL if the recording's start time is unknown",
+    "UTC",
+    nullable=True,
+    offset_from_start=("minute_index", 60.0),
+)
+HOUR_UTC = Column("hour_utc", UTC, "Wall-clock time at which the hour starts", "UTC")

@@ -1,0 +1,121 @@
+"""Tables of summaries per recording, minute, hour and grid cell."""
+
+from resources.schema.columns import (
+    BIG,
+    CAMERA,
+    CLASS_NAME,
+    ENGINE_NAME,
+    FLOAT,
+    FRAME_COUNT,
+    HOUR_UTC,
+    INT,
+    MINUTE_INDEX,
+    MINUTE_START_UTC,
+    MODEL_ID,
+    RECORDING_ID,
+    Column,
+    Table,
+    nullable,
+)
+
+SUMMARIES = Table(
+    "summaries",
+    "One row per recording: totals.",
+    ("recording_id",),
+    (
+        RECORDING_ID,
+        CAMERA,
+        Column("duration_s", FLOAT, "Duration of the normalized video", "s", minimum=0),
+        FRAME_COUNT,
+        Column("detection_count", BIG, "Number of boxes", minimum=0),
+        Column("track_count", INT, "Number of tracks", minimum=0),
+        Column("max_at_once", INT, "Greatest number of tracks in one frame", minimum=0),
+        Column("mean_at_once", FLOAT, "Mean number of tracks per frame", minimum=0),
+        nullable(MODEL_ID),
+        nullable(ENGINE_NAME),
+        Column("analysed_frame_count", INT, "Frames with a result of the detector", nullable=True, minimum=0),
+        Column(
+            "reused_frame_count",
+            INT,
+            "Frames among them that reuse the result of an earlier frame",
+            nullable=True,
+            minimum=0,
+        ),
+    ),
+    is_small=True,
+)
+
+CLASS_MINUTES = Table(
+    "class_minutes",
+    "One row per recording, class and minute with a track of the class.",
+    ("recording_id", "class_name", "minute_index"),
+    (
+        RECORDING_ID,
+        CLASS_NAME,
+        MINUTE_INDEX,
+        MINUTE_START_UTC,
+        Column("track_count", INT, "Tracks in the minute", minimum=0),
+        Column("new_track_count", INT, "Tracks that start in the minute", minimum=0),
+        Column("max_at_once", INT, "Greatest number of tracks of the class in one frame", minimum=0),
+        Column("mean_at_once", FLOAT, "Mean number of tracks of the class per frame of the minute", minimum=0),
+    ),
+    is_small=True,
+)
+
+HEATMAP_CELLS = Table(
+    "heatmap_cells",
+    "One row per recording, class and cell of a grid over the frame in which a track of the class was.",
+    ("recording_id", "class_name", "row_index", "column_index"),
+    (
+        RECORDING_ID,
+        CLASS_NAME,
+        Column(
+            "row_index",
+            INT,
+            "Row of the grid, from 0 at the top; a cell is a square of 1/32 of the frame's width",
+            minimum=0,
+        ),
+        Column("column_index", INT, "Column of the grid, from 0 at the left to 31", minimum=0, maximum=31),
+        Column("track_count", INT, "Tracks whose bottom centre was in the cell", minimum=1),
+        Column("object_s", FLOAT, "Time in the cell, summed over all tracks", "s", minimum=0),
+    ),
+)
+
+_HOUR_COLUMNS = (
+    Column("max_at_once", INT, "Greatest number of tracks of the class in one frame", minimum=0),
+    Column("object_s", FLOAT, "Time in view, summed over all tracks", "s", minimum=0),
+)
+
+RECORDING_HOURS = Table(
+    "recording_hours",
+    "One row per recording, class and wall-clock hour with a track of the class.",
+    ("recording_id", "hour_utc", "class_name"),
+    (
+        RECORDING_ID,
+        CAMERA,
+        HOUR_UTC,
+        CLASS_NAME,
+        Column("new_track_count", INT, "Tracks that start in the hour", minimum=0),
+        *_HOUR_COLUMNS,
+    ),
+    is_small=True,
+)
+
+CAMERA_HOURS = Table(
+    "camera_hours",
+    "One row per camera, class and wall-clock hour, over all recordings of the camera.",
+    ("camera", "hour_utc", "class_name"),
+    (
+        CAMERA,
+        HOUR_UTC,
+        CLASS_NAME,
+        Column(
+            "track_count",
+            INT,
+            "Tracks that start in the hour; a track that continues in the next recording counts once",
+        ),
+        *_HOUR_COLUMNS,
+    ),
+    per_recording=False,
+    is_small=True,
+)

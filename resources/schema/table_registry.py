@@ -1,0 +1,96 @@
+"""All declared tables by name, and the tables of further models."""
+
+from dataclasses import replace
+
+from resources.schema.columns import Table
+from resources.schema.model_tables import (
+    DETECTIONS,
+    FRAME_CLASSES,
+    KEYPOINTS,
+    MASKS,
+    MODEL_RUNS,
+    MODELS,
+    ORIENTED_BOXES,
+)
+from resources.schema.operations_tables import NOTIFICATIONS
+from resources.schema.recording_tables import FRAMES, RECORDINGS, SCENES, SOURCE_FILES, STRETCHES
+from resources.schema.summary_tables import CLASS_MINUTES, HEATMAP_CELLS, RECORDING_HOURS, SUMMARIES
+from resources.schema.track_tables import CROPS, TRACK_BOXES, TRACK_LINKS, TRACKS
+from resources.schema.zone_tables import (
+    GROUND_TRACKS,
+    LINE_MINUTES,
+    LINE_TRIPS,
+    ORIGIN_DESTINATIONS,
+    ZONE_EVENTS,
+    ZONE_MINUTES,
+    ZONE_SECONDS,
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        SOURCE_FILES,
+        RECORDINGS,
+        FRAMES,
+        SCENES,
+        STRETCHES,
+        DETECTIONS,
+        MASKS,
+        KEYPOINTS,
+        ORIENTED_BOXES,
+        FRAME_CLASSES,
+        MODEL_RUNS,
+        MODELS,
+        TRACKS,
+        TRACK_BOXES,
+        TRACK_LINKS,
+        CROPS,
+        ZONE_EVENTS,
+        ZONE_SECONDS,
+        LINE_TRIPS,
+        GROUND_TRACKS,
+        SUMMARIES,
+        CLASS_MINUTES,
+        HEATMAP_CELLS,
+        RECORDING_HOURS,
+        ZONE_MINUTES,
+        LINE_MINUTES,
+        ORIGIN_DESTINATIONS,
+        NOTIFICATIONS,
+    )
+}
+
+_TABLES_BY_TASK: dict[str, tuple[Table, ...]] = {
+    "detect": (DETECTIONS,),
+    "segment": (DETECTIONS, MASKS),
+    "pose": (DETECTIONS, KEYPOINTS),
+    "obb": (DETECTIONS, ORIENTED_BOXES),
+    "classify": (FRAME_CLASSES,),
+}
+
+
+def model_tables(task: str, model_name: str | None = None) -> tuple[Table, ...]:
+    """The tables that a model writes.
+
+    Args:
+        task: Task of the model, as in Ultralytics.
+        model_name: Name of a further model, which prefixes the names of its tables; None means the detector, which
+            writes detections whatever its task, because tracks are computed from them.
+    """
+    if model_name is None:
+        return tuple(dict.fromkeys((DETECTIONS, *_TABLES_BY_TASK[task])))
+    return tuple(_table_of_model(table, model_name) for table in _TABLES_BY_TASK[task])
+
+
+def find_table(name: str) -> Table | None:
+    """The declaration of a table, including the tables of further models; None if no table has this name."""
+    if name in TABLES:
+        return TABLES[name]
+    for table in (DETECTIONS, MASKS, KEYPOINTS, ORIENTED_BOXES, FRAME_CLASSES):
+        if name.endswith(f"_{table.name}"):
+            return _table_of_model(table, name.removesuffix(f"_{table.name}"))
+    return None
+
+
+def _table_of_model(table: Table, model_name: str) -> Table:
+    return replace(table, name=f"{model_name}_{table.name}", grain=f"{table.grain[:-1]}, of the model {model_name}.")

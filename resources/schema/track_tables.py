@@ -1,0 +1,113 @@
+"""Tables of tracks, their boxes, their links between recordings, and crops."""
+
+import pyarrow as pa
+
+from resources.schema.columns import (
+    BOX,
+    CAPTURED_AT_UTC,
+    CLASS_ID,
+    CLASS_NAME,
+    CONFIDENCE,
+    DURATION_S,
+    END_S,
+    FLAG,
+    FLOAT,
+    FRAME_INDEX,
+    INT,
+    RECORDING_ID,
+    START_S,
+    TEXT,
+    TIME_S,
+    TRACK_ID,
+    Column,
+    Table,
+    nullable,
+)
+
+TRACKS = Table(
+    "tracks",
+    "One row per track: an object followed through a recording.",
+    ("recording_id", "track_id"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        CLASS_ID,
+        CLASS_NAME,
+        START_S,
+        END_S,
+        DURATION_S,
+        Column("first_frame_index", INT, "Index of the first frame with a box", minimum=0),
+        Column("last_frame_index", INT, "Index of the last frame with a box", minimum=0),
+        Column("box_count", INT, "Number of boxes, without interpolated ones", minimum=1),
+        Column("mean_confidence", FLOAT, "Mean confidence of the boxes", "0 to 1", minimum=0, maximum=1),
+        Column("path_px", FLOAT, "Length of the path of the box's centre", "px", minimum=0),
+        Column(
+            "mean_speed_px_s", FLOAT, "path_px divided by the time from the first box to the last", "px/s", minimum=0
+        ),
+        *(
+            Column(f"{end}_{axis}_px", FLOAT, f"Centre of the {end} box, from the {side}", "px")
+            for end in ("first", "last")
+            for axis, side in (("x", "left"), ("y", "top"))
+        ),
+    ),
+)
+
+TRACK_BOXES = Table(
+    "track_boxes",
+    "One row per track and frame from its first to its last, except in gaps too long to interpolate.",
+    ("recording_id", "track_id", "frame_index"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        FRAME_INDEX,
+        TIME_S,
+        CAPTURED_AT_UTC,
+        Column(
+            "detection_index",
+            INT,
+            "The matched detection of the frame; NULL if interpolated",
+            nullable=True,
+            minimum=0,
+        ),
+        Column("is_interpolated", FLAG, "Whether the box is interpolated between two detections of the track"),
+        CLASS_ID,
+        CLASS_NAME,
+        nullable(CONFIDENCE, "Confidence of the model; NULL if interpolated"),
+        *BOX,
+    ),
+)
+
+TRACK_LINKS = Table(
+    "track_links",
+    "One row per track that continues a track of the same camera's previous recording.",
+    ("recording_id", "track_id"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        Column("previous_recording_id", TEXT, "The camera's previous recording"),
+        Column("previous_track_id", INT, "Number of the continued track in the previous recording", minimum=1),
+        Column(
+            "gap_s", FLOAT, "Time from the last box in the previous recording to the first in this one", "s", minimum=0
+        ),
+    ),
+)
+
+CROPS = Table(
+    "crops",
+    "One row per stored crop of a track, best first.",
+    ("recording_id", "track_id", "rank"),
+    (
+        RECORDING_ID,
+        TRACK_ID,
+        Column("rank", INT, "Rank of the crop; 1 is the best of the track", minimum=1),
+        FRAME_INDEX,
+        TIME_S,
+        CLASS_ID,
+        CLASS_NAME,
+        CONFIDENCE,
+        *BOX,
+        Column("crop_width_px", INT, "Width of the crop", "px", minimum=1),
+        Column("crop_height_px", INT, "Height of the crop", "px", minimum=1),
+        Column("jpeg", pa.binary(), "The crop as JPEG; NULL after its deletion by retention", nullable=True),
+    ),
+)

@@ -1,0 +1,76 @@
+"""Determines the wall-clock time at which a recording starts, from its file name, its container or its mtime."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo
+
+from resources.config.camera_config import CameraSettings
+from resources.config.media_config import IngestSettings
+
+_MIN_EPOCH_S = 946_684_800  # the year 2000: smaller numbers are serial numbers
+
+
+def determine_start_time(
+    source_path: str,
+    created_at_utc: datetime | None,
+    mtime_utc: datetime,
+    duration_s: float,
+    ingest: IngestSettings,
+    camera: CameraSettings,
+) -> tuple[datetime, str]:
+    """Determine when a recording started, and the source of that time.
+
+    Args:
+        source_path: Path relative to the watched folder, matched against the patterns of the settings as a whole: the
+            day may be in the name of a folder and the time in that of the file.
+        created_at_utc: Creation time in the container's metadata; None if there is none.
+        mtime_utc: When the file was last written, used as the end of the recording.
+        duration_s: Duration of the recording.
+        ingest: Patterns, and the time zone of cameras without one of their own.
+        camera: Time zone and clock offset of the camera.
+
+    Returns:
+        The time in UTC, and `file_name`, `container` or `mtime`. The camera's clock offset corrects times that come
+        from the camera's clock; it does not apply to mtime, which comes from another clock.
+    """
+    clock_offset = timedelta(seconds=camera.clock_offset_s)
+    zone = ZoneInfo(camera.time_zone or ingest.time_zone)
+    for pattern in ingest.captured_at_patterns:
+        for match in re.finditer(pattern, source_path):
+            if time_utc := _parse_time(match.groupdict(), zone):
+                return time_utc + clock_offset, "file_name"
+    if created_at_utc is not None:
+        return created_at_utc + clock_offset, "container"
+    return mtime_utc - timedelta(seconds=duration_s), "mtime"
+
+
+def _parse_time(groups: Mapping[str, str | None], zone: tzinfo) -> datetime | None:
+    """Parse the named groups of a pattern as a time; None if the digits are no valid time, such as a serial number."""
+    if epoch := groups.get("epoch"):
+        epoch_s = int(epoch) / (1000 if len(epoch) > 11 else 1)
+        if not _MIN_EPOCH_S <= epoch_s <= datetime.now(UTC).timestamp() + 86_400:
+            return None
+        return datetime.fromtimestamp(epoch_s, UTC)
+    numbers = {name: int(groups.get(name) or 0) for name in ("year", "month", "day", "hour", "minute", "second")}
+    if half := groups.get("half"):
+        if not 1 <= numbers["hour"] <= 12:
+            return None
+        numbers["hour"] = numbers["hour"] % 12 + (12 if half.upper() == "PM" else 0)
+    fraction_s = float(f"0.{groups.get('fraction') or 0}")
+    try:
+        local = datetime(**numbers, tzinfo=UTC if groups.get("utc") else _parse_zone(groups.get("zone")) or zone)  # type: ignore[arg-type]
+    except ValueError:
+        return None
+    return local.astimezone(UTC) + timedelta(seconds=fraction_s)
+
+
+def _parse_zone(text: str | None) -> tzinfo | None:
+    """Parse a time zone in ISO 8601 notation, Z or ±hh:mm; None if there is none."""
+    if not text:
+        return None
+    if text.upper() in ("Z", "UTC"):
+        return UTC
+    digits = text[1:].replace(":", "").ljust(4, "0")
+    offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return timezone(-offset if text[0] == "-" else offset)

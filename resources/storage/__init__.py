@@ -1,0 +1,1 @@
+"""Storage in the data folder: Delta tables, results.duckdb, checkpoints, locks and disk checks."""

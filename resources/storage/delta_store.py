@@ -1,0 +1,362 @@
+"""The store: one Delta Lake table per declared table, whose rows are replaced per recording.
+
+A write is one commit: readers see all of a recording's new rows or all of its old ones. Different processes may write
+different recordings at once; after a conflict the later commit is retried.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow.dataset import Dataset, dataset, field
+
+from resources.errors import PipelineError
+from resources.schema.columns import CAPTURED_AT_SOURCE, Table
+from resources.schema.row_checks import broken_rules
+from resources.schema.table_registry import TABLES, find_table
+from resources.storage.clock_times import clock_columns, is_column_changed
+from resources.storage.disk import disk_errors, disk_problem
+from resources.storage.open_tables import OpenTable, open_tables
+
+logger = logging.getLogger(__name__)
+_COMMIT_ATTEMPTS = 12
+_COMPACT_ABOVE_FILES = 64
+_KEEP_OLD_FILES = timedelta(hours=24)
+_NO_RETRY = CommitProperties(max_commit_retries=0)
+_T = TypeVar("_T")
+
+
+class Store:
+    """The tables of one data folder.
+
+    Args:
+        data_folder: Absolute path; `tables/` and `media/` are created in it by the first write.
+    """
+
+    def __init__(self, data_folder: Path) -> None:
+        self.data_folder = data_folder
+        self.tables_folder = data_folder / "tables"
+        self.media_folder = data_folder / "media"
+        self.check_fence: Callable[[], None] = lambda: None
+        """Called before every commit; raises if this process is fenced off."""
+
+    @contextmanager
+    def fenced_by(self, check_fence: Callable[[], None]) -> Iterator[None]:
+        """Call a check before every commit of this block.
+
+        The check runs between reading a table's newest version and committing on top of it. A process that passes the
+        check, is then delayed, and meanwhile superseded by another writer of the same recording gets a conflict,
+        retries the commit, and is checked again.
+
+        Args:
+            check_fence: Raises if this process must not write any more.
+        """
+        previous_check, self.check_fence = self.check_fence, check_fence
+        try:
+            yield
+        finally:
+            self.check_fence = previous_check
+
+    def replace(
+        self,
+        table: Table,
+        recording_ids: Sequence[str],
+        rows: pa.Table | Sequence[pa.Table],
+        only: Mapping[str, str] | None = None,
+    ) -> int:
+        """Replace all rows of some recordings, in one commit.
+
+        Args:
+            table: The declaration of the table.
+            recording_ids: Recordings whose rows are replaced; a recording without new rows has none afterwards. In a
+                table that is not per recording, all rows are replaced.
+            rows: The new rows, with the declared columns; also as several tables without common keys, which are
+                checked and written one after the other.
+            only: Values by column name; only rows with these values are replaced.
+
+        Returns:
+            The number of rows written.
+
+        Raises:
+            ValueError: The rows break the declaration, or belong to a recording that is not in `recording_ids`.
+            PipelineError: The data folder is full, read-only or not accessible.
+        """
+        schema = table.arrow_schema
+        parts = [part.select(schema.names).cast(schema) for part in ([rows] if isinstance(rows, pa.Table) else rows)]
+        for part in parts:
+            unlisted_ids = (
+                set(part["recording_id"].unique().to_pylist()) - {*recording_ids} if table.per_recording else ()
+            )
+            if unlisted_ids:
+                raise ValueError(f"{table.name}: rows of recordings that are not replaced: {sorted(unlisted_ids)}.")
+            if sentences := broken_rules(table, part):
+                raise ValueError(" ".join(sentences))
+        conditions = [f"{name} = {_quote(value)}" for name, value in (only or {}).items()]
+        if table.per_recording:
+            conditions.append(_recordings_condition(recording_ids))
+        predicate = " AND ".join(conditions) or None
+
+        def commit() -> None:
+            batches = (batch for part in parts for batch in part.to_batches())
+            reader = pa.RecordBatchReader.from_batches(schema, batches)
+            newest = self._open_or_create(table)
+            self.check_fence()
+            write_deltalake(newest, reader, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
+
+        self._commit_with_retries(table, commit)
+        return sum(part.num_rows for part in parts)
+
+    def outdated_tables(self) -> list[str]:
+        """Names of tables whose stored columns differ from the declared ones: another program version wrote them."""
+        table_names = []
+        for table in TABLES.values():
+            try:
+                stored = DeltaTable(str(self._folder(table))).schema()
+            except TableNotFoundError:
+                continue
+            if {column.name for column in stored.fields} != set(table.arrow_schema.names):
+                table_names.append(table.name)
+        return table_names
+
+    def update(self, table: Table, recording_ids: str | Sequence[str], values: Mapping[str, object]) -> None:
+        """Set columns to one value in all rows of one or several recordings, in one commit.
+
+        Args:
+            table: The declaration of the table.
+            recording_ids: The recording, or the recordings.
+            values: New values by column name; strings, numbers, booleans or None.
+        """
+        unknown_columns = set(values) - set(table.arrow_schema.names)
+        if unknown_columns:
+            raise ValueError(f"{table.name} has no columns {sorted(unknown_columns)}.")
+        ids = [recording_ids] if isinstance(recording_ids, str) else list(recording_ids)
+        self.change(table, ids, lambda rows: {name: [value] * rows.num_rows for name, value in values.items()})
+
+    def change(
+        self, table: Table, recording_ids: Sequence[str], compute: Callable[[pa.Table], Mapping[str, Any]]
+    ) -> None:
+        """Set columns to values computed from the stored rows of some recordings, in one commit.
+
+        Args:
+            table: The declaration of the table.
+            recording_ids: The recordings.
+            compute: Takes all their rows as stored at the commit, returns new values by column name; called again
+                when the commit is retried.
+        """
+        predicate = _recordings_condition(recording_ids)
+
+        # Without Delta's own UPDATE, which writes strings as Arrow views, on which its readers cannot filter.
+        def commit() -> None:
+            newest = self._open_or_create(table)
+            self.check_fence()
+            rows = self._rows(newest, table, recording_ids).to_table().cast(table.arrow_schema)
+            for name, values in (compute(rows) if rows.num_rows else {}).items():
+                position = table.arrow_schema.get_field_index(name)
+                column = table.arrow_schema.field(position)
+                rows = rows.set_column(position, column, pa.array(values, column.type))
+            if rows.num_rows:
+                write_deltalake(newest, rows, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
+
+        self._commit_with_retries(table, commit)
+
+    def set_clock(
+        self,
+        tables: Sequence[Table],
+        recording_id: str,
+        started_at_utc: datetime | None,
+        started_at_source: str | None,
+    ) -> None:
+        """Recompute the wall-clock times of a recording from its start; other columns do not change.
+
+        Args:
+            tables: The tables to change; tables without wall-clock times are skipped.
+            recording_id: The recording.
+            started_at_utc: Wall-clock time of its first frame; None if unknown.
+            started_at_source: Source of this time.
+        """
+        source = {CAPTURED_AT_SOURCE.name: started_at_source}
+        for table in tables:
+            offsets = {column.name: column.offset_from_start for column in table.columns if column.offset_from_start}
+            constants = {name: value for name, value in source.items() if name in table.arrow_schema.names}
+            names = {*offsets, *constants, *(offset for offset, _ in offsets.values())}
+            if not offsets or not self.row_count(table):
+                continue
+            compute = partial(clock_columns, started_at_utc=started_at_utc, offset_columns=offsets, constants=constants)
+            rows = self.read(table, [recording_id], sorted(names))
+            # Times computed in another way may differ in the last microsecond, which is no change.
+            if any(
+                is_column_changed(rows[name], pa.array(values, rows[name].type))
+                for name, values in compute(rows).items()
+            ):
+                self.change(table, [recording_id], compute)
+
+    def read(
+        self, table: Table, recording_ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Read rows, in no particular order.
+
+        Args:
+            table: The declaration of the table.
+            recording_ids: Recordings whose rows are read; None reads all.
+            columns: Columns to read; None reads all declared ones.
+        """
+        names = list(columns or table.arrow_schema.names)
+        schema = pa.schema([table.arrow_schema.field(name) for name in names])
+        if recording_ids is not None and not recording_ids:
+            return schema.empty_table()
+        for attempt in range(3):
+            try:
+                return self.scan(table, recording_ids).to_table(names).cast(schema)
+            except FileNotFoundError:
+                # The files were vacuumed after the log was read: the next attempt reads the newer ones.
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    def scan(self, table: Table, recording_ids: Sequence[str] | None) -> Dataset:
+        """A dataset of rows of some recordings, in no particular order, read from disk lazily.
+
+        Args:
+            table: The declaration of the table.
+            recording_ids: Recordings whose rows are read; None reads all.
+        """
+        delta = self._open(table)
+        return self._rows(delta, table, recording_ids) if delta else dataset(table.arrow_schema.empty_table())
+
+    def _rows(self, delta: DeltaTable, table: Table, recording_ids: Sequence[str] | None) -> Dataset:
+        # Without deltalake's own dataset, which builds a filter for every file of the table to read one recording.
+        files = pa.table(delta.get_add_actions(flatten=True))
+        if recording_ids is not None:
+            min_id, max_id = files["min.recording_id"], files["max.recording_id"]
+            may_match = pc.is_null(min_id)  # files without statistics
+            for recording_id in recording_ids:
+                is_in_range = pc.and_(pc.less_equal(min_id, recording_id), pc.greater_equal(max_id, recording_id))
+                may_match = pc.or_(may_match, pc.fill_null(is_in_range, True))
+            files = files.filter(may_match)
+        paths = [str(self._folder(table) / path) for path in files["path"].to_pylist()]
+        rows = dataset(paths, schema=table.arrow_schema, format="parquet")
+        return rows if recording_ids is None else rows.filter(field("recording_id").isin(list(recording_ids)))
+
+    def row_count(self, table: Table) -> int:
+        """Number of rows of the table, from its log alone."""
+        delta = self._open(table)
+        return sum(pa.table(delta.get_add_actions(flatten=True))["num_records"].to_pylist()) if delta else 0
+
+    def versions(self) -> dict[str, int]:
+        """Newest version of every existing table, by table name."""
+        versions = {}
+        for table in self.tables():
+            delta = self._open(table)
+            if delta is not None:
+                versions[table.name] = delta.version()
+        return versions
+
+    def commit_times(self) -> frozenset[tuple[str, int]]:
+        """Modification time of every table's log folder: changes with every commit, and is cheap to read.
+
+        The log entries themselves are not listed: a log has thousands, and this is called twice a second.
+        """
+        return frozenset((str(log), log.stat().st_mtime_ns) for log in self.tables_folder.glob("*/_delta_log"))
+
+    def tables(self) -> list[Table]:
+        """All declared tables, and the existing tables of further models."""
+        table_names = sorted(folder.name for folder in self.tables_folder.glob("*_*"))
+        further_tables = [find_table(name) for name in table_names if name not in TABLES]
+        return [*TABLES.values(), *(table for table in further_tables if table is not None)]
+
+    def files(self, table: Table) -> list[str]:
+        """Absolute paths of the Parquet files with the table's current rows."""
+        delta = self._open(table)
+        return sorted(delta.file_uris()) if delta is not None else []
+
+    def compact(self, table: Table) -> None:
+        """Merge many small files into few, and delete old files that no reader needs any more."""
+        delta = self._open(table)
+        if delta is None or len(delta.file_uris()) <= _COMPACT_ABOVE_FILES:
+            return
+        try:
+            delta.optimize.compact(commit_properties=_NO_RETRY)
+            _vacuum(delta)
+        except (CommitFailedError, DeltaError) as error:
+            # Another process committed meanwhile; compaction is optional, so the next publication retries it.
+            logger.info("Compaction of %s is postponed: %s", table.name, error)
+
+    def vacuum(self, table: Table) -> None:
+        """Delete old files that no reader needs any more, also of tables that are too small for compaction."""
+        delta = self._open(table)
+        if delta is None:
+            return
+        try:
+            _vacuum(delta)
+        except (CommitFailedError, DeltaError) as error:
+            logger.info("Vacuum of %s is postponed: %s", table.name, error)
+
+    def _folder(self, table: Table) -> Path:
+        return self.tables_folder / table.name
+
+    def _open(self, table: Table) -> DeltaTable | None:
+        """The newest version of a table, None if it does not exist; an open table only reads its new log entries."""
+        folder = self._folder(table)
+        open_table = open_tables.tables.pop(folder, None)
+        if open_table is None or not open_table.update():
+            try:
+                open_table = OpenTable(folder, DeltaTable(str(folder)))
+            except TableNotFoundError:
+                return None
+        open_tables.tables[folder] = open_table
+        return open_table.delta
+
+    def _open_or_create(self, table: Table) -> DeltaTable:
+        delta = self._open(table)
+        if delta is not None:
+            return delta
+        with disk_errors(self.data_folder):
+            self._folder(table).mkdir(parents=True, exist_ok=True)
+        DeltaTable.create(
+            str(self._folder(table)), table.arrow_schema, mode="ignore", description=table.comment, name=table.name
+        )
+        return DeltaTable(str(self._folder(table)))
+
+    def _commit_with_retries(self, table: Table, commit: Callable[[], _T]) -> _T:
+        """Commit, and retry after conflicts.
+
+        Raises:
+            PipelineError: The disk is full or cannot be written.
+        """
+        for attempt in range(_COMMIT_ATTEMPTS):
+            try:
+                return commit()
+            except CommitFailedError as error:
+                if attempt == _COMMIT_ATTEMPTS - 1:
+                    raise
+                logger.info("A commit to %s conflicts with another one and is retried: %s", table.name, error)
+                time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
+            except (OSError, DeltaError) as error:
+                if sentence := disk_problem(error, self.data_folder):
+                    raise PipelineError(sentence) from error
+                raise
+        raise AssertionError("unreachable")
+
+
+def _vacuum(delta: DeltaTable) -> None:
+    hours = int(_KEEP_OLD_FILES.total_seconds() // 3600)
+    delta.cleanup_metadata()
+    delta.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=False)
+
+
+def _recordings_condition(recording_ids: Sequence[str]) -> str:
+    return f"recording_id IN ({', '.join(_quote(recording_id) for recording_id in recording_ids)})"
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,203 @@
+"""Lists the files of the watched folders; nothing in this package writes into those folders."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from resources.config.media_config import IngestSettings
+from resources.config.settings import Settings
+from resources.errors import PipelineError, RecordingError
+
+_NOT_A_FILE = "The entry is a pipe, a socket or a device, not a file."
+_PARTIAL_EXTENSIONS = ("part", "partial", "crdownload", "download", "tmp", "temp", "filepart", "!qb", "aria2")
+
+
+@dataclass(frozen=True)
+class FileState:
+    """Size and mtime of a file; two equal states some seconds apart mean that the file is stable."""
+
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Contents of the watched folders.
+
+    Attributes:
+        files: State of every file that could be a recording, by path.
+        skipped: Reason by path, for every other file and for folders that are not entered. Hidden ones are omitted.
+        problems: One sentence per watched folder that cannot be read.
+    """
+
+    files: dict[str, FileState] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def camera_of(source_path: str, folders: Sequence[Path] = ()) -> str | None:
+    """Name of the camera: the first folder under the watched folder; None for a file directly in it.
+
+    Args:
+        source_path: Relative to the watched folder, or absolute under one of `folders`.
+        folders: The watched folders.
+    """
+    path = PurePosixPath(source_path)
+    for folder in folders:
+        if path.is_absolute() and path.is_relative_to(folder):
+            path = path.relative_to(folder)
+    return path.parts[0] if len(path.parts) > 1 and not path.is_absolute() else None
+
+
+def list_watched_files(settings: Settings) -> Listing:
+    """List all watched folders; a missing one is a problem, not an empty folder, and does not hide the others.
+
+    Raises:
+        PipelineError: None of them can be read.
+    """
+    listing = Listing()
+    for folder in settings.watched_folders:
+        try:
+            _list_folder(folder, "" if folder == settings.watched_folder else f"{folder}/", settings.ingest, listing)
+        except PipelineError as error:
+            listing.problems.append(str(error))
+    if len(listing.problems) == len(settings.watched_folders):
+        raise PipelineError(" ".join(listing.problems))
+    return listing
+
+
+def _list_folder(folder: Path, prefix: str, ingest: IngestSettings, listing: Listing) -> None:
+    if folder.is_file():
+        raise PipelineError(f"The watched folder {folder} is a file: name the folder that contains it.")
+    if not folder.is_dir():
+        raise PipelineError(f"The watched folder {folder} does not exist: create it, mount it or name another.")
+    root = folder.resolve()
+    extensions = frozenset(ingest.extensions)
+    links: dict[str, FileState] = {}
+    for path, entry in _scan_files(folder, prefix, listing):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            # A name that is not valid UTF-8 cannot be stored: it is listed with its invalid bytes escaped.
+            path = os.fsencode(path).decode("utf-8", "backslashreplace")
+        extension = entry.name.rpartition(".")[2].lower() if "." in entry.name else ""
+        if entry.is_symlink() and (reason := _non_file_reason(entry, root)):
+            listing.skipped[path] = reason
+        elif extension in _PARTIAL_EXTENSIONS:
+            listing.skipped[path] = (
+                f"The extension .{extension} marks an unfinished copy or download: rename the file when it is complete."
+            )
+        elif extension not in extensions:
+            listing.skipped[path] = (
+                f"The extension .{extension} is not in ingest.extensions: add it if the file is a recording."
+                if extension
+                else "The file name has no extension: add that of the file's format."
+            )
+        elif reason := _non_file_reason(entry, root):
+            listing.skipped[path] = reason
+        else:
+            try:
+                stat = entry.stat()
+            except OSError:
+                continue  # deleted since it was listed
+            (links if entry.is_symlink() else listing.files)[path] = FileState(stat.st_size, stat.st_mtime_ns)
+    listing.files.update(links)  # last, so that the recording is the file and links to it are duplicates
+
+
+def _non_file_reason(entry: "os.DirEntry[str]", root: Path) -> str | None:
+    """Reason why a directory entry cannot be read as a file of the folder; None if it can."""
+    try:
+        if not entry.is_symlink():
+            return None if entry.is_file() else _NOT_A_FILE
+        target = Path(entry.path).resolve(strict=True)
+    except FileNotFoundError:
+        return "The target of the link does not exist." if entry.is_symlink() else None
+    except (OSError, RuntimeError):  # RuntimeError is how Python 3.11 reports a loop of links
+        return "The link cannot be resolved."
+    if target.is_dir():
+        return "The link points to a folder and is not followed: add that folder to further_watched_folders."
+    if not target.is_relative_to(root):
+        return "The link points out of the watched folder: put the file itself there."
+    return None if target.is_file() else _NOT_A_FILE
+
+
+def resolve_source_path(settings: Settings, source_path: str) -> Path:
+    """Path of the file that a path of `source_files` refers to, checked before every use.
+
+    Args:
+        settings: Settings that name the watched folders.
+        source_path: Relative to the watched folder, or absolute in a further one.
+
+    Raises:
+        RecordingError: The file is outside the watched folders, for example because it has been replaced by a link
+            since it was listed.
+    """
+    file = settings.watched_folder / source_path
+    if not any(file.resolve().is_relative_to(folder.resolve()) for folder in settings.watched_folders):
+        raise RecordingError(
+            f"The file {source_path} is outside the watched folders: put the file itself there, not a link."
+        )
+    return file
+
+
+def _scan_files(folder: Path, prefix: str, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """Scan a folder recursively; yields path and directory entry of all but folders, ordered by name.
+
+    Links are not followed. Folders that cannot be read are added to `listing.skipped`.
+
+    Raises:
+        PipelineError: The folder itself cannot be read.
+    """
+    pending = [(str(folder), prefix)]
+    while pending:
+        path, path_prefix = pending.pop()
+        try:
+            with os.scandir(path) as unsorted_entries:
+                entries = sorted(unsorted_entries, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            continue  # deleted during the scan
+        except OSError as error:
+            reason = f"The folder {path} cannot be read: {error.strerror}."
+            if path == str(folder):
+                raise PipelineError(reason) from error
+            listing.skipped[path_prefix.rstrip("/")] = reason
+            continue
+        folders = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((entry.path, f"{path_prefix}{entry.name}/"))
+            else:
+                yield path_prefix + entry.name, entry
+        pending += reversed(folders)
+
+
+def is_incomplete_container(file: Path) -> bool:
+    """Whether a file is an incomplete container: an MP4 without index (`moov`), or an AVI shorter than its header says.
+
+    MP4 is a sequence of boxes, each of which starts with its length (ISO/IEC 14496-12, 4.2); AVI is one such chunk
+    (RIFF).
+    """
+    size_bytes = file.stat().st_size
+    with file.open("rb") as content:
+        head = content.read(12)
+        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+            return size_bytes < 8 + int.from_bytes(head[4:8], "little")
+        if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            return False
+        position_bytes, has_index = 0, False
+        while position_bytes + 8 <= size_bytes:
+            content.seek(position_bytes)
+            head = content.read(16)
+            length_bytes = int.from_bytes(head[:4], "big")
+            if length_bytes == 1:
+                length_bytes = int.from_bytes(head[8:16], "big")
+            if length_bytes == 0:
+                length_bytes = size_bytes - position_bytes
+            if length_bytes < 8:
+                return True  # not a box: the copy has reserved the space but not written it yet
+            has_index = has_index or head[4:8] == b"moov"
+            position_bytes += length_bytes
+        return not has_index or position_bytes > size_bytes

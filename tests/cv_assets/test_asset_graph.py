@@ -1,0 +1,124 @@
+"""The assets in one process, on a real Dagster instance: batches, data versions, checks and metadata."""
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from dagster import AssetCheckKey, AssetKey, DagsterInstance, ExecuteInProcessResult
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from PIL import Image
+
+from resources.previews import preview_throttle
+from resources.schema.model_tables import DETECTIONS
+from resources.schema.recording_tables import RECORDINGS
+from resources.schema.summary_tables import SUMMARIES
+from resources.schema.zone_tables import LINE_MINUTES, ZONE_EVENTS
+from tests.builders.pipeline import INGEST_STAGES, RECORDING_NAMES, Pipeline
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """A pipeline that has ingested its three recordings in one batch."""
+    with DagsterInstance.ephemeral() as instance:
+        pipeline = Pipeline(tmp_path_factory.mktemp("pipeline"), instance)
+        assert not pipeline.run(INGEST_STAGES, "a", "c").success
+        yield pipeline
+
+
+def metadata_by_asset(result: ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    """Metadata values of one recording's materializations."""
+    return {
+        event.asset_key.to_user_string(): {
+            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
+        }
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    }
+
+
+def test_a_batch_materializes_its_good_recordings_and_stores_why_the_bad_one_failed(pipeline: Pipeline) -> None:
+    assert len(pipeline.versions("recordings", "bad")) == 1
+    assert len(pipeline.versions("frames", "a")) == len(pipeline.versions("normalized_video", "c")) == 1
+    assert pipeline.versions("frames", "bad") == []
+    # Checks that never ran would look like checks that failed.
+    for asset_name, check_name in (("normalized_video", "frame_ledger"), ("frames", "keys_and_ranges")):
+        (record,) = pipeline.instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(AssetKey(asset_name), check_name), limit=5
+        )
+        assert record.status == AssetCheckExecutionRecordStatus.SUCCEEDED, asset_name
+    rows = {row["recording_id"]: row for row in pipeline.store.read(RECORDINGS).to_pylist()}
+    assert [rows[pipeline.ids[name]]["status"] for name in RECORDING_NAMES] == ["ok", "rejected", "ok"]
+    assert [rows[pipeline.ids[name]]["frame_count"] for name in RECORDING_NAMES] == [100, None, 125]
+
+
+def test_a_rejected_recording_fails_with_the_reason_of_its_rejection(pipeline: Pipeline) -> None:
+    result = pipeline.run(["scenes"], "bad", "bad")
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    data = failure.step_failure_data.user_failure_data
+    assert data is not None
+    assert re.search(
+        "The recording has no results, because its file was rejected: .*not a video", str(data.description)
+    )
+    rows = {row["recording_id"]: row for row in pipeline.store.read(RECORDINGS).to_pylist()}
+    assert rows[pipeline.ids["bad"]]["status"] == "rejected"  # the failure does not replace the rejection
+
+
+def test_data_versions_are_the_same_alone_and_in_a_batch(pipeline: Pipeline) -> None:
+    version = pipeline.versions("frames", "a")[0]
+    assert pipeline.run(INGEST_STAGES, "a", "a").success
+    assert pipeline.versions("frames", "a")[0] == version == pipeline.versions("frames", "c")[0]
+
+
+def test_the_stages_after_ingest_write_rows_checks_and_metadata(pipeline: Pipeline) -> None:
+    result = pipeline.run(pipeline.stage_names[2:], "c", "c")
+    assert result.success
+    checks = result.get_asset_check_evaluations()
+    assert {check.asset_key.to_user_string() for check in checks} >= {"detections", "tracks", "crops", "class_minutes"}
+    assert all(check.passed for check in checks)
+    summary = pipeline.store.read(SUMMARIES).to_pylist()[0]
+    assert (summary["frame_count"], summary["track_count"], summary["max_at_once"]) == (125, 1, 1)
+    assert summary["detection_count"] == pipeline.store.row_count(DETECTIONS)
+    events = pipeline.store.read(ZONE_EVENTS).to_pylist()
+    assert {event["recording_id"] for event in events} == {pipeline.ids["c"]}
+    assert sorted(event["event"] for event in events) in (["enter", "exit", "in"], ["enter", "exit", "out"])
+    assert pipeline.store.read(LINE_MINUTES)["crossing_count"].to_pylist() == [1]
+    metadata = metadata_by_asset(result)
+    box_count = sum(value for name, value in metadata["detections"].items() if name.startswith("boxes/"))
+    assert metadata["detections"]["dagster/partition_row_count"] == box_count == summary["detection_count"]
+    assert metadata["tracks"]["tracks/car"] == metadata["summaries"]["tracks/car"] == 1
+    assert metadata["zone_events"]["events/left half enter"] == metadata["zone_events"]["events/left half exit"] == 1
+    assert metadata["zone_seconds"]["max_occupancy"] == 1
+    for name, values in metadata.items():
+        assert values["seconds"] >= 0, name
+        assert values["realtime_factor"] == pytest.approx(5 / max(values["seconds"], 1e-3), rel=0.01, abs=0.01), name
+    assert metadata["crops"]["contact_sheet"].startswith("![the best crops of the first 1 tracks](data:image/jpeg;")
+    assert all(metadata[name]["timeline"].startswith("![objects") for name in ("summaries", "zone_events"))
+
+
+def test_the_metadata_of_a_normalized_video_show_its_frames(pipeline: Pipeline) -> None:
+    metadata = metadata_by_asset(pipeline.run(INGEST_STAGES, "c", "c"))
+    image_type, content = re.fullmatch(
+        r"!\[12 frames of the recording and their times\]\(data:image/(\w+);base64,(.+)\)",
+        metadata["normalized_video"]["contact_sheet"],
+    ).groups()  # type: ignore[union-attr]
+    with Image.open(io.BytesIO(base64.b64decode(content))) as sheet:
+        assert (image_type, sheet.format) == ("jpeg", "JPEG")
+        assert sheet.size == (4 * 164 + 4, 3 * (90 + 15 + 4) + 4)
+    assert metadata["normalized_video"]["frame_count"] == 125 == metadata["frames"]["dagster/partition_row_count"]
+    assert 10 < metadata["frames"]["mean_brightness"] < 245
+
+
+def test_progress_is_observed_with_previews(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview_throttle, "PREVIEW_INTERVAL_S", 0.0)
+    assert pipeline.run(pipeline.stage_names[:5], "a", "a").success
+    records = pipeline.instance.fetch_observations(AssetKey("detections"), limit=100).records
+    metadata = [record.asset_observation.metadata for record in records if record.asset_observation]
+    assert metadata[0]["frames_done"].value == metadata[0]["frames_total"].value == 100
+    previews = [values["picture"].value for values in metadata if "picture" in values]
+    assert 2 <= len(previews) <= preview_throttle.MAX_PREVIEWS_PER_RECORDING
+    assert all(str(preview).startswith("![frame ") and len(str(preview)) < 20_100 for preview in previews)

@@ -1,0 +1,83 @@
+"""Tracks that continue from one recording of a camera to the next."""
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cv_assets.track_links import adjacent_recordings, link_recording, link_rows
+from cv_assets.zone_events import find_zone_events
+from resources.config.camera_config import CameraSettings
+from resources.config.settings import Settings
+from resources.schema.recording_tables import RECORDINGS
+from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS
+from resources.schema.zone_tables import ZONE_EVENTS
+from resources.storage.delta_store import Store
+from tests.builders.track_rows import STARTED, moving_track_boxes
+
+
+def timed_recording(recording_id: str, start_s: float, camera: str = "gate") -> dict[str, Any]:
+    """The columns that linking reads of a recording of 10 s."""
+    return {
+        "recording_id": recording_id,
+        "camera": camera,
+        "started_at_utc": STARTED + timedelta(seconds=start_s),
+        "duration_s_from_content": 10.0,
+    }
+
+
+def test_adjacent_recordings_belong_to_the_same_camera_and_are_close_in_time() -> None:
+    rows = [
+        timed_recording("a", 0),
+        timed_recording("b", 10.5),
+        timed_recording("c", 20.6),
+        timed_recording("x", 10, "yard"),
+        timed_recording("d", 99),
+    ]
+    assert adjacent_recordings("b", rows, 1.0) == ("a", "c")
+    assert adjacent_recordings("a", rows, 1.0) == (None, "b")
+    assert adjacent_recordings("d", rows, 1.0) == (None, None)
+    assert adjacent_recordings("b", rows, 0.2) == (None, "c")
+    without_start = [{**row, "started_at_utc": None} for row in rows]
+    assert adjacent_recordings("b", without_start, 1.0) == (None, None)
+
+
+def test_a_track_is_linked_to_the_one_that_it_continues_and_not_to_one_elsewhere() -> None:
+    path_px = np.arange(50, 150, 1.0)
+    boxes = {"a": moving_track_boxes(path_px.tolist())}
+    boxes["b"] = pa.concat_tables(
+        [
+            moving_track_boxes((path_px + 100)[:50].tolist(), recording_id="b", track_id=1),
+            moving_track_boxes((path_px + 500)[:50].tolist(), recording_id="b", track_id=2),
+        ]
+    )
+    links = link_rows(timed_recording("a", 0), timed_recording("b", 10.2), boxes, 2.0).to_pylist()
+    assert [(link["track_id"], link["previous_track_id"]) for link in links] == [(1, 1)]
+    assert links[0]["gap_s"] == pytest.approx(0.3)
+
+
+def test_a_line_at_the_boundary_of_two_recordings_is_crossed_once(store: Store) -> None:
+    """The object reaches the line in one file and leaves it in the next: only both together show the crossing."""
+    camera = CameraSettings.model_validate(
+        {"units": "px", "track_link_gap_s": 2.0, "lines": [{"name": "first", "points": [[100, 150], [100, 0]]}]}
+    )
+    settings = Settings(cameras={"gate": camera})
+    rows = []
+    for recording_id, start_s in (("a", 0.0), ("b", 10.0)):
+        source = {"source_path": recording_id, "fingerprint": recording_id, "size_bytes": 1, "mtime_utc": STARTED}
+        content = {"status": "ok", "frame_count": 100, "width_px": 400, "height_px": 200}
+        row = dict.fromkeys(RECORDINGS.arrow_schema.names) | timed_recording(recording_id, start_s)
+        rows.append({**row, **source, **content})
+    store.replace(RECORDINGS, ["a", "b"], pa.Table.from_pylist(rows, schema=RECORDINGS.arrow_schema))
+    path_px = np.linspace(51, 149, 200)  # the line is at 100 px, between the two recordings
+    for recording_id, part_px in (("a", path_px[:100]), ("b", path_px[100:])):
+        store.replace(TRACK_BOXES, [recording_id], moving_track_boxes(part_px.tolist(), recording_id=recording_id))
+    for recording_id in ("b", "a"):  # the later recording arrives first
+        link_recording(recording_id, store, settings)
+    assert [(link["recording_id"], link["track_id"]) for link in store.read(TRACK_LINKS).to_pylist()] == [("b", 1)]
+    for recording_id in ("a", "b"):
+        find_zone_events(recording_id, store, settings)
+    events = store.read(ZONE_EVENTS).to_pylist()
+    assert [event["event"] for event in events if event["line_name"] == "first"] == ["in"]

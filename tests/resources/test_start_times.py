@@ -1,0 +1,78 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from resources.config.camera_config import CameraSettings
+from resources.config.media_config import IngestSettings
+from resources.start_times import determine_start_time
+
+INGEST = IngestSettings(time_zone="Europe/Berlin")
+MTIME = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+LOCAL_NOON = NOON - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("gate/cam_2026-03-01_12-00-00.mp4", LOCAL_NOON),
+        ("20260301120000.mp4", LOCAL_NOON),
+        ("Cars_FR20_2026-03-01_12-00-00.mp4", LOCAL_NOON),
+        ("VID_20260301_120000.mp4", LOCAL_NOON),
+        ("20260301_120000123.mp4", LOCAL_NOON + timedelta(milliseconds=123)),
+        ("PXL_20260301_120000123.TS.mp4", NOON + timedelta(milliseconds=123)),
+        ("2026-03-01T12:00:00Z.mkv", NOON),
+        ("2026-03-01T12:00:00.250+01:00.mkv", LOCAL_NOON + timedelta(milliseconds=250)),
+        ("20260301T120000-05:00.mkv", NOON + timedelta(hours=5)),
+        ("2026-03-01T12:00:00.mkv", LOCAL_NOON),
+        ("2026-03-01_12-00-00-front.mp4", LOCAL_NOON),
+        ("2026-03-01_12-00-00-0012.mp4", LOCAL_NOON),
+        ("NVR_ch1_main_20260301120000_20260301130000.dav", LOCAL_NOON),
+        ("hall.20260301_120000.avi", LOCAL_NOON),
+        ("WhatsApp Video 2026-03-01 at 12.00.00.mp4", LOCAL_NOON),
+        ("Screen Recording 2026-03-01 at 3.04.05 PM.mov", datetime(2026, 3, 1, 14, 4, 5, tzinfo=UTC)),
+        ("Screen Recording 2026-03-01 at 12.00.00 AM.mov", datetime(2026, 2, 28, 23, 0, 0, tzinfo=UTC)),
+        ("DJI_20260301120000_0001_D.MP4", LOCAL_NOON),
+        ("hall 2026-03-01 12.00.mp4", LOCAL_NOON),
+        ("gate/2026-03-01/12.00.00-12.30.00[M][0@0][0].dav", LOCAL_NOON),
+        ("gate/20260301/cam1_120000.mp4", LOCAL_NOON),
+        ("gate/2026/03/01/12/00.mp4", LOCAL_NOON),
+        ("camera_1772366400.mp4", NOON),
+        ("camera_1772366400500.mp4", NOON + timedelta(milliseconds=500)),
+    ],
+)
+def test_file_names_of_cameras_recorders_and_phones_contain_the_start_time(path: str, expected: datetime) -> None:
+    assert determine_start_time(path, None, MTIME, 30.0, INGEST, CameraSettings()) == (expected, "file_name")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "cam.mp4",
+        "cam_2026-13-01_08-09-10.mp4",
+        "IMG_0123.MOV",
+        "20260301.mp4",
+        "serial_0123456789.mp4",
+        "1999999999999.mp4",
+    ],
+)
+def test_without_a_time_in_the_name_the_container_then_mtime_is_used(path: str) -> None:
+    assert determine_start_time(path, NOON, MTIME, 30.0, INGEST, CameraSettings()) == (NOON, "container")
+    expected = MTIME - timedelta(seconds=30)
+    assert determine_start_time(path, None, MTIME, 30.0, INGEST, CameraSettings()) == (expected, "mtime")
+
+
+def test_time_zone_and_clock_offset_of_the_camera_are_applied() -> None:
+    camera = CameraSettings(time_zone="America/New_York", clock_offset_s=-90)
+    start_utc, _ = determine_start_time("gate/20260301120000.mp4", None, MTIME, 30.0, INGEST, camera)
+    assert start_utc == NOON + timedelta(hours=5, seconds=-90)
+    assert determine_start_time("gate/a.mp4", NOON, MTIME, 30.0, INGEST, camera)[0] == NOON - timedelta(seconds=90)
+    assert determine_start_time("gate/a.mp4", None, MTIME, 30.0, INGEST, camera)[0] == MTIME - timedelta(seconds=30)
+
+
+def test_configured_patterns_replace_the_defaults() -> None:
+    ingest = IngestSettings(
+        captured_at_patterns=(r"d(?P<day>\d\d)m(?P<month>\d\d)y(?P<year>\d{4})_(?P<hour>\d\d)(?P<minute>\d\d)",)
+    )
+    start = determine_start_time("d01m03y2026_1200.mp4", None, MTIME, 30.0, ingest, CameraSettings())
+    assert start == (NOON, "file_name")

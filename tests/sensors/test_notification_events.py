@@ -1,0 +1,378 @@
+"""Notifications: which events are sent, once, to which channels, on a real Dagster instance and real servers."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from dagster import AssetKey, AssetMaterialization, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
+from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.storage.tags import PARTITION_NAME_TAG
+from dagster._core.utils import make_new_run_id
+
+from cv_assets.asset_graph import AssetGraph
+from cv_assets.batch import ATTEMPT_TAG
+from cv_assets.partitions import recordings_partitions
+from cv_assets.stage_asset import ANALYSIS, INGEST
+from resources.config.detection_config import DetectionSettings
+from resources.config.operations_config import NotificationSettings
+from resources.config.settings import Settings
+from resources.schema.operations_tables import NOTIFICATIONS
+from resources.schema.recording_tables import RECORDINGS
+from resources.source_index import SourceFile, SourceIndex
+from resources.storage.delta_store import Store
+from sensors import notification_ledger
+from sensors.notification_events import notify
+from tests.builders.locations import BUNDLED_WEIGHTS
+from tests.builders.message_receivers import HOST, Webhook, smtp_server, webhook_server
+
+pytestmark = pytest.mark.slow
+
+NOON_S = 1_800_000_000.0
+NO_EVENTS = "No new events."
+
+
+class NotifiedPipeline:
+    """Recordings whose states the test decides, and notifications at times that the test decides.
+
+    Args:
+        folder: Contains the recordings and the data.
+        instance: Dagster's instance.
+        notifications: The section `notifications` of the settings.
+
+    Attributes:
+        now: Current time, in seconds since 1970.
+    """
+
+    def __init__(self, folder: Path, instance: DagsterInstance, **notifications: Any) -> None:
+        self.instance, self.store, self.now = instance, Store(folder / "data"), NOON_S
+        self.folder = folder
+        (folder / "recordings").mkdir(exist_ok=True)
+        self.use_notification_settings(**notifications)
+
+    def use_notification_settings(self, **notifications: Any) -> None:
+        """Replace the section `notifications` of the settings."""
+        self.graph = AssetGraph.build(
+            Settings(
+                watched_folder=self.folder / "recordings",
+                data_folder=self.folder / "data",
+                detections=DetectionSettings(weights=str(BUNDLED_WEIGHTS)),
+                notifications=NotificationSettings.model_validate(notifications),
+            )
+        )
+
+    def notify(self, after_s: float = 30.0) -> str:
+        """Check for events after a while; returns what was sent."""
+        self.now += after_s
+        return notify(self.instance, self.store, self.graph, self.now).sentence
+
+    def add_recordings(self, *recording_ids: str, status: str = "ok", error: str | None = None) -> None:
+        """Add recordings of the camera `gate` of which no asset is materialized."""
+        self.instance.add_dynamic_partitions(recordings_partitions.name or "", list(recording_ids))
+        for recording_id in recording_ids:
+            self.store_row(recording_id, status, error)
+
+    def store_row(self, recording_id: str, status: str, error: str | None) -> None:
+        """Replace the row of a recording in `recordings`."""
+        empty: dict[str, Any] = dict.fromkeys(RECORDINGS.arrow_schema.names)
+        values = {"recording_id": recording_id, "status": status, "error": error, "camera": "gate", "fingerprint": "f"}
+        row = empty | values | {"source_path": f"gate/{recording_id}.mp4", "size_bytes": 1}
+        row["mtime_utc"] = datetime.fromtimestamp(NOON_S, UTC)
+        self.store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], RECORDINGS.arrow_schema))
+
+    def complete(self, *recording_ids: str) -> None:
+        """Materialize every asset of some recordings."""
+        for recording_id in recording_ids:
+            for name in (*self.graph.assets_of(INGEST), *self.graph.assets_of(ANALYSIS)):
+                self.instance.report_runless_asset_event(AssetMaterialization(name, partition=recording_id))
+
+    def fail(self, recording_id: str, attempt: int, error: str = "The file is broken.") -> None:
+        """Leave what a failed run leaves: its events, its status and the recording's error."""
+        tags = {PARTITION_NAME_TAG: recording_id, ATTEMPT_TAG: str(attempt)}
+        run = DagsterRun(job_name=INGEST, run_id=make_new_run_id(), tags=tags, status=DagsterRunStatus.STARTED)
+        self.instance.add_run(run)
+        for name in self.graph.assets_of(INGEST):
+            planned = AssetMaterializationPlannedData(AssetKey(name), partition=recording_id)
+            event = DagsterEvent.build_asset_materialization_planned_event(INGEST, name, planned)
+            self.instance.report_dagster_event(event, run.run_id)
+        data = StepFailureData(error=None, user_failure_data=None)  # type: ignore[no-untyped-call]
+        failure = DagsterEvent(DagsterEventType.STEP_FAILURE.value, INGEST, event_specific_data=data)
+        self.instance.report_dagster_event(failure, run.run_id)
+        self.instance.report_run_failed(run)
+        self.store_row(recording_id, "failed", error)
+
+    def rows(self, *columns: str) -> list[tuple[Any, ...]]:
+        """Columns of the table notifications, in order of time and kind."""
+        rows = sorted(self.store.read(NOTIFICATIONS).to_pylist(), key=lambda row: (row["reported_at_utc"], row["kind"]))
+        return [tuple(row[column] for column in columns) for row in rows]
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", HOST)
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    with webhook_server() as webhook:
+        yield webhook
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, webhook: Webhook) -> Iterator[NotifiedPipeline]:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with DagsterInstance.local_temp(str(home)) as instance:
+        yield NotifiedPipeline(tmp_path, instance, webhooks=[{"name": "ops", "url": webhook.url}])
+
+
+def test_results_older_than_the_first_check_are_not_sent(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.add_recordings("old")
+    pipeline.complete("old")
+    assert pipeline.notify() == NO_EVENTS
+    assert pipeline.notify() == NO_EVENTS
+    assert webhook.messages == []
+    assert pipeline.rows("kind", "subject", "state") == [("start", "", "baseline"), ("success", "old", "baseline")]
+
+
+def test_each_result_is_sent_once_and_those_of_one_check_together(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.notify()
+    pipeline.add_recordings("a", "b")
+    pipeline.add_recordings("bad", status="rejected", error="The file is not a video.")
+    pipeline.add_recordings("part", status="partial", error="The end is missing.")
+    assert pipeline.notify() == "ops: sent"  # the rejected recording is final at once
+    pipeline.complete("a", "b", "part")
+    assert pipeline.notify() == "ops: sent"
+    assert pipeline.notify() == NO_EVENTS
+    assert [message["title"] for message in webhook.messages] == [
+        "cv-assets: bad rejected: The file is not a video.",
+        "cv-assets: 3 succeeded",
+    ]
+    assert "part succeeded partially: The end is missing." in webhook.messages[1]["text"]
+    assert set(pipeline.rows("state", "channel", "attempt_count", "error")) == {
+        ("baseline", "", 0, None),
+        ("sent", "ops", 1, None),
+    }
+    assert len({message_id for (message_id,) in pipeline.rows("message_id") if message_id}) == 2
+
+
+def test_a_failed_attempt_that_will_be_retried_is_not_sent(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.notify()
+    pipeline.add_recordings("a")
+    pipeline.fail("a", 1)
+    assert pipeline.notify() == NO_EVENTS
+    pipeline.fail("a", 2)
+    assert pipeline.notify() == "ops: sent"
+    assert pipeline.notify() == NO_EVENTS
+    assert [message["text"] for message in webhook.messages] == ["a failed: The file is broken."]
+
+
+def test_a_failed_recording_that_succeeds_later_is_a_recovery(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.notify()
+    pipeline.add_recordings("a")
+    pipeline.fail("a", 2)
+    pipeline.notify()
+    pipeline.store_row("a", "ok", None)
+    pipeline.complete("a")
+    pipeline.notify()
+    pipeline.complete("a")  # materialized again: no event
+    assert pipeline.notify() == NO_EVENTS
+    assert [(message["events"][0]["kind"], message["text"]) for message in webhook.messages] == [
+        ("failure", "a failed: The file is broken."),
+        ("recovery", "a succeeded. The recording had failed before."),
+    ]
+
+
+def test_an_unreadable_file_is_a_failure(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.notify()
+    file = SourceFile("gate/x.mp4", 0, 1, None, None, "unreadable", "The file is empty (0 bytes).", "gate")
+    SourceIndex(pipeline.store).save([file])
+    pipeline.notify()
+    assert pipeline.notify() == NO_EVENTS
+    assert [message["text"] for message in webhook.messages] == [
+        "gate/x.mp4 cannot be ingested: The file is empty (0 bytes)."
+    ]
+
+
+def test_the_end_of_a_backlog_is_a_recovery(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.use_notification_settings(
+        webhooks=[{"name": "ops", "url": webhook.url, "events": ["recovery"]}], backlog_min_recordings=3
+    )
+    pipeline.notify()
+    pipeline.add_recordings("a", "b", "c")
+    assert pipeline.notify() == NO_EVENTS
+    pipeline.complete("a", "b")
+    assert pipeline.notify() == NO_EVENTS
+    pipeline.complete("c")
+    assert pipeline.notify() == "ops: sent"
+    assert pipeline.notify() == NO_EVENTS
+    (message,) = webhook.messages
+    assert message["text"].startswith("All waiting recordings are done: 3 succeeded and 0 failed since 20")
+    pipeline.add_recordings("d")
+    pipeline.notify()
+    pipeline.complete("d")
+    assert pipeline.notify() == NO_EVENTS  # one recording is no backlog
+    assert {state for kind, state in pipeline.rows("kind", "state") if kind == "success"} == {"no_channel"}
+
+
+def test_a_hold_is_sent_once_and_its_end_is_a_recovery(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.notify()
+    (pipeline.folder / "recordings").rmdir()
+    pipeline.notify()
+    assert pipeline.notify() == NO_EVENTS
+    (pipeline.folder / "recordings").mkdir()
+    pipeline.notify()
+    assert pipeline.notify() == NO_EVENTS
+    assert [message["events"][0]["kind"] for message in webhook.messages] == ["hold", "recovery"]
+    assert "Work is on hold. The watched folder" in webhook.messages[0]["text"]
+
+
+def test_a_camera_without_data_is_reported_once_and_again_when_data_resumes(
+    pipeline: NotifiedPipeline, webhook: Webhook
+) -> None:
+    pipeline.use_notification_settings(
+        webhooks=[{"name": "ops", "url": webhook.url}], no_data_after_h={"gate": 2, "never": 2, "*": 5}
+    )
+
+    def file(path: str) -> SourceFile:
+        first_listed_at = datetime.fromtimestamp(pipeline.now, UTC)
+        return SourceFile(path, 1, 1, None, "f", "known", None, path.partition("/")[0], first_listed_at)
+
+    files = [file("gate/a.mp4"), file("yard/a.mp4")]
+    SourceIndex(pipeline.store).save(files)
+    assert pipeline.notify(0) == NO_EVENTS
+    assert pipeline.notify(2 * 3600 - 1) == NO_EVENTS
+    assert pipeline.notify(1) == "ops: sent"  # both cameras with a limit of two hours
+    assert pipeline.notify(3600) == NO_EVENTS
+    (message,) = webhook.messages
+    assert message["title"] == "cv-assets: 2 without data"
+    assert sorted(event["subject"] for event in message["events"]) == ["gate", "never"]
+    files.append(file("gate/b.mp4"))
+    SourceIndex(pipeline.store).save(files)
+    pipeline.notify()
+    assert pipeline.notify() == NO_EVENTS
+    assert webhook.messages[1]["text"] == "Recordings arrive from gate again."
+    unstable_file = pipeline.folder / "recordings" / "yard" / "now.mp4"
+    unstable_file.parent.mkdir()
+    unstable_file.write_bytes(b"x")
+    pipeline.notify(5 * 3600)
+    assert [event["subject"] for event in webhook.messages[2]["events"]] == ["gate"]  # a file arrives from the yard
+
+
+def test_a_missed_delivery_is_retried_together_with_newer_events(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.notify()
+    pipeline.add_recordings("a")
+    pipeline.complete("a")
+    webhook.response_statuses = [500, 503]
+    assert pipeline.notify().startswith("ops: missed (The server answers 500")
+    pipeline.add_recordings("b")
+    pipeline.complete("b")
+    assert pipeline.notify(30) == NO_EVENTS  # the first retry is due after one minute
+    assert pipeline.notify(31).startswith("ops: missed (The server answers 503")
+    assert pipeline.notify(60) == NO_EVENTS  # the second after three minutes
+    assert pipeline.notify(121) == "ops: sent"
+    assert pipeline.notify(9999) == NO_EVENTS
+    assert [message["title"] for message in webhook.messages[1:]] == ["cv-assets: 2 succeeded"] * 2
+    rows = [row for row in pipeline.rows("subject", "state", "attempt_count", "error") if row[0]]
+    assert rows == [("a", "sent", 3, None), ("b", "sent", 2, None)]
+
+
+def test_a_message_fails_after_the_last_attempt(
+    pipeline: NotifiedPipeline, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notification_ledger, "_MAX_ATTEMPTS", 3)
+    pipeline.notify()
+    pipeline.add_recordings("a")
+    pipeline.complete("a")
+    webhook.response_statuses = [500] * 99
+    was_attempted = [pipeline.notify(7200) != NO_EVENTS for _ in range(5)]
+    assert (was_attempted, len(webhook.messages)) == ([True, True, True, False, False], 3)
+    assert pipeline.rows("subject", "state", "attempt_count")[1] == ("a", "failed", 3)
+
+
+def test_a_failing_channel_does_not_affect_the_others(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    with smtp_server() as mailbox:
+        email = {"name": "desk", "host": HOST, "port": mailbox.port, "security": "none", "sender": "cv@example.org"}
+        pipeline.use_notification_settings(
+            webhooks=[{"name": "ops", "url": webhook.url}], emails=[{**email, "recipients": ["a@example.org"]}]
+        )
+        pipeline.notify()
+        pipeline.add_recordings("a")
+        pipeline.complete("a")
+        webhook.response_statuses = [500]
+        sentence = pipeline.notify()
+        assert "desk: sent" in sentence and "ops: missed" in sentence
+        assert pipeline.notify(120) == "ops: sent"
+    assert [email["Subject"] for email in mailbox.emails] == ["cv-assets: a succeeded."]
+    assert len(webhook.messages) == 2
+
+
+def test_a_channel_receives_only_the_events_of_its_settings(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    with webhook_server() as success_webhook:
+        pipeline.use_notification_settings(
+            webhooks=[
+                {"name": "ops", "url": webhook.url, "events": ["failure"]},
+                {"name": "log", "url": success_webhook.url, "events": ["success"]},
+            ]
+        )
+        pipeline.notify()
+        pipeline.add_recordings("good")
+        pipeline.complete("good")
+        pipeline.add_recordings("bad", status="rejected", error="The file is not a video.")
+        pipeline.notify()
+        assert [message["text"] for message in webhook.messages] == ["bad rejected: The file is not a video."]
+        assert [message["text"] for message in success_webhook.messages] == ["good succeeded."]
+
+
+def test_no_secret_is_stored(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.notify()
+    pipeline.add_recordings("a")
+    pipeline.complete("a")
+    webhook.response_statuses = [404]
+    pipeline.notify()
+    assert "verysecret" not in str(pipeline.store.read(NOTIFICATIONS).to_pylist())
+
+
+_NOTIFY_SCRIPT = """
+import sys
+from pathlib import Path
+from dagster import DagsterInstance
+from tests.sensors.test_notification_events import NOON_S, NotifiedPipeline
+with DagsterInstance.local_temp(sys.argv[1] + "/dagster") as instance:
+    pipeline = NotifiedPipeline(Path(sys.argv[1]), instance, webhooks=[{"name": "ops", "url": sys.argv[2]}])
+    pipeline.now = NOON_S + 60
+    pipeline.notify()
+"""
+
+
+def test_a_message_that_was_being_sent_when_the_process_was_killed_is_not_sent_again(
+    pipeline: NotifiedPipeline, webhook: Webhook
+) -> None:
+    pipeline.notify()
+    pipeline.add_recordings("a")
+    pipeline.complete("a")
+    webhook.response_statuses = [None]  # the message arrives, but the server does not respond
+    command = [sys.executable, "-c", _NOTIFY_SCRIPT, str(pipeline.folder), webhook.url]
+    process = subprocess.Popen(command, env={**os.environ})
+    try:
+        assert webhook.has_received.wait(60)
+        assert pipeline.rows("subject", "state")[1] == ("a", "sending")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert pipeline.notify(3600) == NO_EVENTS
+    assert pipeline.notify(3600) == NO_EVENTS
+    assert len(webhook.messages) == 1
+    row = pipeline.rows("state", "attempt_count", "error")[1]
+    assert row == ("unknown", 1, "The pipeline was stopped while the message was being sent.")
+    pipeline.add_recordings("b")
+    pipeline.complete("b")
+    assert pipeline.notify() == "ops: sent"
+    assert webhook.messages[1]["text"] == "b succeeded."

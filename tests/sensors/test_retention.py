@@ -1,0 +1,237 @@
+"""Retention: what is deleted by age and, above all, what is not, on a real instance with real runs."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from dagster import AssetMaterialization, DagsterInstance, RunsFilter
+
+from cv_assets.asset_graph import AssetGraph
+from cv_assets.definitions import build_definitions
+from cv_assets.partitions import recordings_partitions
+from resources.config.operations_config import RetentionSettings
+from resources.dagster_instance.postgres_database import POSTGRES_VARIABLE
+from resources.schema.recording_tables import RECORDINGS
+from resources.schema.track_tables import CROPS
+from resources.source_index import SourceIndex, identify_files
+from resources.storage.results_database import open_results, publish
+from resources.watched_files import list_watched_files
+from sensors.recording_states import STALE_VARIABLE, RecordingState, read_recording_states
+from sensors.retention import prune
+from sensors.staleness import stale_assets
+from tests.builders.pipeline import INGEST_STAGES, Pipeline
+
+pytestmark = pytest.mark.slow
+
+DAY_S = 86_400.0
+
+
+def prune_after(pipeline: Pipeline, days: float, **retention: Any) -> str:
+    """Run retention as if some days had passed, by default without deleting runs and logs; returns its sentence."""
+    never = dict.fromkeys(("runs_after_days", "logs_after_days"))
+    settings = pipeline.settings.model_copy(update={"retention": RetentionSettings(**never | retention)})
+    return prune(pipeline.instance, pipeline.store, AssetGraph.build(settings), time.time() + days * DAY_S).sentence
+
+
+def states_by_id(pipeline: Pipeline) -> Mapping[str, RecordingState]:
+    states = read_recording_states(pipeline.instance, pipeline.store, pipeline.graph).states
+    return {state.recording_id: state for state in states}
+
+
+def asset_status(pipeline: Pipeline) -> dict[str, Any]:
+    """Everything that tells whether recordings are complete: states, stale assets, data versions and UI status."""
+    instance, ids = pipeline.instance, list(pipeline.ids.values())
+    keys = [spec.key for assets in pipeline.graph.assets for spec in assets.specs]
+    for key in keys:
+        instance.wipe_asset_cached_status([key])
+    return {
+        "states": states_by_id(pipeline),
+        "stale": stale_assets(instance, dict.fromkeys(ids), pipeline.graph),
+        "versions": {
+            (key, name): pipeline.versions(key.to_user_string(), name)[:1] for key in keys for name in pipeline.ids
+        },
+        "status": {key: instance.get_status_by_partition(key, ids, recordings_partitions) for key in keys},
+    }
+
+
+def runs_with_events(instance: DagsterInstance, run_ids: list[str]) -> list[int]:
+    """Which of some runs still have events, by position."""
+    if os.environ.get(POSTGRES_VARIABLE):
+        return [number for number, run_id in enumerate(run_ids) if instance.all_logs(run_id)]
+    # One file per run; asking Dagster for its events would create the file again.
+    shards = {file.stem for file in (Path(instance.root_directory) / "history" / "runs").glob("*.db")}
+    return [number for number, run_id in enumerate(run_ids) if run_id in shards]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
+def pipeline(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    if request.param == "postgres":
+        monkeypatch.setenv(POSTGRES_VARIABLE, request.getfixturevalue("postgres_url"))
+    storage = {
+        "module": "resources.dagster_instance.instance_storage",
+        "class": "InstanceStorage",
+        "config": {"base_dir": str(home)},
+    }
+    with DagsterInstance.local_temp(str(home), overrides={"storage": {"custom": storage}}) as instance:
+        yield Pipeline(tmp_path, instance)
+
+
+def test_runs_without_latest_materializations_are_deleted_and_asset_status_is_unaffected(pipeline: Pipeline) -> None:
+    run_ids = [pipeline.run(INGEST_STAGES, "a", "c").run_id for _ in range(2)]  # `bad` fails in both
+    run_ids.append(pipeline.run(["scenes"], "a", "a").run_id)
+    run_ids += [pipeline.run(INGEST_STAGES, name, name).run_id for name in ("a", "a", "c", "c")]
+    before = asset_status(pipeline)
+
+    def remaining() -> list[int]:
+        known = {run.run_id for run in pipeline.instance.get_runs()}
+        return [number for number, run_id in enumerate(run_ids) if run_id in known]
+
+    assert prune_after(pipeline, days=29, runs_after_days=30).startswith("Deleted 0 runs")
+    assert prune_after(pipeline, days=31, runs_after_days=30).startswith("Deleted 3 runs")
+    # 1: the last attempt at `bad`, and the inputs of scenes; 2: scenes; 4 and 6: the latest of a and c.
+    assert remaining() == [1, 2, 4, 6]
+    assert asset_status(pipeline) == before
+    assert prune_after(pipeline, days=99, runs_after_days=30).startswith("Deleted 0 runs")
+    assert runs_with_events(pipeline.instance, run_ids) == remaining()
+
+    pipeline.run(["scenes"], "a", "a")
+    pipeline.run(INGEST_STAGES, "bad", "bad")
+    before = asset_status(pipeline)
+    assert prune_after(pipeline, days=31, runs_after_days=30).startswith("Deleted 2 runs")
+    assert remaining() == [4, 6]
+    assert asset_status(pipeline) == before
+
+
+def test_logs_are_deleted_and_their_runs_stay(pipeline: Pipeline) -> None:
+    run_id = pipeline.run(INGEST_STAGES, "a", "a").run_id
+    logs = Path(pipeline.instance.storage_directory()) / run_id / "compute_logs"
+    assert list(logs.iterdir())
+    prune_after(pipeline, days=13, logs_after_days=14)
+    assert list(logs.iterdir())
+    prune_after(pipeline, days=15, logs_after_days=14)
+    assert not logs.exists()
+    assert pipeline.instance.get_runs(RunsFilter(run_ids=[run_id]))
+
+
+def test_videos_are_deleted_and_stages_that_need_them_fail_with_the_remedy(pipeline: Pipeline) -> None:
+    pipeline.run(INGEST_STAGES, "a", "a")
+    pipeline.run(["scenes"], "a", "a")
+    before, recording_id = asset_status(pipeline), pipeline.ids["a"]
+    video = pipeline.store.media_folder / recording_id / "normalized.mp4"
+    prune_after(pipeline, days=9)
+    assert video.exists()  # by default videos stay
+    assert "the videos of 0 recordings" in prune_after(pipeline, days=1, media_after_days=2)
+    assert "the videos of 1 recordings" in prune_after(pipeline, days=3, media_after_days=2)
+    assert "the videos of 0 recordings" in prune_after(pipeline, days=3, media_after_days=2)
+    assert not video.exists()
+    assert asset_status(pipeline) == before
+    (row,) = pipeline.store.read(RECORDINGS, [recording_id]).to_pylist()
+    assert (row["status"], row["video_path"], row["frame_count"]) == ("ok", None, 100)
+
+    assert not pipeline.run(["detections"], "a", "a").success
+    (row,) = pipeline.store.read(RECORDINGS, [recording_id]).to_pylist()
+    assert "retention.media_after_days" in row["error"]
+    assert "normalized_video again" in row["error"]
+    assert pipeline.run(INGEST_STAGES, "a", "a").success
+    assert video.exists()
+
+
+def test_stale_assets_of_a_deleted_video_are_recomputed_from_the_source_file_or_kept(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.run(pipeline.stage_names, "a", "a")
+    prune_after(pipeline, days=3, media_after_days=2)
+    recording_id = pipeline.ids["a"]
+    monkeypatch.setenv(STALE_VARIABLE, "1")
+    assert states_by_id(pipeline)[recording_id].missing == set()
+    with_other_settings = AssetMaterialization(
+        "crops", partition=recording_id, tags={"dagster/code_version": "other settings"}
+    )
+    pipeline.instance.report_runless_asset_event(with_other_settings)
+    assert states_by_id(pipeline)[recording_id].missing == {"crops", "frames", "normalized_video"}
+    (pipeline.settings.watched_folder / "a.mp4").unlink()
+    assert states_by_id(pipeline)[recording_id].missing == set()
+
+
+def test_crop_images_are_deleted_and_their_rows_stay(pipeline: Pipeline) -> None:
+    ids = list(pipeline.ids.values())
+    for recording_id in ids:
+        values: dict[str, Any] = dict.fromkeys(CROPS.arrow_schema.names, 1)
+        values |= {"recording_id": recording_id, "class_name": "car", "jpeg": b"x" * 1000}
+        pipeline.store.replace(CROPS, [recording_id], pa.Table.from_pylist([values], CROPS.arrow_schema))
+    for recording_id in ids[:2]:
+        pipeline.instance.report_runless_asset_event(AssetMaterialization("crops", partition=recording_id))
+    assert "the crop images of 0" in prune_after(pipeline, days=1, crops_after_days=2)
+    assert "the crop images of 2" in prune_after(pipeline, days=3, crops_after_days=2)
+    assert "the crop images of 0" in prune_after(pipeline, days=3, crops_after_days=2)
+    publish(pipeline.store)
+    with open_results(pipeline.store.data_folder) as results:
+        query = "SELECT recording_id, rank, octet_length(jpeg) FROM crops ORDER BY recording_id"
+        rows = results.execute(query).fetchall()
+    assert rows == [(recording_id, 1, None if recording_id in ids[:2] else 1000) for recording_id in sorted(ids)]
+
+
+def test_leftovers_of_crashed_runs_are_deleted_once_no_recording_needs_them(pipeline: Pipeline) -> None:
+    pipeline.run(INGEST_STAGES, "a", "a")
+    data_folder = pipeline.store.data_folder
+    pipeline.instance.report_runless_asset_event(AssetMaterialization("detections", partition=pipeline.ids["c"]))
+    checkpoints = [
+        data_folder / "unfinished" / "detections" / name for name in (pipeline.ids["a"], pipeline.ids["c"], "gone")
+    ]
+    for folder in checkpoints:
+        (folder / "version").mkdir(parents=True)
+    media = pipeline.store.media_folder / pipeline.ids["a"]
+    old_partial, new_partial = media / ".0.partial.mp4", media / ".1.partial.mp4"
+    old_partial.write_bytes(b"x")
+    new_partial.write_bytes(b"x")
+    for path in (*checkpoints, old_partial, media / "normalized.mp4"):
+        os.utime(path, (time.time() - 2 * DAY_S,) * 2)
+    sentence = prune_after(pipeline, days=0)
+    assert sentence.endswith("and 3 leftover files of crashed runs; archived 0 recordings.")
+    assert [folder.exists() for folder in checkpoints] == [True, False, False]  # a still lacks detections
+    assert sorted(file.name for file in media.iterdir()) == [".1.partial.mp4", "normalized.mp4"]
+
+
+def test_the_retention_job_runs_daily(pipeline: Pipeline) -> None:
+    definitions = build_definitions(pipeline.settings)
+    job = definitions.resolve_job_def("retention")
+    assert definitions.resolve_schedule_def("retention").cron_schedule == "0 3 * * *"
+    resources = {"store": pipeline.store}
+    assert job.execute_in_process(instance=pipeline.instance, resources=resources).success
+    assert np.isclose(pipeline.settings.retention.runs_after_days or 0, 30)
+
+
+def test_archived_recordings_are_no_partitions_and_their_rows_can_be_queried(pipeline: Pipeline) -> None:
+    instance, store, ids = pipeline.instance, pipeline.store, pipeline.ids
+    pipeline.run(INGEST_STAGES, "a", "c")
+    pipeline.run([name for name in pipeline.stage_names if name not in INGEST_STAGES], "c", "c")
+    counts = {table.name: store.row_count(table) for table in store.tables() if table.per_recording}
+    assert prune_after(pipeline, days=364, archive_after_days=365).endswith("archived 0 recordings.")
+    # c is complete, bad is rejected.
+    assert prune_after(pipeline, days=366, archive_after_days=365).endswith("archived 2 recordings.")
+    assert list(states_by_id(pipeline)) == [ids["a"]]
+    assert {table.name: store.row_count(table) for table in store.tables() if table.per_recording} == counts
+    publish(store)
+    with open_results(store.data_folder) as results:
+        assert results.execute("SELECT recording_id FROM summaries").fetchall() == [(ids["c"],)]
+    # Neither the watched folder nor a copy of the file adds the partitions again.
+    known = SourceIndex(store).load()
+    assert {path: file.state for path, file in known.items()} == {
+        "a.mp4": "known",
+        "bad.mp4": "archived",
+        "c.mp4": "archived",
+    }
+    copy = pipeline.settings.watched_folder / "copy.mp4"
+    copy.write_bytes((pipeline.settings.watched_folder / "c.mp4").read_bytes())
+    listed = list_watched_files(pipeline.settings).files
+    assert identify_files(pipeline.settings, {"copy.mp4": listed["copy.mp4"]}, known)["copy.mp4"].state == "duplicate"
+    # If the partition is added again, the recording is as complete as before.
+    instance.add_dynamic_partitions(recordings_partitions.name or "", [ids["c"]])
+    assert not states_by_id(pipeline)[ids["c"]].missing
