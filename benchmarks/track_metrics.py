@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import lap
 import numpy as np
 
-from resources.tracking.tracker import iou_matrix
+from resources.geometry.box_overlap import iou_matrix
 
 _ALPHAS = np.arange(0.05, 0.99, 0.05)
 _MIN_IOU = 0.5

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dagster import DagsterInstance
 
-# Dagster is not restarted if it exits within this time, this many times in a row: it would exit again.
+# If Dagster exits within this time, this many times in a row, it is not restarted.
 _EARLY_EXIT_S, _MAX_EARLY_EXITS = 20.0, 3
 _DISK_CHECK_INTERVAL_S = 5.0
 _CODE_SERVER_CHECK_INTERVAL_S, _MAX_CHECKS_WITHOUT_CODE_SERVER = 5.0, 3
@@ -54,7 +54,7 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
         migrate_to_postgres(AssetGraph.build(loaded_settings))
         for result in check_model_weights(loaded_settings):
             if not result.is_ok:
-                click.echo(f"The stages that use these weights wait: {result.message}", err=True)
+                click.echo(f"The stages that use these weights are on hold: {result.message}", err=True)
         click.echo(f"Drop recordings into {', '.join(map(str, loaded_settings.watched_folders))}")
         click.echo(f"UI: http://127.0.0.1:{port}   results: {data_folder / 'results.duckdb'}", nl=True)
         workspace = str(PROJECT_ROOT / "workspace.yaml")
@@ -74,7 +74,7 @@ def _run_until_stopped(command: list[str], instance: "DagsterInstance", data_fol
     import time
 
     from cli.dagster_processes import terminate_process_group
-    from sensors.recovery import fail_interrupted_runs, mark_running_as_interrupted
+    from sensors.crash_recovery import fail_interrupted_runs, mark_running_as_interrupted
 
     # Dagster reads its configuration from the folder where it is started, and that is in its home.
     dagster_home = data_folder / "dagster"
@@ -125,7 +125,7 @@ def _check_port(port: int) -> None:
 
 
 def _wait_for_exit(server: "subprocess.Popen[bytes]") -> int:
-    """Wait until Dagster exits, and terminate it if its code server has died, which it does not notice.
+    """Wait until Dagster exits; terminate it if its code server has died, because Dagster does not restart that.
 
     Returns:
         The exit status.

@@ -1,4 +1,4 @@
-"""Checks whether this machine is ready: the result of each check, and how to fix a problem."""
+"""Checks of this machine and its settings: the result of each, and how to fix a problem."""
 
 import importlib.metadata
 import platform
@@ -44,8 +44,8 @@ class CheckResult:
 
     Attributes:
         subject: What was checked.
-        is_ok: Whether it is ready.
-        message: Its state, or the problem and how to fix it.
+        is_ok: Whether the check passed.
+        message: The state of the subject, or the problem and how to fix it.
     """
 
     subject: str
@@ -54,7 +54,7 @@ class CheckResult:
 
 
 def check_machine(settings: Settings) -> list[CheckResult]:
-    """Check everything that the pipeline needs; changes nothing, except that the data folder is created."""
+    """Check everything that the pipeline needs; creates the data folder, and changes nothing else."""
     return [
         *_check_packages(),
         *_check_codecs(),
@@ -155,7 +155,7 @@ def _check_history(settings: Settings) -> Iterator[CheckResult]:
 
 
 def check_model_weights(settings: Settings) -> Iterator[CheckResult]:
-    """Check whether the weights file of every model exists and may be one, without loading it."""
+    """Check that the weights of every model exist and have the format of weights, without loading them."""
     for model in settings.all_models:
         try:
             check_weights(model, settings.watched_folders)

@@ -21,12 +21,12 @@ def notify(channel_name: str | None, settings: Path | None) -> None:
     channels = load_settings(settings).notifications.channels
     if not channels:
         raise PipelineError("The settings have no notification channel: add one at notifications.")
-    recipients = [channel for channel in channels if channel_name in (None, channel.name)]
-    if not recipients:
+    selected_channels = [channel for channel in channels if channel_name in (None, channel.name)]
+    if not selected_channels:
         known = ", ".join(channel.name for channel in channels)
         raise PipelineError(f"The settings have no channel {channel_name}; known: {known}.")
     states = []
-    for channel, delivery in send_messages([(channel, build_test_message()) for channel in recipients]):
+    for channel, delivery in send_messages([(channel, build_test_message()) for channel in selected_channels]):
         states.append(delivery.state)
         click.echo(f"{channel.name}: {delivery.state}{f': {delivery.error}' if delivery.error else ''}")
     sys.exit(0 if set(states) == {"sent"} else 1)

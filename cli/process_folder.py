@@ -26,10 +26,11 @@ from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
 from resources.storage.results_database import publish
 from resources.watched_files import list_watched_files
-from sensors.notification_events import final_status_and_error, notify, run_failure_sentence
+from sensors.crash_recovery import fail_interrupted_runs, mark_running_as_interrupted
+from sensors.notification_events import final_status_and_error, notify
 from sensors.quarantine import quarantine_crashed
 from sensors.recording_states import RecordingState, change_token, read_recording_states
-from sensors.recovery import fail_interrupted_runs, mark_running_as_interrupted
+from sensors.retries import run_failure_sentence
 
 _CHECK_INTERVAL_S = 1.0
 _RATE_WINDOW_CHECKS = 30
@@ -69,7 +70,7 @@ class FolderProgress:
 
 @dataclass(frozen=True)
 class RecordingOutcome:
-    """The final result of one recording, or of a file that cannot be one.
+    """The final result of one recording, or of a file that cannot be a recording.
 
     Attributes:
         recording_id: The recording, or the path of the file.
@@ -78,8 +79,8 @@ class RecordingOutcome:
         frame_count: Frames of the normalized video.
         detection_count: Detections in all frames.
         track_count: Tracks.
-        seconds: Elapsed time of its stages.
-        realtime_factor: Duration of the recording divided by that time.
+        seconds: Elapsed time of all its stages.
+        realtime_factor: Duration of the recording divided by the elapsed time.
     """
 
     recording_id: str
@@ -98,7 +99,7 @@ def process_folder(
     """Process all recordings in the watched folder to completion.
 
     Args:
-        graph: The asset graph of the settings in force; the environment already names them for child processes.
+        graph: The asset graph of the settings in force; environment variables pass these settings to child processes.
         show_progress: Called about once per second.
 
     Returns:
@@ -203,7 +204,7 @@ def _count_detected_frames(progress: FolderProgress) -> int:
 def _check_pipeline(
     instance: DagsterInstance, daemon: "subprocess.Popen[bytes]", started_s: float, log_path: Path
 ) -> None:
-    """Check that the pipeline can continue by itself.
+    """Check that the pipeline can continue without a person.
 
     Raises:
         PipelineError: A run stopped for a person, a sensor keeps failing, or the daemon exited.
@@ -222,7 +223,7 @@ def _check_pipeline(
 
 
 def _failing_sensor_sentence(instance: DagsterInstance) -> str | None:
-    """A sentence about a sensor whose last ticks all failed, for which waiting is useless; None if there is none."""
+    """Describe a sensor whose last ticks all failed, so that waiting is useless; None without such a sensor."""
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
         ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=_MAX_FAILED_TICKS)
         if len(ticks) == _MAX_FAILED_TICKS and all(tick.status == TickStatus.FAILURE for tick in ticks):
@@ -260,7 +261,7 @@ def _read_stage_progress(instance: DagsterInstance, cursors: dict[str, Any], pro
                 continue
             metadata = {name: value.value for name, value in observation.metadata.items()}
             if not metadata.keys() >= {"frames_done", "frames_total"}:
-                continue  # an observation that is no progress report, such as those of freshness checks
+                continue  # not a progress report
             key = (observation.partition, observation.asset_key.to_user_string())
             progress.stages[key] = StageProgress(
                 int(str(metadata["frames_done"])),

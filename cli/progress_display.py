@@ -1,4 +1,4 @@
-"""Progress of a folder: bars on a terminal, lines elsewhere."""
+"""Display of the progress of a folder: bars on a terminal, lines elsewhere."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def display_progress() -> "Iterator[Callable[[FolderProgress], None]]":
 
 
 def _line_display() -> "Callable[[FolderProgress], None]":
-    shown_by_subject: dict[str, str] = {}
+    last_key_by_subject: dict[str, str] = {}
 
     def show(progress: "FolderProgress") -> None:
         done, total, details = _overall_progress(progress)
@@ -67,9 +67,9 @@ def _line_display() -> "Callable[[FolderProgress], None]":
         for subject, line in lines.items():
             # The overall line is printed only when its counts change, not with every frame.
             key = f"{done} of {total}" if subject == "" else line
-            if shown_by_subject.get(subject) != key:
+            if last_key_by_subject.get(subject) != key:
                 click.echo(line, err=True)
-            shown_by_subject[subject] = key
+            last_key_by_subject[subject] = key
 
     return show
 

@@ -22,7 +22,7 @@ def run_query(data_folder: Path, query: str | duckdb.Statement, output: str = "t
         output: table, csv, json (one object per line) or parquet (bytes to standard output).
 
     Raises:
-        PipelineError: There are no results yet, or the query is invalid; the message says where.
+        PipelineError: The data folder has no results yet, or the query is invalid; the message says where.
     """
     with _open_results(data_folder) as connection:
         try:
@@ -47,7 +47,7 @@ def open_prompt(data_folder: Path) -> None:
     """Read and run queries until the end of input; each reads the newest results.
 
     Raises:
-        PipelineError: There are no results yet.
+        PipelineError: The data folder has no results yet.
     """
     with _open_results(data_folder) as connection:
         query = "SELECT table_name FROM information_schema.tables ORDER BY table_name"

@@ -1,7 +1,7 @@
-"""The loop over the recordings of one run: one bad recording costs one recording.
+"""The loop over the recordings of one run: a failed recording does not affect the others.
 
-A run contains one recording or a range of them. The good ones are materialized; then the step fails and names the bad
-ones.
+A run contains one recording or a range of them. The recordings that succeed are materialized; if any fails, the step
+fails at the end and names the failed recordings.
 """
 
 import time
@@ -142,7 +142,7 @@ def process_batch(
             # Without these results the UI would show the checks as not executed, as if they had failed.
             yield from _check_rows(stage, store, list(result.metadata))
             raise Failure(
-                _failure_sentence(stage.name, len(recording_ids), result),
+                _describe_failures(stage.name, len(recording_ids), result),
                 metadata={_FAILED_KEY: MetadataValue.json(list(result.failed))},
                 allow_retries=False,
             )
@@ -214,7 +214,7 @@ def _process_one(
     except (PipelineError, RunFencedError):
         raise
     except Exception as error:
-        # Any error of one recording ends here, so that the other recordings of the batch are still processed.
+        # Any error of one recording is caught, so that the other recordings of the batch are still processed.
         if sentence := disk_problem(error, store.data_folder):
             raise PipelineError(sentence) from error
         sentence = str(error)
@@ -263,11 +263,11 @@ def _materialize(
                 AssetKey(name), recording_id, metadata[name]
             )
     for name in stage.files:
-        yield MaterializeResult(asset_key=name, data_version=DataVersion(versions.common[name]))
+        yield MaterializeResult(asset_key=name, data_version=DataVersion(versions.common_versions[name]))
     for table in stage.tables:
         yield MaterializeResult(
             asset_key=table.name,
-            data_version=DataVersion(versions.common[table.name]),
+            data_version=DataVersion(versions.common_versions[table.name]),
             metadata={"dagster/row_count": store.row_count(table)},
         )
     for recording_id in versions.differing_recordings():
@@ -328,7 +328,7 @@ def _recording_ids(context: AssetExecutionContext) -> list[str]:
     return list(context.partition_keys)
 
 
-def _failure_sentence(stage_name: str, recording_count: int, result: _BatchResult) -> str:
+def _describe_failures(stage_name: str, recording_count: int, result: _BatchResult) -> str:
     reasons = " ".join(f"{recording_id}: {sentence}" for recording_id, sentence in result.failed.items())
     failed = f" {len(result.failed)} of {recording_count} recordings failed. {reasons}" if result.failed else ""
     return f"{stage_name}:{failed}{f' {result.stop}' if result.stop else ''}"

@@ -128,7 +128,7 @@ def settings_data_version(settings_json: str) -> str:
 
 
 def observed_version(event: AssetEvent | None) -> str:
-    """Data version of an observation; no observation, or one without a version, means no settings."""
+    """Data version of an observation; without one, the version of a camera without settings of its own."""
     return (event.version if event else None) or NO_VERSION
 
 
@@ -161,9 +161,9 @@ class CameraObserver:
     def record(
         self, instance: DagsterInstance, keys: Iterable[AssetKey], cameras: Mapping[str, str | None]
     ) -> dict[AssetKey, dict[str, SettingsObservation]]:
-        """Record observations for recordings whose newest one differs from the settings of this process.
+        """Record observations for recordings whose newest observation differs from the settings of this process.
 
-        An observation of settings that were read later is not replaced: it makes results of older settings stale.
+        An observation of settings that were read later is kept, so that results of the older settings are stale.
 
         Args:
             instance: Dagster's instance.
@@ -184,24 +184,24 @@ class CameraObserver:
             newest = instance.fetch_observations(aspect.key, limit=1).records
         last_id = newest[0].storage_id
         by_camera = {camera: aspect.settings_json(self._settings, camera) for camera in set(cameras.values())}
-        current = {recording_id: by_camera[camera] for recording_id, camera in cameras.items()}
-        recorded = observations(instance, aspect.key, set(current))
-        added = set()
-        for recording_id, settings_json in current.items():
-            before = recorded.get(recording_id, [])[:1]
+        settings_by_recording = {recording_id: by_camera[camera] for recording_id, camera in cameras.items()}
+        events = observations(instance, aspect.key, set(settings_by_recording))
+        has_recorded = False
+        for recording_id, settings_json in settings_by_recording.items():
+            newest_event = events.get(recording_id, [])[:1]
             version = settings_data_version(settings_json)
-            if any(version == observed_version(event) or self._is_newer(event) for event in before):
+            if any(version == observed_version(event) or self._is_newer(event) for event in newest_event):
                 continue
-            if before or settings_json:
+            if newest_event or settings_json:
                 instance.report_runless_asset_event(self._observation(aspect, recording_id, settings_json))
-                added.add(recording_id)
-        if added:
-            recorded = observations(instance, aspect.key, set(current))
+                has_recorded = True
+        if has_recorded:
+            events = observations(instance, aspect.key, set(settings_by_recording))
         return {
-            recording_id: _newest_agreeing(
-                settings_data_version(settings_json), recorded.get(recording_id, []), last_id
+            recording_id: _newest_matching_observation(
+                settings_data_version(settings_json), events.get(recording_id, []), last_id
             )
-            for recording_id, settings_json in current.items()
+            for recording_id, settings_json in settings_by_recording.items()
         }
 
     def _is_newer(self, event: AssetEvent) -> bool:
@@ -217,10 +217,10 @@ class CameraObserver:
         return AssetObservation(aspect.key, partition=recording_id, metadata={"settings": settings}, tags=tags)
 
 
-def _newest_agreeing(version: str, recorded: Sequence[AssetEvent], last_id: int) -> SettingsObservation:
-    agreeing = next((event for event in recorded if observed_version(event) == version), None)
-    before_all = recorded[-1].storage_id - 1 if recorded else last_id
-    storage_id = agreeing.storage_id if agreeing else before_all
+def _newest_matching_observation(version: str, events: Sequence[AssetEvent], last_id: int) -> SettingsObservation:
+    match = next((event for event in events if observed_version(event) == version), None)
+    id_before_all = events[-1].storage_id - 1 if events else last_id
+    storage_id = match.storage_id if match else id_before_all
     return SettingsObservation(
-        version, storage_id, is_newest=version == observed_version(recorded[0] if recorded else None)
+        version, storage_id, is_newest=version == observed_version(events[0] if events else None)
     )

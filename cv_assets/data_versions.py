@@ -39,12 +39,12 @@ class DataVersions:
     Attributes:
         code_versions: Code version by asset.
         inputs: By asset and recording.
-        observed: By asset of camera settings and recording, the observation that was read.
+        observations: By asset of camera settings and recording, the observation that was read.
     """
 
     code_versions: Mapping[str, str]
     inputs: Mapping[str, Mapping[str, _Inputs]]
-    observed: Mapping[AssetKey, Mapping[str, SettingsObservation]]
+    observations: Mapping[AssetKey, Mapping[str, SettingsObservation]]
 
     @classmethod
     def read(
@@ -65,16 +65,16 @@ class DataVersions:
         keys = {name: AssetKey(name) for name in asset_names}
         specs = context.assets_def.specs_by_key
         upstream = {name: [dep.asset_key for dep in specs[key].deps] for name, key in keys.items()}
-        every_input = {key for deps in upstream.values() for key in deps}
-        observed = observer.record(context.instance, every_input, cameras)
+        input_keys = {key for deps in upstream.values() for key in deps}
+        observations = observer.record(context.instance, input_keys, cameras)
         latest = {
             key: {
                 recording_id: (observation.version, observation.storage_id)
-                for recording_id, observation in observed[key].items()
+                for recording_id, observation in observations[key].items()
             }
-            if key in observed
-            else _latest(context.instance, key, list(cameras))
-            for key in every_input
+            if key in observations
+            else _latest_versions(context.instance, key, list(cameras))
+            for key in input_keys
         }
         inputs = {
             name: {
@@ -86,7 +86,7 @@ class DataVersions:
             }
             for name, deps in upstream.items()
         }
-        return cls({name: specs[key].code_version or "" for name, key in keys.items()}, inputs, observed)
+        return cls({name: specs[key].code_version or "" for name, key in keys.items()}, inputs, observations)
 
     def version(self, asset_name: str, recording_id: str) -> str:
         """Data version of a recording in an asset."""
@@ -98,28 +98,28 @@ class DataVersions:
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
     @property
-    def common(self) -> dict[str, str]:
-        """By asset, the data version of the batch's first recording."""
+    def common_versions(self) -> dict[str, str]:
+        """Data versions of the batch's first recording, by asset; usually those of the whole batch."""
         return {name: self.version(name, next(iter(recordings))) for name, recordings in self.inputs.items()}
 
     def differing_recordings(self) -> list[str]:
-        """Recordings whose data version is not the common one, or that have newer observations than those read."""
-        common = self.common
+        """Recordings whose data versions are not the common ones, or whose observations are no longer the newest."""
+        common_versions = self.common_versions
         recording_ids = next(iter(self.inputs.values()))
         return [
             recording_id
             for recording_id in recording_ids
-            if any(self.version(name, recording_id) != common[name] for name in self.inputs)
-            or any(not observed[recording_id].is_newest for observed in self.observed.values())
+            if any(self.version(name, recording_id) != common_versions[name] for name in self.inputs)
+            or any(not observations[recording_id].is_newest for observations in self.observations.values())
         ]
 
     def mark_observations_as_read(self, step: StepExecutionContext) -> None:
-        """Make Dagster treat the recorded observations as read: it read the inputs before they were recorded."""
+        """Make Dagster treat the recorded observations as read, although it had read the inputs earlier."""
         cache: Any = step._data_version_cache
-        for key, observed in self.observed.items():
+        for key, observations in self.observations.items():
             cache.wipe_input_asset_version_info(key)
             version_info = cache.maybe_fetch_and_get_input_asset_version_info(key)
-            newest_id = max(observation.storage_id for observation in observed.values())
+            newest_id = max(observation.storage_id for observation in observations.values())
             cache.input_asset_version_info[key] = dataclasses.replace(version_info, storage_id=newest_id)
 
     def log_materialization(
@@ -142,7 +142,9 @@ class DataVersions:
             )
 
 
-def _latest(instance: DagsterInstance, key: AssetKey, recording_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+def _latest_versions(
+    instance: DagsterInstance, key: AssetKey, recording_ids: Sequence[str]
+) -> dict[str, tuple[str, int]]:
     """By recording, data version and storage id of an asset's newest materialization."""
     latest: dict[str, tuple[str, int]] = {}
     records_filter = AssetRecordsFilter(asset_key=key, asset_partitions=list(recording_ids))

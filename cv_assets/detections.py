@@ -16,7 +16,7 @@ from cv_assets.camera_settings import camera_regions
 from cv_assets.detection_rows import rows_of_table
 from cv_assets.recording_inference import RecordingInference, prepare_inference
 from cv_assets.stage_asset import ANALYSIS, StageAsset, StageRun, stage_asset
-from cv_assets.stage_metadata import Metadata, count_by_class, count_metadata
+from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
 from resources.config.detection_config import DetectionSettings
 from resources.config.settings import Settings, settings_version
 from resources.dagster_instance.run_coordinator import GPU_POOL
@@ -103,7 +103,7 @@ def detect_recording(
 ) -> dict[str, Metadata]:
     """Run a model on one normalized video and store its detections.
 
-    Checkpoints are written while it runs: after a kill, only the part since the last checkpoint runs again.
+    While the model runs, checkpoints are written: after a kill, only the part since the last checkpoint runs again.
 
     Args:
         recording_id: The recording.
@@ -112,7 +112,7 @@ def detect_recording(
         tables: The tables that the model fills; the first has the name of the asset.
         models: Loads the model.
         device: The leased device.
-        progress: Takes the number of analysed frames, and now and then a preview.
+        progress: Takes the number of analysed frames, and a preview whenever one is due.
         checkpoint_s: Duration of video per checkpoint.
 
     Raises:
@@ -140,13 +140,13 @@ def detect_recording(
     model_run_rows = pa.Table.from_pylist([model_run], MODEL_RUNS.arrow_schema)
     store.replace(MODEL_RUNS, [recording_id], model_run_rows, only={"asset_name": asset_name})
     _store_measurements(detector, device, store)
-    classified = tables[-1] if detector.task == "classify" else tables[0]
+    class_table = tables[-1] if detector.task == "classify" else tables[0]
     inferred_count = inference.frames.num_rows - result.resumed_at_frame
     metadata = {
         **{name: model_run[name] for name in _METADATA},
         "resumed_at_frame": result.resumed_at_frame,
         "frames_per_s": round(inferred_count / max(result.elapsed_s, 1e-3), 1),
-        **count_by_class("boxes", _count_classes(result.rows[classified.name])),
+        **class_count_metadata("boxes", _count_classes(result.rows[class_table.name])),
     }
     row_counts = {table.name: sum(rows.num_rows for rows in result.rows[table.name]) for table in tables}
     checkpoints.remove()

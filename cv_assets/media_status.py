@@ -1,4 +1,4 @@
-"""The status that a recording gets from its file, and the normalized video that later stages read."""
+"""The status of a recording according to its file, and access to its row and its normalized video."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ def find_normalized_video(row: Mapping[str, Any], data_folder: Path) -> Path:
 
 
 def media_status(row: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Status and error of a recording according to its packet ledger: `ok`, or `partial` with what is missing.
+    """Status and error of a recording according to its packet ledger: `ok`, or `partial` with the missing stretches.
 
     Args:
         row: A row of `recordings`; its ledger columns may be None.
@@ -55,26 +55,29 @@ def media_status(row: Mapping[str, Any]) -> tuple[str, str | None]:
     missing = [(stretch["start_s"], stretch["end_s"]) for stretch in row["missing_s"] or ()]
     sentences = []
     if row["corrupt_count"] or missing:
-        corrupt = _counted(row["corrupt_count"], "packet does not decode", "packets do not decode")
-        lost = corrupt if row["corrupt_count"] else "The file ends early"
-        sentences.append(f"{lost}: missing is {_describe_stretches(missing)}" if missing else lost)
+        corrupt = _count_phrase(row["corrupt_count"], "packet does not decode", "packets do not decode")
+        cause = corrupt if row["corrupt_count"] else "The file ends early"
+        sentences.append(f"{cause}; missing: {_describe_stretches(missing)}" if missing else cause)
     if row["damaged_count"]:
-        sentences.append(_counted(row["damaged_count"], "frame is damaged", "frames are damaged"))
+        sentences.append(_count_phrase(row["damaged_count"], "frame is damaged", "frames are damaged"))
     if not sentences:
         return "ok", None
-    decoded, duration_s = _counted(row["frame_count_from_content"], "frame", "frames"), row["duration_s_from_content"]
-    return "partial", f"{'; '.join(sentences)}. What decodes is used: {decoded} ({duration_s:.2f} s)."
+    decoded, duration_s = (
+        _count_phrase(row["frame_count_from_content"], "frame", "frames"),
+        row["duration_s_from_content"],
+    )
+    return "partial", f"{'; '.join(sentences)}. The part that decodes is used: {decoded} ({duration_s:.2f} s)."
 
 
-def _counted(count: int, singular: str, plural: str) -> str:
+def _count_phrase(count: int, singular: str, plural: str) -> str:
     return f"{count} {singular if count == 1 else plural}"
 
 
 def _describe_stretches(missing_s: Sequence[tuple[float, float]]) -> str:
-    """Describe the first of some stretches; those before the first frame are given by their length."""
-    named = [
+    """Describe the first of some stretches by start and end; by length, if before the first frame."""
+    texts = [
         f"{end_s - start_s:.2f} s before the first frame" if end_s <= 0 else f"{start_s:.2f} to {end_s:.2f} s"
         for start_s, end_s in missing_s[:_NAMED_STRETCHES]
     ]
-    more = len(missing_s) - len(named)
-    return ", ".join(named) + (f" and {more} more stretches" if more > 0 else "")
+    more = len(missing_s) - len(texts)
+    return ", ".join(texts) + (f" and {more} more stretches" if more > 0 else "")

@@ -1,7 +1,6 @@
 """normalized_video: one MP4 per recording; frames: one row per frame of it (recording_id, frame_index).
 
-Every later stage reads this video and never the source. The rows of `frames` say which source frame each frame shows,
-and when it was taken.
+Every later stage reads this video and never the source. `frames` has the source frame of each frame, and its time.
 """
 
 import uuid
@@ -127,8 +126,8 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
 def _normalization_columns(before: Mapping[str, Any], video: NormalizedVideo, video_path: str) -> dict[str, list[Any]]:
     """Columns of a recording's row that normalization decides.
 
-    The start is that of the row, corrected by what the header got wrong. It is not computed from the settings again:
-    they may be newer than the clock from which the times in all other tables were derived.
+    The start time is that of the row, corrected where the content differs from the header. It is not computed from the
+    settings again: they may be newer than the clock from which the times in all other tables were derived.
     """
     columns = content_columns(video, before) | {"video_path": video_path}
     status, error = media_status({**before, **columns})
@@ -136,34 +135,34 @@ def _normalization_columns(before: Mapping[str, Any], video: NormalizedVideo, vi
     if before["started_at_source"] == "mtime":  # the file was last written when the recording ended
         columns["started_at_utc"] = before["mtime_utc"] - timedelta(seconds=video.duration_s)
     elif before["started_at_utc"] is not None:
-        later_s = video.lead_s - (before["lead_s"] or 0.0)
-        columns["started_at_utc"] = before["started_at_utc"] + timedelta(seconds=later_s)
+        shift_s = video.lead_s - (before["lead_s"] or 0.0)
+        columns["started_at_utc"] = before["started_at_utc"] + timedelta(seconds=shift_s)
     return {name: [value] for name, value in columns.items()}
 
 
 def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list[str]:
-    """Describe each sum over a recording's packets and frames that does not add up; empty if all do.
+    """Describe each sum of packets or frames of a recording that does not add up; empty if all do.
 
     Args:
         row: The recording's row of `recordings`.
         frames: Its rows of `frames`, with source_frame_index and is_duplicated.
         video: Path of its normalized video.
     """
-    emitted = frames.num_rows - sum(frames["is_duplicated"].to_pylist())
-    explained = row["frame_count_from_content"] + sum(
+    emitted_count = frames.num_rows - sum(frames["is_duplicated"].to_pylist())
+    outcome_count = row["frame_count_from_content"] + sum(
         row[name] for name in ("corrupt_count", "discarded_count", "hidden_count")
     )
     sums = {
         "packets and extra frames = decoded + corrupt + discarded + hidden": (
             row["packet_count"] + row["extra_count"],
-            explained,
+            outcome_count,
         ),
         "decoded frames = emitted + decimated + out of range": (
             row["frame_count_from_content"],
-            emitted + row["decimated_count"] + row["out_of_range_count"],
+            emitted_count + row["decimated_count"] + row["out_of_range_count"],
         ),
-        "emitted frames each show another frame of the source": (
-            emitted,
+        "emitted frames = different source frames": (
+            emitted_count,
             len(set(frames["source_frame_index"].to_pylist())),
         ),
         "rows of frames = frames in the file": (frames.num_rows, read_frame_count(video)),
@@ -208,14 +207,14 @@ def normalize_recording(
         raise RecordingError(NOT_PROBED)
     if row["status"] == "rejected":
         raise RejectedRecordingError(row["error"])
-    indexed = SourceIndex(store).find_source_file(recording_id, settings.watched_folder)
-    source = resolve_source_path(settings, indexed.source_path if indexed else row["source_path"])
+    source_file = SourceIndex(store).find_source_file(recording_id, settings.watched_folder)
+    source = resolve_source_path(settings, source_file.source_path if source_file else row["source_path"])
     try:
         video, path = _write_video(recording_id, source, row["camera"], store, settings, progress)
     except RejectedRecordingError as error:
         store.update(RECORDINGS, recording_id, {"status": "rejected", "error": str(error), "failed_stage": None})
         raise
-    # Computed from the row as it is now: its clock may have been corrected while the video was written.
+    # The row is read again, because its clock may have been corrected while the video was written.
     store.change(RECORDINGS, [recording_id], lambda rows: _normalization_columns(rows.to_pylist()[0], video, path))
     row = store.read(RECORDINGS, [recording_id]).to_pylist()[0]
     frames = frame_rows(recording_id, video, row["started_at_utc"], row["started_at_source"])
@@ -238,7 +237,7 @@ def _write_video(
 
     Returns:
         The result of normalization, and the path of the video relative to the data folder; the absolute path of the
-        source where that is referenced.
+        source if it is referenced.
     """
     target = store.media_folder / recording_id / "normalized.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)

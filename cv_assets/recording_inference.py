@@ -45,7 +45,7 @@ def analysed_frame_positions(time_s: np.ndarray, max_rate_fps: float | None) -> 
 
 @dataclass(frozen=True)
 class RecordingInference:
-    """The inference of one model on one recording.
+    """One model, loaded for one recording, with the frames on which it runs.
 
     Attributes:
         recording_id: The recording.
@@ -88,7 +88,7 @@ class RecordingInference:
 
         Args:
             first: Position in `frames` of the first frame to analyse.
-            progress: Takes the number of analysed frames, and now and then a preview.
+            progress: Takes the number of analysed frames, and a preview whenever one is due.
 
         Yields:
             The detections of each frame in pixels of the whole frame.
@@ -100,7 +100,7 @@ class RecordingInference:
         def crop_to_region(images: Iterator["Image | None"]) -> Iterator["Image | None"]:
             for position, image in enumerate(images, first):
                 if image is not None:
-                    preview.keep_if_due(position, image)
+                    preview.store_if_due(position, image)
                 yield None if image is None else self.region.crop(image)
 
         with closing(self._decode(frame_indices)) as images:

@@ -1,4 +1,4 @@
-"""recordings: one row per source file (recording_id), with what its header claims before any frame is decoded.
+"""recordings: one row per source file (recording_id), with the claims of its header, before any frame is decoded.
 
 The columns about the content are filled by normalized_video, the only stage that decodes every frame of the source. A
 file that cannot be processed has a row too, with status `rejected` and the reason.
@@ -30,7 +30,7 @@ _METADATA = ("status", "error", "camera", "source_path", "size_bytes", "codec_na
 
 
 def file_columns(source: SourceFile) -> dict[str, Any]:
-    """Row of a recording with the columns that the folder entry of its file decides; all others are None."""
+    """Build a recording's row from the path, size and mtime of its file; all other columns are None."""
     row: dict[str, Any] = dict.fromkeys(RECORDINGS.arrow_schema.names)
     return row | {
         "recording_id": source.recording_id,
@@ -44,7 +44,7 @@ def file_columns(source: SourceFile) -> dict[str, Any]:
 
 
 def probe_recording(source: SourceFile, settings: Settings) -> dict[str, Any]:
-    """Probe a file: row of its recording with what the header and the first frame say; the other columns are None.
+    """Probe a file and build the row of its recording; columns that need more than header and first frame are None.
 
     Args:
         source: The file.
@@ -63,7 +63,7 @@ def probe_recording(source: SourceFile, settings: Settings) -> dict[str, Any]:
 
 
 def clock_columns(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Time of the first frame and its source, from what the recording's row says about duration and missing start.
+    """Time of the first frame and the source of that time, as columns of `recordings`.
 
     Only the asset wall_clock may replace a known start: all wall-clock times are derived from it.
 
@@ -73,7 +73,7 @@ def clock_columns(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """
     lead_s = row["lead_s"] or 0.0
     content_s = row["duration_s_from_content"]
-    started, known_from = determine_start_time(
+    started_at_utc, source = determine_start_time(
         row["source_path"],
         row["created_at_utc"],
         row["mtime_utc"],
@@ -81,11 +81,11 @@ def clock_columns(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
         settings.ingest,
         settings.camera(row["camera"]),
     )
-    return {"started_at_utc": started + timedelta(seconds=lead_s), "started_at_source": known_from}
+    return {"started_at_utc": started_at_utc + timedelta(seconds=lead_s), "started_at_source": source}
 
 
 def _keep_content_columns(row: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
-    """Keep the columns that later stages filled: the content of a recording never changes, so they stay valid."""
+    """Keep the columns that later stages have filled: they stay valid, because a recording's content never changes."""
     if before is None or row["status"] == "rejected":
         return row
     content = {name: value for name, value in before.items() if row[name] is None and name not in _STATUS}

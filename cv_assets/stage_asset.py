@@ -51,7 +51,7 @@ class StageRun:
     device: str = ""
 
 
-ProcessRecording = Callable[[str, StageRun, ReportProgress], Mapping[str, Metadata]]
+StageFunction = Callable[[str, StageRun, ReportProgress], Mapping[str, Metadata]]
 """Processes one recording: takes its id, the run and a progress callback; returns metadata by asset name."""
 
 
@@ -79,7 +79,7 @@ class StageAsset:
     """A declared stage; see `stage_asset` for the attributes."""
 
     stage: Stage
-    process: ProcessRecording
+    process: StageFunction
     group: str
     code_version: Callable[[Settings], str]
     deps: tuple[str, ...]
@@ -95,7 +95,7 @@ class StageAsset:
         """Build the stage's assets for some settings.
 
         Args:
-            settings: They decide the code version and the number of recordings per run of a backfill.
+            settings: Decide the code version and the number of recordings per run of a backfill.
             observer: Records the settings of single cameras.
         """
         code_version = self.code_version(settings)
@@ -114,13 +114,13 @@ class StageAsset:
         def compute(context: AssetExecutionContext) -> Iterator[Any]:
             run = StageRun(context, context.resources.store, context.resources.settings)
             with self.lease(run) if self.lease else nullcontext("") as device:
-                leased = replace(run, device=device)
+                run_on_device = replace(run, device=device)
                 yield from process_batch(
                     self.stage,
                     context,
                     run.store,
                     observer,
-                    lambda recording_id, progress: self.process(recording_id, leased, progress),
+                    lambda recording_id, progress: self.process(recording_id, run_on_device, progress),
                 )
 
         return compute
@@ -199,7 +199,7 @@ def stage_asset(
     pool: str | None = None,
     lease: Callable[[StageRun], AbstractContextManager[str]] | None = None,
     resource_keys: Sequence[str] = (),
-) -> Callable[[ProcessRecording], StageAsset]:
+) -> Callable[[StageFunction], StageAsset]:
     """Declare a stage: the decorated function processes one recording and writes its part of the assets.
 
     Args:
@@ -218,7 +218,7 @@ def stage_asset(
         resource_keys: Dagster resources that the stage needs in addition to `store` and `settings`.
     """
 
-    def declare(process: ProcessRecording) -> StageAsset:
+    def declare(process: StageFunction) -> StageAsset:
         stage = Stage(
             name or process.__name__,
             tuple(tables),

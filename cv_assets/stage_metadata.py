@@ -22,8 +22,8 @@ def count_metadata(row_count: int, **values: Any) -> Metadata:
     return {"dagster/partition_row_count": row_count, **values}
 
 
-def count_by_class(unit: str, counts: Mapping[str, int]) -> Metadata:
-    """Metadata with one value per class, so that the UI plots each over the recordings; rare classes share one.
+def class_count_metadata(unit: str, counts: Mapping[str, int]) -> Metadata:
+    """Metadata with the count of each class, which the UI plots over the recordings; rare classes are added up.
 
     Args:
         unit: Unit of the counts, such as `boxes`.
@@ -65,7 +65,7 @@ def progress_reporter(context: AssetExecutionContext, asset_name: str, recording
             metadata |= {"frames_per_s": round(rate_fps, 1), "eta_s": round((total - done) / rate_fps, 1)}
         if preview is not None:
             markdown = embed_in_markdown(encode_jpeg(preview, MAX_FRAME_BYTES), f"frame {done} of {total}")
-            metadata["picture"] = MetadataValue.md(markdown)
+            metadata["preview"] = MetadataValue.md(markdown)
         context.log_event(AssetObservation(asset_name, partition=recording_id, metadata=metadata))
 
     return report

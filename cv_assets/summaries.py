@@ -13,7 +13,7 @@ from dagster import MetadataValue
 
 from cv_assets.media_status import NO_NORMALIZED_VIDEO
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
-from cv_assets.stage_metadata import Metadata, count_by_class, count_metadata
+from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
 from cv_assets.wall_clock import WALL_CLOCK
 from resources.config.settings import settings_version
 from resources.errors import RecordingError
@@ -166,7 +166,7 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
     summary = rows_by_table[SUMMARIES.name].to_pylist()[0]
     metadata = {
         **{name: summary[name] for name in _METADATA},
-        **count_by_class("tracks", Counter(inputs[TRACKS.name]["class_name"].to_pylist())),
+        **class_count_metadata("tracks", Counter(inputs[TRACKS.name]["class_name"].to_pylist())),
         "timeline": _timeline(inputs[TRACK_BOXES.name], summary["duration_s"]),
     }
     counts = {name: count_metadata(rows.num_rows) for name, rows in rows_by_table.items()}

@@ -22,7 +22,7 @@ from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS, TRACKS
 from resources.storage.delta_store import Store
 from resources.tracking.track_linking import TrackEnds, link_tracks
 
-_CLOCK_SLACK_S = 1.0  # with start times in whole seconds, a file may seem to begin before its predecessor ends
+_CLOCK_SLACK_S = 1.0  # start times in whole seconds let a file seem to begin before its predecessor ends
 _BOUNDARY_S = 0.5  # only tracks that end or start this close to the boundary of two files are linked
 
 
@@ -40,18 +40,18 @@ def adjacent_recordings(
         Ids of the preceding and the following recording; None where there is none within the gap, or where the start
         of the recording is unknown.
     """
-    own = next((row for row in rows if row["recording_id"] == recording_id), None)
-    timed = [row for row in rows if row["started_at_utc"] and row["duration_s_from_content"]]
-    if own not in timed:
+    own_row = next((row for row in rows if row["recording_id"] == recording_id), None)
+    timed_rows = [row for row in rows if row["started_at_utc"] and row["duration_s_from_content"]]
+    if own_row not in timed_rows:
         return None, None
     before: dict[str, float] = {}
     after: dict[str, float] = {}
-    for row in timed:
-        if row["camera"] != own["camera"] or row is own:
+    for row in timed_rows:
+        if row["camera"] != own_row["camera"] or row is own_row:
             continue
-        later_s = (row["started_at_utc"] - own["started_at_utc"]).total_seconds()
-        first, gap_s = (own, later_s) if later_s > 0 else (row, -later_s)
-        gap_s -= first["duration_s_from_content"]
+        later_s = (row["started_at_utc"] - own_row["started_at_utc"]).total_seconds()
+        first_row, gap_s = (own_row, later_s) if later_s > 0 else (row, -later_s)
+        gap_s -= first_row["duration_s_from_content"]
         if later_s and -_CLOCK_SLACK_S <= gap_s <= max_gap_s:
             (after if later_s > 0 else before)[row["recording_id"]] = abs(gap_s)
     return min(before, key=before.__getitem__, default=None), min(after, key=after.__getitem__, default=None)
@@ -73,16 +73,16 @@ def link_rows(before: dict[str, Any], after: dict[str, Any], boxes: dict[str, pa
     )
     is_last = ends.time_s >= before["duration_s_from_content"] - _BOUNDARY_S
     is_first = starts.time_s <= _BOUNDARY_S
-    ended, started = ends.select(is_last), starts.select(is_first)
-    later = TrackEnds(started.time_s + offset_s, started.centre, started.velocity, started.size, started.class_id)
-    pairs = link_tracks(ended, later, max_gap_s + 2 * _BOUNDARY_S)
+    ends, starts = ends.select(is_last), starts.select(is_first)
+    shifted_starts = TrackEnds(starts.time_s + offset_s, starts.centre, starts.velocity, starts.size, starts.class_id)
+    pairs = link_tracks(ends, shifted_starts, max_gap_s + 2 * _BOUNDARY_S)
     rows = [
         {
             "recording_id": after["recording_id"],
             "track_id": int(track_ids_after[is_first][start]),
             "previous_recording_id": before["recording_id"],
             "previous_track_id": int(track_ids_before[is_last][end]),
-            "gap_s": float(later.time_s[start] - ended.time_s[end]),
+            "gap_s": float(shifted_starts.time_s[start] - ends.time_s[end]),
         }
         for end, start in pairs
     ]
@@ -92,8 +92,8 @@ def link_rows(before: dict[str, Any], after: dict[str, Any], boxes: dict[str, pa
 def link_recording(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
     """Link the tracks of one recording to those of the preceding and the following one.
 
-    The links of the following recording are written too, if it is already tracked: the rows then do not depend on the
-    order in which the files arrive.
+    If the following recording is already tracked, its links are written too: so the rows do not depend on the order in
+    which the files arrive.
     """
     names = ["recording_id", "camera", "started_at_utc", "duration_s_from_content"]
     rows = store.read(RECORDINGS, columns=names).to_pylist()

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from cv_assets.media_status import read_normalized_row
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
-from cv_assets.stage_metadata import Metadata, count_by_class, count_metadata
+from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
 from resources.config.settings import Settings, settings_version
 from resources.config.tracking_config import TrackSettings
 from resources.media.progress import ReportProgress
@@ -80,7 +80,7 @@ def assign_track_ids(detections: pa.Table, rate_fps: float, settings: TrackSetti
         settings: Method and thresholds.
 
     Returns:
-        int32 array of shape (rows,): the track of each detection, 0 where it has none.
+        int32 array of shape (rows,): the track of each detection, 0 for a detection without a track.
     """
     xyxy = corners(detections)
     confidence, class_id = detections["confidence"].to_numpy(), detections["class_id"].to_numpy()
@@ -180,7 +180,7 @@ def track_ends(boxes: pa.Table) -> tuple[np.ndarray, TrackEnds, TrackEnds]:
 
 
 def stitch_tracks(boxes: pa.Table, max_gap_s: float) -> pa.Table:
-    """Join fragments of a track: pairs of tracks where the second continues the movement of the first.
+    """Join the fragments of each track: a fragment that continues the movement of another belongs to the same track.
 
     Args:
         boxes: Detections with a column track_id, 0 for none.
@@ -277,7 +277,7 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     tracks, track_boxes = track_rows(boxes, frames, row["rate_fps"], settings.tracks)
     store.replace(TRACKS, [recording_id], tracks)
     store.replace(TRACK_BOXES, [recording_id], track_boxes)
-    track_counts = count_by_class("tracks", Counter(tracks["class_name"].to_pylist()))
+    track_counts = class_count_metadata("tracks", Counter(tracks["class_name"].to_pylist()))
     duration = {"mean_duration_s": float(tracks["duration_s"].to_numpy().mean())} if tracks.num_rows else {}
     interpolated_count = pc.sum(track_boxes["is_interpolated"]).as_py() or 0
     return {

@@ -18,7 +18,7 @@ from dagster import MetadataValue
 from cv_assets.camera_settings import CAMERA_ZONES
 from cv_assets.media_status import read_normalized_row
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
-from cv_assets.stage_metadata import Metadata, count_by_class, count_metadata
+from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
 from cv_assets.tracks import corners
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings, settings_version
@@ -332,8 +332,8 @@ def _event_metadata(rows_by_table: dict[str, pa.Table], boxes: pa.Table, duratio
     zone_or_line = pc.coalesce(events["line_name"], events["zone_name"])
     marks = {}
     for name in sorted(pc.unique(zone_or_line).to_pylist()):
-        is_there = np.asarray(pc.equal(zone_or_line, name).to_numpy())
-        marks[name] = times_s[is_there], is_up[is_there]
+        has_name = np.asarray(pc.equal(zone_or_line, name).to_numpy())
+        marks[name] = times_s[has_name], is_up[has_name]
     lanes = peak_counts_by_class(boxes.filter(pc.greater_equal(boxes["time_s"], 0)), duration_s, TIMELINE_BINS)
     chart = timeline_chart(lanes, marks, duration_s)
     timeline = embed_in_markdown(chart, "objects per class at a time, and the events at lines and zones")
@@ -341,7 +341,7 @@ def _event_metadata(rows_by_table: dict[str, pa.Table], boxes: pa.Table, duratio
     counts = Counter(f"{name} {event}" for name, event in names_and_events)
     peaks = {name: pc.max(seconds[name]).as_py() or 0 for name in ("max_occupancy", "max_queue")}
     return {
-        ZONE_EVENTS.name: {**count_by_class("events", counts), "timeline": MetadataValue.md(timeline)},
+        ZONE_EVENTS.name: {**class_count_metadata("events", counts), "timeline": MetadataValue.md(timeline)},
         ZONE_SECONDS.name: peaks,
     }
 

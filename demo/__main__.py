@@ -101,17 +101,17 @@ def main() -> int:
 
 
 def _compare(data_folder: Path, ground_truth: dict[str, dict[str, int]]) -> bool:
-    """Print SQL results beside the ground truth; returns whether they agree."""
+    """Compare SQL results with the ground truth and print both; returns whether they agree."""
     with open_results(data_folder) as results:
         click.echo("\nSELECT source_path, class_name, count(*) FROM tracks JOIN recordings USING (recording_id) ...")
         track_counts = results.execute(
             "SELECT source_path, class_name, count(*) FROM tracks JOIN recordings USING (recording_id) GROUP BY ALL"
         ).fetchall()
-        tracked = {(path, name): count for path, name, count in track_counts}
-        drawn = {(path, name): count for path, counts in ground_truth.items() for name, count in counts.items()}
+        tracked_counts = {(path, name): count for path, name, count in track_counts}
+        drawn_counts = {(path, name): count for path, counts in ground_truth.items() for name, count in counts.items()}
         click.echo(f"{'recording':<36}{'class':<10}{'tracked':>8}{'drawn':>7}")
-        for path, name in sorted({*tracked, *drawn}):
-            tracked_count, drawn_count = tracked.get((path, name), 0), drawn.get((path, name), 0)
+        for path, name in sorted({*tracked_counts, *drawn_counts}):
+            tracked_count, drawn_count = tracked_counts.get((path, name), 0), drawn_counts.get((path, name), 0)
             mark = "" if tracked_count == drawn_count else "   <- differs"
             click.echo(f"{path:<36}{name:<10}{tracked_count:>8}{drawn_count:>7}{mark}")
         click.echo("\nSELECT source_path, count(*) FROM frames JOIN recordings USING (recording_id) ...")
@@ -129,7 +129,7 @@ def _compare(data_folder: Path, ground_truth: dict[str, dict[str, int]]) -> bool
             "SELECT camera, sum(track_count) AS objects, max(max_at_once) AS most_at_once, "
             "round(sum(duration_s), 1) AS footage_s FROM summaries GROUP BY camera ORDER BY camera"
         ).show()
-    return tracked == drawn and frame_counts == drawn_frame_counts
+    return tracked_counts == drawn_counts and frame_counts == drawn_frame_counts
 
 
 if __name__ == "__main__":

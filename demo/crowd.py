@@ -1,7 +1,7 @@
 """Simulated crowds: boxes of people walking in front of a fixed camera, and the detections of an imperfect detector.
 
-A crowd has no images, so hundreds are simulated in seconds; tracking and counting are tested on them. Positions are in
-pixels from the top left corner of the frame.
+A crowd has no images, so hundreds of crowds are simulated in seconds; tracking and counting are tested on them.
+Positions are in pixels from the top left corner of the frame.
 """
 
 import itertools
@@ -184,7 +184,7 @@ def _simulate_person(rng: np.random.Generator, person: int, frame_count: int, se
     speed_px_s = rng.uniform(0.4, 1.2) * height_px
     velocity = np.full(frame_count, float(direction))  # in units of the person's speed
     if settings.has_random_motion:
-        behaviour, change_frame = rng.choice(["on", "on", "turn", "stand"]), rng.integers(0, frame_count)
+        behaviour, change_frame = rng.choice(["walk on", "walk on", "turn", "stand"]), rng.integers(0, frame_count)
         pause_frames = int(rng.uniform(1, 4) * settings.rate_fps)
         if behaviour == "turn":
             velocity[change_frame:] *= -1
@@ -210,12 +210,12 @@ def _simulate_detections(
     Returns:
         Rows as in `Crowd.detected_boxes`.
     """
-    occluded = _occluded_share(truth) if settings.has_occlusion else np.zeros(len(truth))
-    confidence = np.clip(rng.normal(0.78, 0.08, len(truth)) - 0.7 * occluded, 0.02, 0.97)
-    is_detected = (rng.random(len(truth)) > settings.miss_rate) & (occluded < 0.7) & (confidence > 0.1)
-    jitter_px = settings.jitter * (1 + 2 * occluded) * (truth[:, 5] - truth[:, 3])
-    jittered = truth[:, 2:6] + rng.normal(0, 1, (len(truth), 4)) * jitter_px[:, None]
-    detections = [np.column_stack([truth[:, 0], jittered, confidence])[is_detected]]
+    occluded_share = _compute_occluded_share(truth) if settings.has_occlusion else np.zeros(len(truth))
+    confidence = np.clip(rng.normal(0.78, 0.08, len(truth)) - 0.7 * occluded_share, 0.02, 0.97)
+    is_detected = (rng.random(len(truth)) > settings.miss_rate) & (occluded_share < 0.7) & (confidence > 0.1)
+    jitter_px = settings.jitter * (1 + 2 * occluded_share) * (truth[:, 5] - truth[:, 3])
+    jittered_boxes = truth[:, 2:6] + rng.normal(0, 1, (len(truth), 4)) * jitter_px[:, None]
+    detections = [np.column_stack([truth[:, 0], jittered_boxes, confidence])[is_detected]]
     for _ in range(settings.false_positive_count):
         corner = rng.uniform((0, 0), (settings.width_px - 60, settings.height_px - 120))
         frames = np.flatnonzero(rng.random(frame_count) < 0.15)
@@ -225,9 +225,9 @@ def _simulate_detections(
     return boxes[np.lexsort((-boxes[:, 5], boxes[:, 0]))]
 
 
-def _occluded_share(truth: np.ndarray) -> np.ndarray:
-    """Share of each box that the box in front of it with the largest overlap covers, shape (n,)."""
-    occluded = np.zeros(len(truth))
+def _compute_occluded_share(truth: np.ndarray) -> np.ndarray:
+    """Compute the share of each box that is covered by the nearer box with the largest overlap, shape (n,)."""
+    occluded_share = np.zeros(len(truth))
     edges = np.searchsorted(truth[:, 0], np.arange(truth[:, 0].max() + 2)) if len(truth) else np.zeros(1, int)
     for begin, end in itertools.pairwise(edges):
         boxes = truth[begin:end, 2:6]
@@ -235,7 +235,7 @@ def _occluded_share(truth: np.ndarray) -> np.ndarray:
             boxes[:, None, :2], boxes[None, :, :2]
         )
         area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-        covered = overlap.clip(0).prod(axis=2) / area[:, None]
+        covered_share = overlap.clip(0).prod(axis=2) / area[:, None]
         is_nearer = boxes[None, :, 3] > boxes[:, None, 3]
-        occluded[begin:end] = np.where(is_nearer, covered, 0).max(axis=1, initial=0)
-    return occluded
+        occluded_share[begin:end] = np.where(is_nearer, covered_share, 0).max(axis=1, initial=0)
+    return occluded_share

@@ -1,7 +1,8 @@
 """Train the bundled street detector from scratch on drawn scenes.
 
 Run as `python -m demo.train_model`. Images are drawn into a temporary folder, the model is trained and saved, and the
-saved file is evaluated on scenes not used for training. The exit status is 1 if its mAP50 is below `MIN_MAP50`.
+saved file is evaluated on scenes that were not used for training. The exit status is 1 if its mAP50 is below
+`MIN_MAP50`.
 """
 
 from __future__ import annotations
@@ -75,9 +76,9 @@ def _compress_as_video(images: list[Image], quality: int) -> Image:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
         container.mux(stream.encode(None))
     buffer.seek(0)
-    with av.open(buffer, "r") as decoded:
-        *_, last = decoded.decode(video=0)
-        return cast(Image, last.to_ndarray(format="bgr24"))
+    with av.open(buffer, "r") as video:
+        *_, last_frame = video.decode(video=0)
+        return cast(Image, last_frame.to_ndarray(format="bgr24"))
 
 
 def _label_line(box: TruthBox, width_px: int, height_px: int) -> str:
@@ -109,8 +110,8 @@ def draw_split(folder: Path, split: str, count: int, first_seed: int) -> None:
         jpeg_quality = int(rng.integers(40, 96))
         if rng.random() < _VIDEO_SHARE:
             frame_s = float(1 / scene.frame_rate)
-            earlier = [draw_frame(scene, time_s - steps * frame_s)[0] for steps in (3, 2, 1)]
-            image = _compress_as_video([*earlier, image], int(rng.integers(18, 36)))
+            earlier_images = [draw_frame(scene, time_s - steps * frame_s)[0] for steps in (3, 2, 1)]
+            image = _compress_as_video([*earlier_images, image], int(rng.integers(18, 36)))
             jpeg_quality = 95
         name = f"{seed:08d}"
         cv2.imwrite(str(images_folder / f"{name}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
@@ -133,11 +134,11 @@ def _draw_data_set(folder: Path, image_count: int, seed: int) -> Path:
     return path
 
 
-def _save_for_inference(trained: Path, output: Path, settings: dict[str, Any]) -> int:
+def _save_for_inference(checkpoint_path: Path, output: Path, settings: dict[str, Any]) -> int:
     """Save the part of a checkpoint that inference needs, in half precision and without paths.
 
     Args:
-        trained: The checkpoint of the training.
+        checkpoint_path: File of the checkpoint that the training wrote.
         output: File for the weights.
         settings: Training settings to store in the file.
 
@@ -146,7 +147,7 @@ def _save_for_inference(trained: Path, output: Path, settings: dict[str, Any]) -
     """
     import torch
 
-    checkpoint = torch.load(trained, map_location="cpu", weights_only=False)
+    checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=False)
     model = (checkpoint.get("ema") or checkpoint["model"]).half()
     model.args = {"task": "detect", **settings}
     model.yaml["yaml_file"] = _ARCHITECTURE.name
@@ -206,8 +207,8 @@ def train(output: Path, *, epochs: int, image_count: int, seed: int) -> dict[str
         model.train(**common, **settings, pretrained=False, patience=0, name="train")
         parameters = _save_for_inference(Path(model.trainer.best), output, settings)
 
-        saved = ultralytics.YOLO(str(output))
-        metrics = saved.val(**common, split="test", imgsz=IMAGE_SIZE_PX, batch=16, name="test")
+        saved_model = ultralytics.YOLO(str(output))
+        metrics = saved_model.val(**common, split="test", imgsz=IMAGE_SIZE_PX, batch=16, name="test")
         report = {
             "classes": list(CLASS_NAMES),
             "imgsz": IMAGE_SIZE_PX,

@@ -1,7 +1,9 @@
-"""Expected errors, each with one sentence for the user.
+"""Expected errors, each with one sentence for the user, and the summary of any exception in one line.
 
-Any other exception is a bug and keeps its traceback.
+An exception of any other class is a bug and keeps its traceback.
 """
+
+_MAX_SUMMARY_LENGTH = 300
 
 
 class RecordingError(Exception):
@@ -21,3 +23,8 @@ class RunFencedError(Exception):
 
     The message reads "The run 3f2a is no longer active; its writes are fenced off."
     """
+
+
+def summarize_exception(error: BaseException) -> str:
+    """Summarize an exception in one line: its text, shortened, or the name of its class if it has no text."""
+    return " ".join(str(error).split())[:_MAX_SUMMARY_LENGTH] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Identifies recordings by the content of their files, and keeps the table source_files.
+"""Identifies recordings by the content of their files, and maintains the table source_files.
 
 A renamed or copied file is the same recording; a file with new content under an old name is a new recording.
 """
@@ -26,7 +26,7 @@ _CANNOT_BE_READ = "The file cannot be read"
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A stable file of a watched folder and its recording, or the reason why it has none.
+    """A file of a watched folder, and its recording or the reason why it has no recording of its own.
 
     Every field is a column of `source_files`. `source_path` is relative to the watched folder, and absolute in a
     further one.
@@ -58,7 +58,7 @@ def content_fingerprint(path: Path, size_bytes: int | None = None) -> str:
 
     Args:
         path: The file.
-        size_bytes: Number of bytes from its start to treat as the whole file; None means all.
+        size_bytes: Size of the beginning of the file to compute the fingerprint of; None means the whole file.
     """
     size_bytes = path.stat().st_size if size_bytes is None else size_bytes
     digest = hashlib.blake2b(str(size_bytes).encode(), digest_size=8)
@@ -96,12 +96,12 @@ class SourceIndex:
         return {row["source_path"]: SourceFile(**row) for row in rows.to_pylist()}
 
     def save(self, files: Iterable[SourceFile]) -> None:
-        """Replace the table."""
+        """Replace all rows of the table."""
         rows = [vars(file) for file in sorted(files, key=lambda file: file.source_path)]
         self._store.replace(SOURCE_FILES, [], pa.Table.from_pylist(rows, schema=SOURCE_FILES.arrow_schema))
 
     def find_source_file(self, recording_id: str, folder: Path) -> SourceFile | None:
-        """Find a file of the recording, preferably one that still exists unchanged; None if there never was one.
+        """Find a file of the recording, preferably one that still exists unchanged; None if no file is known.
 
         Args:
             recording_id: The recording.
@@ -129,8 +129,8 @@ def identify_files(
         known: All previously known files, by path.
 
     Returns:
-        By path, the files of `stable` that are still in that state. A file with the content of a known one under
-        another path gets the same recording, as a duplicate.
+        The files of `stable` that have not changed since, by path. A file whose content equals that of a known file
+        under another path gets the same recording, as a duplicate.
     """
     by_fingerprint: dict[str | None, SourceFile] = {
         file.fingerprint: file for file in known.values() if file.fingerprint and file.state in ("known", "archived")
@@ -171,10 +171,10 @@ def _identify_file(
         return unreadable(f"{_CANNOT_BE_READ}: {error.strerror or error}.")
     if FileState(stat.st_size, stat.st_mtime_ns) != file_state:
         return None  # changed while it was read, so it is not stable after all
-    twin = by_fingerprint.get(fingerprint)
-    if twin is not None and twin.source_path != source_path:
-        reason = f"The file has the same content as {twin.source_path}."
-        return source_file("duplicate", reason, twin.recording_id, fingerprint)
+    original = by_fingerprint.get(fingerprint)
+    if original is not None and original.source_path != source_path:
+        reason = f"The file has the same content as {original.source_path}."
+        return source_file("duplicate", reason, original.recording_id, fingerprint)
     return source_file("known", None, recording_id_of(PurePosixPath(source_path).name, fingerprint), fingerprint)
 
 
@@ -189,7 +189,7 @@ def skipped_files(listing: Listing, folders: Sequence[Path]) -> dict[str, Source
 def find_grown_recordings(
     settings: Settings, identified: Mapping[str, SourceFile], known: Mapping[str, SourceFile]
 ) -> dict[str, str]:
-    """Find recordings that were ingested before their file was complete, because copying had paused.
+    """Find recordings that were ingested before their file was complete, because the copy had paused.
 
     Args:
         settings: Settings that name the watched folders.
@@ -201,15 +201,15 @@ def find_grown_recordings(
     """
     complete_ids = {}
     for path, file in identified.items():
-        earlier = known.get(path)
-        if earlier is None or earlier.recording_id is None or earlier.size_bytes >= file.size_bytes:
+        earlier_file = known.get(path)
+        if earlier_file is None or earlier_file.recording_id is None or earlier_file.size_bytes >= file.size_bytes:
             continue
         try:
-            fingerprint = content_fingerprint(settings.watched_folder / path, earlier.size_bytes)
+            fingerprint = content_fingerprint(settings.watched_folder / path, earlier_file.size_bytes)
         except OSError:
             continue  # deleted in the meantime, so whether the file had grown cannot be determined
-        if file.recording_id and fingerprint == earlier.fingerprint:
-            complete_ids[earlier.recording_id] = file.recording_id
+        if file.recording_id and fingerprint == earlier_file.fingerprint:
+            complete_ids[earlier_file.recording_id] = file.recording_id
     return complete_ids
 
 
@@ -219,7 +219,7 @@ def find_emptied_folders(settings: Settings, listing: Listing, known: Mapping[st
     Returns:
         Number of known files with a recording, by folder.
     """
-    emptied: dict[Path, int] = {}
+    file_counts: dict[Path, int] = {}
     for folder in settings.watched_folders:
         prefix = "" if folder == settings.watched_folder else f"{folder}/"
 
@@ -229,5 +229,5 @@ def find_emptied_folders(settings: Settings, listing: Listing, known: Mapping[st
         known_count = sum(1 for path, file in known.items() if file.recording_id and is_inside(path))
         has_files = any(is_inside(path) for path in (*listing.files, *listing.skipped))
         if known_count and not has_files and folder.is_dir():
-            emptied[folder] = known_count
-    return emptied
+            file_counts[folder] = known_count
+    return file_counts

@@ -27,7 +27,8 @@ class Listing:
 
     Attributes:
         files: State of every file that could be a recording, by path.
-        skipped: Reason by path, for every other file and for folders that are not entered. Hidden ones are omitted.
+        skipped: Reason by path, for files that are not recordings and for folders that cannot be read. Hidden files and
+            folders are omitted.
         problems: One sentence per watched folder that cannot be read.
     """
 
@@ -51,10 +52,10 @@ def camera_of(source_path: str, folders: Sequence[Path] = ()) -> str | None:
 
 
 def list_watched_files(settings: Settings) -> Listing:
-    """List all watched folders; a missing one is a problem, not an empty folder, and does not hide the others.
+    """List the files of all watched folders; a missing folder is a problem and does not hide the files of the others.
 
     Raises:
-        PipelineError: None of them can be read.
+        PipelineError: No watched folder can be read.
     """
     listing = Listing()
     for folder in settings.watched_folders:
@@ -177,7 +178,7 @@ def _scan_files(folder: Path, prefix: str, listing: Listing) -> Iterator[tuple[s
 def is_incomplete_container(file: Path) -> bool:
     """Whether a file is an incomplete container: an MP4 without index (`moov`), or an AVI shorter than its header says.
 
-    MP4 is a sequence of boxes, each of which starts with its length (ISO/IEC 14496-12, 4.2); AVI is one such chunk
+    MP4 is a sequence of boxes that start with their lengths (ISO/IEC 14496-12, 4.2); AVI is one chunk of that form
     (RIFF).
     """
     size_bytes = file.stat().st_size
@@ -197,7 +198,7 @@ def is_incomplete_container(file: Path) -> bool:
             if length_bytes == 0:
                 length_bytes = size_bytes - position_bytes
             if length_bytes < 8:
-                return True  # not a box: the copy has reserved the space but not written it yet
+                return True  # not a box: the space is reserved, but the copy has not written it yet
             has_index = has_index or head[4:8] == b"moov"
             position_bytes += length_bytes
         return not has_index or position_bytes > size_bytes

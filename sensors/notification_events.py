@@ -1,4 +1,4 @@
-"""Events that people are notified of: final results, holds, backlogs and cameras without data."""
+"""Events of which the channels are notified: final results, holds, backlogs and cameras without data."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dagster import DagsterEventType, DagsterInstance, RunsFilter
+from dagster import DagsterInstance, RunsFilter
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.batch import STOPPED_TAG
@@ -25,6 +25,7 @@ from resources.watched_files import camera_of, list_watched_files
 from sensors.notification_ledger import FinalResult, NotificationLedger
 from sensors.quarantine import quarantine_crashed
 from sensors.recording_states import RecordingState, RecordingStates, read_recording_states
+from sensors.retries import run_failure_sentence
 
 _RESULT_KINDS = ("success", "failure", "recovery")
 
@@ -38,20 +39,11 @@ def final_status_and_error(state: RecordingState | None, row: Mapping[str, Any])
     """
     status, error = row.get("status", "failed"), row.get("error")
     if status in ("ok", "partial") and (state is None or state.missing):
-        # The run crashed before it could store an error: the recording is incomplete all the same.
+        # The run crashed before it could store an error, so the stored status is outdated.
         status = "failed"
         unfinished = ", ".join(sorted(state.failed if state else ())) or "The run"
         error = f"{unfinished} did not finish: see the run's log in the UI."
     return str(status), error
-
-
-def run_failure_sentence(instance: DagsterInstance, run_id: str) -> str | None:
-    """Read the sentence with which a run failed; None if it left none."""
-    for record in instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_FAILURE).records:
-        data = record.event_log_entry.get_dagster_event().step_failure_data
-        if data.user_failure_data and data.user_failure_data.description:
-            return str(data.user_failure_data.description)
-    return None
 
 
 @dataclass(frozen=True)

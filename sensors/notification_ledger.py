@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class FinalResult:
-    """The final result of a recording, or of a file that cannot be one.
+    """The final result of a recording, or of a file that cannot be a recording.
 
     Attributes:
         subject: The recording, or the path of the file.
@@ -93,7 +93,7 @@ class NotificationLedger:
         return NotificationEvent(uuid.uuid4().hex[:16], kind, subject, camera, message, self._at)
 
     def add_baseline(self, results: Sequence[FinalResult]) -> None:
-        """Add the results that are older than the first check, so that they are never sent."""
+        """Add the results that are older than the first check; they are never sent."""
         message = f"Notifications began; {len(results)} results are older and are not sent."
         self._append_row(self.new_event("start", "", None, message), "baseline")
         for result in results:
@@ -140,7 +140,7 @@ class NotificationLedger:
             if row["channel"] != channel.name or row["state"] != "sending":
                 continue
             row |= {"state": delivery.state, "error": delivery.error, "next_attempt_at_utc": None}
-            if delivery.state == "missed":
+            if delivery.state == "undelivered":
                 delay_s = min(_FIRST_RETRY_S * 3 ** (row["attempt_count"] - 1), _LONGEST_RETRY_S)
                 is_last = row["attempt_count"] >= _MAX_ATTEMPTS
                 row["state"] = "failed" if is_last else "pending"

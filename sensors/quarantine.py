@@ -25,11 +25,11 @@ def quarantine_crashed(store: Store, states: RecordingStates, graph: AssetGraph)
     """
     quarantined, max_attempts = [], graph.settings.batches.max_attempts
     for state in states.states:
-        has_failed = state.failed and state.attempts >= max_attempts and state.is_done(max_attempts)
+        has_failed = state.failed and state.attempt_count >= max_attempts and state.is_done(max_attempts)
         if not has_failed or state.status in ("failed", "rejected"):
             continue
         stage = next(stage for stage, last in graph.last_of_stage.items() if last in state.failed)
-        times = f"{state.attempts} times" if state.attempts > 1 else "once"
+        times = f"{state.attempt_count} times" if state.attempt_count > 1 else "once"
         values = {
             "status": "failed",
             "error": f"The recording is quarantined: its run crashed {times} in the stage {stage} (killed, out of "

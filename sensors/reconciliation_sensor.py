@@ -46,13 +46,13 @@ _PAUSE_PER_CHECK_S = 5  # times the last check's duration: thousands of recordin
 
 @dataclass(frozen=True)
 class _LastCheck:
-    """The last check of all recordings; no other is needed while nothing has changed.
+    """The last check of all recordings, which need no other check while its token is unchanged.
 
     Attributes:
-        token: Changes whenever another check is needed.
+        token: The change token when the check began.
         sentence: What the check found.
         recheck_at_s: When to check again without a change, in seconds since 1970: a retry is due, or a person may have
-            fixed what holds work.
+            ended a hold.
         paused_until_s: Time by the monotonic clock before which there is no other check.
         interval_s: Seconds between two reads of the token.
     """
@@ -97,7 +97,7 @@ def build_reconciliation_sensor(graph: AssetGraph) -> SensorDefinition:
                 target=_record_camera_settings, args=(context.instance.get_ref(), store, graph), daemon=True
             )
             _camera_recorders[folder].start()
-        # A change that leaves nothing to request does not end the tick, because the next would begin seconds later.
+        # The tick continues after a change that requires no run, because the next tick would begin seconds later.
         while True:
             last = _last_checks.get(folder)
             if last is not None and not wait_for_change(
@@ -160,7 +160,7 @@ def _record_camera_settings(instance_ref: InstanceRef, store: Store, graph: Asse
     """Record the cameras' settings: changed ones make finished recordings stale.
 
     Runs in a thread, because thousands of recordings take a minute; each stage records the settings that it reads
-    itself, so nothing has to wait for this.
+    itself, so no run has to wait for this.
     """
     try:
         with DagsterInstance.from_ref(instance_ref) as instance:
@@ -188,8 +188,8 @@ def _status_sentence(recording_states: RecordingStates) -> str:
     parts += [f"{rejected} rejected"] if rejected else []
     parts += [f"{sum(state.is_in_flight for state in states)} in flight"]
     hold_reasons = [state.hold_reason for state in states if state.hold_reason and not state.is_in_flight]
-    held = f" {len(hold_reasons)} are on hold and will be retried: {hold_reasons[0]}" if hold_reasons else ""
-    return f"No runs to request: {', '.join(parts)}.{held}"
+    hold_text = f" {len(hold_reasons)} are on hold and will be retried: {hold_reasons[0]}" if hold_reasons else ""
+    return f"No runs to request: {', '.join(parts)}.{hold_text}"
 
 
 def run_request(run: PlannedRun) -> RunRequest:

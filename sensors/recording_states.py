@@ -1,4 +1,4 @@
-"""The state of every recording: what it lacks, what failed, and whether a run contains it."""
+"""The state of every recording: missing and failed assets, attempts, and whether an unfinished run contains it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from cv_assets.stage_asset import ANALYSIS, INGEST
 from resources.schema.recording_tables import RECORDINGS
 from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
-from sensors.failed_attempts import NO_ATTEMPTS, AssetStatus, count_attempts
+from sensors.retries import NO_ATTEMPTS, AssetStatus, count_attempts
 from sensors.staleness import stale_assets
 
 STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"  # set for a pipeline that recomputes stale assets
@@ -39,31 +39,31 @@ class RecordingState:
         recording_id: The recording.
         missing: Assets that are not materialized; stale ones, too, where the pipeline recomputes them.
         failed: The missing assets whose last attempt failed.
-        attempts: Number of attempts at them.
+        attempt_count: Number of attempts at the failed assets.
         retry_at_s: Time before which the recording is not retried, in seconds since 1970.
         is_in_flight: Whether an unfinished run contains the recording.
         is_rejected: Whether its file can never be processed.
         status: Its status in `recordings`; None while it has no row.
         hold_reason: What a person must fix before a retry can succeed; empty if nothing holds the recording.
-        footage_s: Length of the recording in seconds; 0 while unknown.
+        duration_s: Duration of the recording; 0 while unknown.
     """
 
     recording_id: str
     missing: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
-    attempts: int = 0
+    attempt_count: int = 0
     retry_at_s: float = 0.0
     is_in_flight: bool = False
     is_rejected: bool = False
     status: str | None = None
     hold_reason: str = ""
-    footage_s: float = 0.0
+    duration_s: float = 0.0
 
     def is_done(self, max_attempts: int) -> bool:
         """Whether no further run will be requested: complete, rejected, or failed on the last attempt."""
         if self.is_in_flight:
             return False
-        return self.is_rejected or not self.missing or (bool(self.failed) and self.attempts >= max_attempts)
+        return self.is_rejected or not self.missing or (bool(self.failed) and self.attempt_count >= max_attempts)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class RecordingStates:
 
 
 def read_recording_states(instance: DagsterInstance, store: Store, graph: AssetGraph) -> RecordingStates:
-    """Read the state of every recording; where the environment asks for it, stale assets count as missing.
+    """Read the state of every recording; if CV_ASSETS_RECOMPUTE_STALE is set, stale assets count as missing.
 
     Args:
         instance: Dagster's instance.
@@ -108,13 +108,13 @@ def read_recording_states(instance: DagsterInstance, store: Store, graph: AssetG
                 recording_id,
                 missing=frozenset[str]().union(*missing, stale.get(recording_id, ())),
                 failed=failed,
-                attempts=recording_attempts.attempt_count,
+                attempt_count=recording_attempts.attempt_count,
                 retry_at_s=recording_attempts.retry_at_s,
                 is_in_flight=recording_id in in_flight,
                 is_rejected=row.get("status") == "rejected",
                 status=row.get("status"),
                 hold_reason=recording_attempts.hold_reason,
-                footage_s=row.get("duration_s_from_content") or row.get("duration_s_from_header") or 0.0,
+                duration_s=row.get("duration_s_from_content") or row.get("duration_s_from_header") or 0.0,
             )
         )
     return RecordingStates(states, queued_run_counts)
@@ -190,7 +190,7 @@ def _stale_assets(
     """By recording, the stale assets that can be recomputed.
 
     If retention has deleted the normalized video, the video is recomputed first from the source file. If that file is
-    missing, too, the assets that need the video stay stale: old results are better than none.
+    missing, too, the assets that need the video stay stale and keep their results.
     """
     stale: dict[str, set[str]] = {}
     for asset in stale_assets(instance, cameras_of(store, recording_ids), graph):

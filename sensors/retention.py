@@ -1,4 +1,4 @@
-"""Retention: deletes old runs and logs, by setting also videos and crop images, and archives old recordings.
+"""Retention: deletes old runs and logs and, if the settings say so, videos and crop images; archives old recordings.
 
 The latest materializations of every recording and the events that they depend on stay, so asset status and staleness
 are unaffected. Rows stay queryable.
@@ -86,10 +86,12 @@ class DeletionCounts:
         )
 
 
-def prune(instance: DagsterInstance, store: Store, graph: AssetGraph, now: float | None = None) -> DeletionCounts:
-    """Delete everything that is older than the settings allow.
+def delete_old_data(
+    instance: DagsterInstance, store: Store, graph: AssetGraph, now: float | None = None
+) -> DeletionCounts:
+    """Delete all data older than the settings allow.
 
-    It may be stopped at any time, and may run while the pipeline works.
+    May be stopped at any time, and may run while the pipeline works.
 
     Args:
         instance: Dagster's instance.
@@ -117,8 +119,8 @@ def prune(instance: DagsterInstance, store: Store, graph: AssetGraph, now: float
         counts.videos = _delete_videos(store, required.recordings_older_than(_VIDEO_ASSET, before_s) & idle)
     if settings.crops_after_days is not None:
         before_s = now - settings.crops_after_days * _DAY_S
-        old = required.recordings_older_than(_CROPS_ASSET, before_s) & idle
-        counts.recordings_without_images = _delete_crop_images(store, old)
+        old_ids = required.recordings_older_than(_CROPS_ASSET, before_s) & idle
+        counts.recordings_without_images = _delete_crop_images(store, old_ids)
     if settings.archive_after_days is not None:
         before_s, max_attempts = now - settings.archive_after_days * _DAY_S, graph.settings.batches.max_attempts
         recent = {recording_id for (_, recording_id), at_s in required.materialized_at_s.items() if at_s >= before_s}
@@ -239,13 +241,15 @@ def _delete_videos(store: Store, recording_ids: Collection[str]) -> int:
         for row in rows
         if row["recording_id"] in recording_ids and row["video_path"]
     }
-    own = {recording_id: path for recording_id, path in videos.items() if path.is_relative_to(store.media_folder)}
-    if own:
+    own_videos = {
+        recording_id: path for recording_id, path in videos.items() if path.is_relative_to(store.media_folder)
+    }
+    if own_videos:
         # The rows first, so that no row ever names a missing video; after a kill the files are leftovers.
-        store.update(RECORDINGS, list(own), {"video_path": None})
-    for path in own.values():
+        store.update(RECORDINGS, list(own_videos), {"video_path": None})
+    for path in own_videos.values():
         path.unlink(missing_ok=True)
-    return len(own)
+    return len(own_videos)
 
 
 def _delete_crop_images(store: Store, recording_ids: Collection[str]) -> int:
@@ -304,10 +308,10 @@ def _delete_leftovers(store: Store, graph: AssetGraph, states: Mapping[str, Reco
 
 
 def remove_replaced_recordings(instance: DagsterInstance, store: Store, states: RecordingStates) -> list[str]:
-    """Remove the results of rejected recordings whose content no file has any more.
+    """Remove the results of rejected recordings that no longer have a file.
 
-    They were ingested while their file was still growing: counted along with the recording of the whole file, they
-    would be counted twice. Their rows in `recordings` stay, with the reason of the rejection.
+    They were ingested while their file was still growing. The recording of the complete file replaces them: with both,
+    its objects would be counted twice. Their rows in `recordings` stay, with the reason of the rejection.
 
     Args:
         instance: Dagster's instance.

@@ -1,4 +1,4 @@
-"""Schedule and job of retention: deletes old runs and logs and, by setting, videos and crop images, once a day."""
+"""The job that deletes by age, and its daily schedule."""
 
 from dagster import (
     DefaultScheduleStatus,
@@ -14,7 +14,7 @@ from cv_assets.asset_graph import AssetGraph
 from resources.config.operations_config import RetentionSettings
 from resources.dagster_instance.run_coordinator import HOUSEKEEPING_TAG
 from resources.storage.delta_store import Store
-from sensors.retention import prune
+from sensors.retention import delete_old_data
 
 
 def build_retention_job(graph: AssetGraph) -> JobDefinition:
@@ -22,7 +22,7 @@ def build_retention_job(graph: AssetGraph) -> JobDefinition:
 
     @op(description="Deletes everything older than the settings in the section retention allow.")
     def delete_old(context: OpExecutionContext, store: ResourceParam[Store]) -> None:
-        context.log.info(prune(context.instance, store, graph).sentence)
+        context.log.info(delete_old_data(context.instance, store, graph).sentence)
 
     @job(
         name="retention",

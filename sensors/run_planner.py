@@ -81,15 +81,15 @@ def plan_runs(states: RecordingStates, graph: AssetGraph, now: float | None = No
     def close_batch() -> None:
         nonlocal batch
         if batch_selection and batch:
-            attempt = batch[0].attempts + 1 if batch[0].failed else 1
+            attempt = batch[0].attempt_count + 1 if batch[0].failed else 1
             planned.append(PlannedRun(*batch_selection, tuple(state.recording_id for state in batch), attempt))
         batch = []
 
     for state in states.states:
         is_excluded = state.is_done(batches.max_attempts) or state.retry_at_s > now
         selection = None if is_excluded else _missing_selection(state, graph)
-        footage_minutes = sum(s.footage_s for s in [*batch, state]) / 60
-        is_retry = bool(state.failed) and state.attempts > 0
+        footage_minutes = sum(s.duration_s for s in [*batch, state]) / 60
+        is_retry = bool(state.failed) and state.attempt_count > 0
         if (
             selection != batch_selection
             or is_retry
@@ -119,7 +119,7 @@ def _limit_queue(planned: list[PlannedRun], states: RecordingStates) -> list[Pla
 
 
 def _missing_selection(state: RecordingState, graph: AssetGraph) -> tuple[str, tuple[str, ...]] | None:
-    """The job and assets that the recording lacks, ingest first; None if it lacks none or is in flight."""
+    """The job and its assets that a recording lacks, ingest first; None if no asset is missing or it is in flight."""
     if state.is_in_flight:
         return None
     for job_name in (INGEST, ANALYSIS):

@@ -40,12 +40,12 @@ def wait_for_change(has_changed: Callable[[], bool], timeout_s: float, interval_
         wakeup_count = _wakeup_count[0]
         if has_changed():
             return True
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or is_stopping():
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0 or is_stopping():
             return False
         with _wakeup:
             if _wakeup_count[0] == wakeup_count:  # otherwise a wake-up came during the check
-                _wakeup.wait(min(interval_s(), left_s))
+                _wakeup.wait(min(interval_s(), remaining_s))
 
 
 def wake_sensors() -> None:
@@ -103,7 +103,7 @@ class FolderWatcher:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether a folder was created, deleted or replaced (for instance by a mount) since: it gives no events."""
+        """Whether a folder was created, deleted or replaced (by a mount, for instance), so that it gives no events."""
         return self._identities() != self._watched_identities
 
     def stop(self) -> None:

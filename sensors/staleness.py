@@ -36,27 +36,28 @@ def stale_assets(instance: DagsterInstance, cameras: Mapping[str, str | None], g
     """
     recording_ids, camera_names, observer = set(cameras), set(cameras.values()), graph.observer
     specs = [spec for assets in graph.assets for spec in assets.specs if recording_ids]
-    materialized = {spec.key: materializations(instance, spec.key, recording_ids) for spec in specs}
-    observed = {key: observations(instance, key, recording_ids) for key in observer.aspects}
+    materialization_events = {spec.key: materializations(instance, spec.key, recording_ids) for spec in specs}
+    camera_events = {key: observations(instance, key, recording_ids) for key in observer.aspects}
     # The settings in force may have changed since the newest observation.
-    current = {
+    current_versions = {
         (key, camera): observer.current_version(key, camera) for key in observer.aspects for camera in camera_names
     }
     stale: list[StaleAsset] = []
     stale_keys: set[tuple[AssetKey, str]] = set()
     for spec in specs:
-        for recording_id, events in materialized[spec.key].items():
+        for recording_id, events in materialization_events[spec.key].items():
             tags = events[0].tags
             reasons = ["its settings changed"] if tags.get(CODE_VERSION_TAG) != spec.code_version else []
             for key in (dep.asset_key for dep in spec.deps):
-                upstream = (observed if key in observer.aspects else materialized).get(key, {}).get(recording_id, [])
-                read = find_input_event(tags, key, upstream)
+                all_events = camera_events if key in observer.aspects else materialization_events
+                upstream = all_events.get(key, {}).get(recording_id, [])
+                input_event = find_input_event(tags, key, upstream)
                 if key in observer.aspects:
-                    if observed_version(read) != current[key, cameras[recording_id]]:
+                    if observed_version(input_event) != current_versions[key, cameras[recording_id]]:
                         reasons.append(f"{key.to_user_string()} changed")
                 elif (key, recording_id) in stale_keys:
                     reasons.append(f"{key.to_user_string()} is stale")
-                elif upstream and (read is None or upstream[0].version != read.version):
+                elif upstream and (input_event is None or upstream[0].version != input_event.version):
                     reasons.append(f"{key.to_user_string()} was materialized again")
             if reasons:
                 stale_keys.add((spec.key, recording_id))

@@ -66,24 +66,24 @@ class _FolderLister:
     def __init__(self, folders: Sequence[Path]) -> None:
         self._watcher = FolderWatcher(folders)
         self._listed_at_s, self._listing_s, self._listing_cpu_s = float("-inf"), 0.0, 0.0
-        self.done: Listing | None = None
-        """The listing after which nothing was left to do."""
+        self.done_listing: Listing | None = None
+        """The listing that needs no more work."""
         self._has_unreadable_files = False
         self._reread_at_s = time.monotonic()
 
     def is_done(self, listing: Listing) -> bool:
-        """Whether a listing needs no work: it equals the last one that was done, and no file is due for rereading."""
+        """Whether a listing needs no work: it equals the last such listing, and no file is due for rereading."""
         is_reread_due = self._has_unreadable_files and time.monotonic() >= self._reread_at_s + _REREAD_AFTER_S
-        return listing == self.done and not is_reread_due
+        return listing == self.done_listing and not is_reread_due
 
     def set_done(self, listing: Listing | None, known: Mapping[str, SourceFile] = MappingProxyType({})) -> None:
-        """Remember the listing after which nothing was left to do.
+        """Remember the listing that needs no more work.
 
         Args:
-            listing: None if something is left to do.
+            listing: The listing; None if it needs work.
             known: All known files by path.
         """
-        self.done = listing
+        self.done_listing = listing
         self._has_unreadable_files = any(file.may_become_readable for file in known.values())
 
     def take_files_to_reread(self, listing: Listing, known: Mapping[str, SourceFile]) -> dict[str, FileState]:
@@ -173,8 +173,8 @@ def watched_folder_sensor(
         return SkipReason(sentence)
     identified = identify_files(settings, stable, known)
     changed = {path: file for path, file in identified.items() if file != known.get(path)}
-    for recording_id, whole_id in find_grown_recordings(settings, changed, known).items():
-        error_text = f"The recording was ingested while its file was still growing: the whole file is {whole_id}."
+    for recording_id, complete_id in find_grown_recordings(settings, changed, known).items():
+        error_text = f"The recording was ingested while its file was still growing; {complete_id} is the complete file."
         store.update(RECORDINGS, recording_id, {"status": "rejected", "error": error_text, "failed_stage": None})
     if changed or skipped != known_skipped:
         known = {path: file for path, file in known.items() if file.state != "skipped"} | skipped | changed

@@ -40,7 +40,9 @@ def _grey(rng: np.random.Generator, low: int, high: int) -> Colour:
 
 def _mix(first: Colour, second: Colour) -> Colour:
     """Mix a quarter of the first colour with three quarters of the second."""
-    blue, green, red = ((one_part + 3 * three_parts) // 4 for one_part, three_parts in zip(first, second, strict=True))
+    blue, green, red = (
+        (first_value + 3 * second_value) // 4 for first_value, second_value in zip(first, second, strict=True)
+    )
     return blue, green, red
 
 

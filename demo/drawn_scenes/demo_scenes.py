@@ -42,14 +42,14 @@ def _lane_objects(
     longest_px = lane.height * 1.05 * height_px * _LENGTH_TO_HEIGHT[lane.class_name]
     crossing_px, spacing_px = width_px + longest_px, 1.5 * longest_px
     path_px = crossing_px + max(0, count - 1) * spacing_px
-    slowest_px_s = path_px / (0.85 * duration_s)
+    min_speed_px_s = path_px / (0.85 * duration_s)
     zoom = width_px / REFERENCE_WIDTH_PX
-    if count > 0 and slowest_px_s > _MAX_LANE_SPEED_PX_S[lane.class_name] * zoom:
+    if count > 0 and min_speed_px_s > _MAX_LANE_SPEED_PX_S[lane.class_name] * zoom:
         raise ValueError(
             f"The class {lane.class_name} has {count} objects in a lane, which is too many for {duration_s} s."
         )
-    usual_px_s = float(rng.uniform(*SPEED_RANGE_PX_S[lane.class_name])) * zoom
-    speed_px_s = max(usual_px_s, slowest_px_s)
+    random_speed_px_s = float(rng.uniform(*SPEED_RANGE_PX_S[lane.class_name])) * zoom
+    speed_px_s = max(random_speed_px_s, min_speed_px_s)
     crossing_s, headway_s = crossing_px / speed_px_s, spacing_px / speed_px_s
     slack_s = duration_s - path_px / speed_px_s
     starts_s = np.sort(rng.uniform(0, slack_s, count)) + headway_s * np.arange(count)
@@ -112,5 +112,7 @@ def demo_scene(
             count = (total + index) // len(lanes)  # as equal as possible
             objects.extend(_lane_objects(lane, count, (width_px, height_px), duration_s, rng))
     objects.sort(key=lambda scene_object: scene_object.appear_time_s)
-    numbered = tuple(replace(scene_object, object_id=number) for number, scene_object in enumerate(objects, start=1))
-    return Scene(width_px, height_px, Fraction(frame_rate), duration_s, seed, numbered, background)
+    numbered_objects = tuple(
+        replace(scene_object, object_id=number) for number, scene_object in enumerate(objects, start=1)
+    )
+    return Scene(width_px, height_px, Fraction(frame_rate), duration_s, seed, numbered_objects, background)

@@ -65,20 +65,20 @@ def draw_frame(scene: Scene, time_s: float) -> tuple[Image, list[TruthBox]]:
         time_s: Time of the frame, in seconds from the start of the scene.
 
     Returns:
-        The frame, BGR of shape (height_px, width_px, 3), and its ground truth: a box for each object of which at least
-        `MIN_VISIBLE_FRACTION` is visible, ordered by object number.
+        The frame, BGR of shape (height_px, width_px, 3), and its ground truth: a box for each object whose visible
+        fraction is at least `MIN_VISIBLE_FRACTION`, ordered by object number.
     """
     width_px, height_px = scene.width_px, scene.height_px
     image = draw_background(scene.background, width_px, height_px).copy()
-    owner = np.zeros((height_px, width_px), np.uint16)
-    present = [
+    number_image = np.zeros((height_px, width_px), np.uint16)  # number of the object at each pixel; 0 is the background
+    present_objects = [
         (scene_object, *scene_object.position_px(time_s))
         for scene_object in scene.objects
         if scene_object.exists_at(time_s)
     ]
-    present.sort(key=lambda entry: (entry[2], entry[0].object_id))
+    present_objects.sort(key=lambda entry: (entry[2], entry[0].object_id))
     candidates: list[tuple[SceneObject, tuple[int, int, int, int], int, int]] = []
-    for number, (scene_object, centre_x_px, base_y_px) in enumerate(present, start=1):
+    for number, (scene_object, centre_x_px, base_y_px) in enumerate(present_objects, start=1):
         sprite = _object_sprite(scene_object, time_s)
         sprite_height_px, sprite_width_px = sprite.solid.shape
         left, top = round(centre_x_px - sprite_width_px / 2), round(base_y_px) - sprite_height_px
@@ -86,12 +86,12 @@ def draw_frame(scene: Scene, time_s: float) -> tuple[Image, list[TruthBox]]:
         x_max, y_max = min(width_px, left + sprite_width_px), min(height_px, top + sprite_height_px)
         if x_min >= x_max or y_min >= y_max:
             continue
-        inside = np.s_[y_min - top : y_max - top, x_min - left : x_max - left]
+        part_in_frame = np.s_[y_min - top : y_max - top, x_min - left : x_max - left]
         region = image[y_min:y_max, x_min:x_max]
-        region[:] = (region * sprite.transparency[inside] + sprite.colour[inside] + 127) // 255
-        owner[y_min:y_max, x_min:x_max][sprite.solid[inside]] = number
+        region[:] = (region * sprite.transparency[part_in_frame] + sprite.colour[part_in_frame] + 127) // 255
+        number_image[y_min:y_max, x_min:x_max][sprite.solid[part_in_frame]] = number
         candidates.append((scene_object, (x_min, y_min, x_max, y_max), number, sprite.solid_count))
-    visible_counts = np.bincount(owner.ravel(), minlength=len(present) + 1)
+    visible_counts = np.bincount(number_image.ravel(), minlength=len(present_objects) + 1)
     boxes = []
     for scene_object, edges, number, solid_count in candidates:
         visible_fraction = int(visible_counts[number]) / solid_count

@@ -24,7 +24,7 @@ class ZoneSettings(Section):
 
     @field_validator("points")
     @classmethod
-    def _simple(cls, value: Points) -> Points:
+    def _check_outline(cls, value: Points) -> Points:
         if len(value) < 3:
             raise ValueError(f"a zone needs at least 3 points, not {len(value)}")
         edges = list(zip(value, value[1:] + value[:1], strict=True))
@@ -50,7 +50,7 @@ class LineSettings(Section):
 
     @field_validator("points")
     @classmethod
-    def _has_length(cls, value: Points) -> Points:
+    def _check_length(cls, value: Points) -> Points:
         if len(value) < 2:
             raise ValueError(f"a line needs at least 2 points, not {len(value)}")
         for number, (point, next_point) in enumerate(itertools.pairwise(value), start=1):
@@ -68,7 +68,7 @@ class GroundSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _solvable(self) -> Self:
+    def _check_solvable(self) -> Self:
         if len(self.points) != len(self.metres):
             raise ValueError(
                 f"the ground has {len(self.points)} points and {len(self.metres)} positions in metres: give as many of "
@@ -128,7 +128,7 @@ class CameraSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_shapes(self) -> Self:
         names = [zone.name for zone in self.zones] + [line.name for line in self.lines]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two zones or lines have the name {', '.join(repeated)}: every name must be unique")
@@ -151,7 +151,7 @@ class CameraSettings(Section):
         return "" if settings_json == "{}" else settings_json
 
     def out_of_frame_error(self, width_px: int, height_px: int) -> str | None:
-        """A sentence on the first point outside a frame of this size; None if all points are inside."""
+        """The sentence on the first point outside a frame of this size; None if all points are inside."""
         if self.units == "px":
             for shape, points in self._all_points():
                 for x, y in points:
@@ -172,6 +172,7 @@ def _is_corner(a: tuple[float, float], b: tuple[float, float], c: tuple[float, f
 
 
 def _do_cross(first: Edge, second: Edge) -> bool:
+    """Whether each edge has its ends on both sides of the other edge."""
     return (_turn(*first, second[0]) > 0) != (_turn(*first, second[1]) > 0) and (
         (_turn(*second, first[0]) > 0) != (_turn(*second, first[1]) > 0)
     )

@@ -79,7 +79,7 @@ class DetectionSettings(Section):
 
     @field_validator("regions")
     @classmethod
-    def _polygons_inside(cls, value: dict[str, tuple[Polygon, ...]]) -> dict[str, tuple[Polygon, ...]]:
+    def _check_polygons(cls, value: dict[str, tuple[Polygon, ...]]) -> dict[str, tuple[Polygon, ...]]:
         for camera, polygons in value.items():
             for polygon in polygons:
                 if len(polygon) < 3 or not all(0 <= share <= 1 for point in polygon for share in point):

@@ -66,20 +66,20 @@ class IngestSettings(Section):
 
     @field_validator("extensions")
     @classmethod
-    def _lower_without_dot(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _normalize_extensions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(extension.lower().lstrip(".") for extension in value)
 
     @field_validator("captured_at_patterns")
     @classmethod
-    def _compilable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in value:
             try:
                 groups = set(re.compile(pattern).groupindex)
             except re.error as error:
                 raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
-            missing = {"year", "month", "day", "hour", "minute"} - groups
-            if missing and "epoch" not in groups:
-                raise ValueError(f"{pattern!r} lacks the named groups {sorted(missing)}")
+            missing_groups = {"year", "month", "day", "hour", "minute"} - groups
+            if missing_groups and "epoch" not in groups:
+                raise ValueError(f"{pattern!r} lacks the named groups {sorted(missing_groups)}")
         return value
 
 
@@ -130,7 +130,7 @@ class VideoSettings(Section):
     stall_s: float = Field(60.0, gt=0, description="Decoding without progress for this time, in seconds, is stopped.")
 
     @model_validator(mode="after")
-    def _ordered(self) -> "VideoSettings":
+    def _check_ranges(self) -> "VideoSettings":
         if self.end_s is not None and self.end_s <= self.start_s:
             raise ValueError(f"end_s ({self.end_s:g}) must be greater than start_s ({self.start_s:g})")
         if self.region and not (self.region[0] < self.region[2] and self.region[1] < self.region[3]):

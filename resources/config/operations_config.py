@@ -93,7 +93,7 @@ class WebhookSettings(ChannelSettings):
 
     @field_validator("url")
     @classmethod
-    def _web_address(cls, value: Secret) -> Secret:
+    def _check_url(cls, value: Secret) -> Secret:
         if isinstance(value, SecretStr):
             check_web_address(value.get_secret_value())
         return value
@@ -115,7 +115,7 @@ class EmailSettings(ChannelSettings):
     )
 
     @model_validator(mode="after")
-    def _can_log_in(self) -> Self:
+    def _check_login(self) -> Self:
         if (self.user is None) != (self.password is None):
             raise ValueError("user and password go together: give both or neither")
         return self
@@ -146,7 +146,7 @@ class NotificationSettings(Section):
         return self.no_data_after_h.get(camera, self.no_data_after_h.get("*"))
 
     @model_validator(mode="after")
-    def _different_names(self) -> Self:
+    def _check_names(self) -> Self:
         names = [channel.name for channel in self.channels]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two channels have the name {repeated[0]}: every name must be unique")
@@ -160,7 +160,7 @@ def check_web_address(text: str) -> str:
         The address.
 
     Raises:
-        ValueError: The text is no such address. The error does not quote it, because it may be a secret.
+        ValueError: The text is not an HTTP or HTTPS address. The error does not quote the text, which may be a secret.
     """
     try:
         parts = urlsplit(text)

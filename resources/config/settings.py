@@ -70,7 +70,7 @@ class Settings(Section):
 
     @field_validator("models")
     @classmethod
-    def _different_names(cls, value: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+    def _check_names(cls, value: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
         names = [model.name for model in value]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two models have the name {repeated[0]}: every name must be unique")

@@ -75,16 +75,16 @@ def _validate(values: Mapping[str, Any], file: Path) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ").replace("tuple", "list")
-        value = repr(first["input"])
+        first_error = error.errors()[0]
+        key = ".".join(str(part) for part in first_error["loc"])
+        message = first_error["msg"].removeprefix("Value error, ").replace("tuple", "list")
+        value = repr(first_error["input"])
         # A value of the notifications section may be a secret, so it is never quoted.
         is_quotable = len(value) <= _MAX_QUOTE_LENGTH and not key.startswith("notifications")
         quote = f" (value: {value})" if is_quotable else ""
         raise PipelineError(f"{file}: {key}: {message}{quote}.") from error
     if "\0" in f"{settings.watched_folder}{settings.data_folder}{settings.detections.weights}":
-        raise PipelineError(f"{file}: a path contains a zero byte.")
+        raise PipelineError(f"{file}: a path contains a zero byte: remove it.")
     return settings
 
 
@@ -102,7 +102,7 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
             "notifications": _resolve_certificates(settings.notifications, folder),
             "watched_folder": folder / settings.watched_folder.expanduser(),
             "further_watched_folders": tuple(
-                folder / further.expanduser() for further in settings.further_watched_folders
+                folder / further_folder.expanduser() for further_folder in settings.further_watched_folders
             ),
             "data_folder": folder / settings.data_folder.expanduser(),
         }
@@ -159,7 +159,7 @@ def _resolve_certificates(notifications: NotificationSettings, folder: Path) -> 
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that rejects a repeated key, of which YAML would silently keep the last value."""
+    """A YAML loader that rejects a repeated key; PyYAML alone would silently keep its last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()

@@ -17,9 +17,9 @@ class AssetEvent:
 
     Attributes:
         storage_id: Id of the event in Dagster's event log.
-        timestamp: When it was stored, in seconds since 1970.
+        timestamp: Time at which the event was stored, in seconds since 1970.
         event: The materialization or observation.
-        tags: Its tags, including its data version and those of its inputs.
+        tags: Tags of the event, including its data version and those of its inputs.
     """
 
     storage_id: int
@@ -29,7 +29,7 @@ class AssetEvent:
 
     @property
     def version(self) -> str | None:
-        """Its data version."""
+        """Data version of the event."""
         return self.tags.get(DATA_VERSION_TAG)
 
 
@@ -51,13 +51,13 @@ class AssetHistory:
 
     Attributes:
         partitions_name: Name of the dynamic partitions.
-        observed: External assets whose observations are copied.
-        materialized: Assets whose newest materializations are copied, upstream first.
+        observed_keys: External assets whose observations are copied.
+        materialized_keys: Assets whose newest materializations are copied, upstream first.
     """
 
     partitions_name: str
-    observed: Sequence[AssetKey]
-    materialized: Sequence[AssetKey]
+    observed_keys: Sequence[AssetKey]
+    materialized_keys: Sequence[AssetKey]
 
 
 def materializations(log: _EventLog, key: AssetKey, recording_ids: set[str]) -> dict[str, list[AssetEvent]]:
@@ -91,10 +91,10 @@ def _events_by_recording(
 
 
 def find_input_event(tags: Mapping[str, str], key: AssetKey, upstream: Sequence[AssetEvent]) -> AssetEvent | None:
-    """Find the event of an input from which a materialization was computed.
+    """Find the input event that a materialization was computed from.
 
     Args:
-        tags: Tags of the materialization, one of which is the storage id of the newest event of the input at the time.
+        tags: Tags of the materialization; one tag is the storage id of the newest event of the input at that time.
         key: The input.
         upstream: Events of the input, newest first.
 

@@ -28,9 +28,9 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from resources.dagster_instance.postgres_database import database_url
 
 logger = logging.getLogger(__name__)
-_CONNECT_PATIENCE_S = 100.0  # of one attempt to connect; dagster-postgres makes six before it raises the error
+_MAX_CONNECT_S = 100.0  # of one attempt to connect; dagster-postgres makes six before it raises the error
 _CONNECT_RETRY_S = 1.0
-_IDLE_CONNECTIONS = 2  # kept open in each process; a thread that finds none free opens another
+_IDLE_CONNECTIONS = 2  # kept open in each process; when all are in use, a thread opens another one
 _SQLITE_ARGUMENTS = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS}  # how long a writer waits for another
 _PERMANENT_ERRORS = ("authentication failed", "does not exist", "pg_hba.conf")
 
@@ -91,7 +91,7 @@ def _initialized_storage(base_dir: str) -> DagsterSqliteStorage:
 def _events_transaction(events: Any, shard: str) -> Iterator[Connection]:
     """Open a transaction on the file of all runs' asset events, or of one run's events."""
     conn_string = events.conn_string_for_shard(shard)
-    # The UI follows a run by watching its file for changes; closing the connection is what writes them to that file.
+    # The UI follows a run by watching its file for changes, which are written when the connection is closed.
     engine_of = _pooled_engine if shard == INDEX_SHARD_NAME else _unpooled_engine
     with events._db_lock:
         if shard != INDEX_SHARD_NAME and shard not in events._initialized_dbs:
@@ -168,7 +168,7 @@ def _postgres_engine(url: URL, statement_timeout_ms: int | None = None) -> Engin
 
 def _connect_with_retries(dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
     """Connect for SQLAlchemy, waiting for a server that is being started or restarted."""
-    deadline_s = time.monotonic() + _CONNECT_PATIENCE_S
+    deadline_s = time.monotonic() + _MAX_CONNECT_S
     is_logged = False
     while True:
         try:

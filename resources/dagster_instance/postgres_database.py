@@ -192,7 +192,9 @@ def _connection(url: "sqlalchemy.URL") -> "Iterator[psycopg2.extensions.connecti
         raise PipelineError(_unreachable_sentence(url, error)) from error
     except psycopg2.ProgrammingError as error:
         # libpq's message quotes unknown options, and a password with special characters may be parsed as one.
-        raise PipelineError(f"{POSTGRES_VARIABLE} has options that PostgreSQL does not know.") from error
+        raise PipelineError(
+            f"{POSTGRES_VARIABLE} has options that PostgreSQL does not know: correct or remove them."
+        ) from error
     finally:
         if connection is not None:
             connection.close()

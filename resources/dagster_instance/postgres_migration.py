@@ -1,6 +1,6 @@
 """Moves Dagster's history between SQLite in the data folder and PostgreSQL, so that nothing is materialized again.
 
-The part that decides whether work is done is copied: the partitions, the newest materialization of every asset and
+Only the part that decides what is materialized is copied: the partitions, the newest materialization of every asset and
 recording with its versions and metadata, and the observations of the camera settings. Runs, ticks and logs are not
 copied.
 """
@@ -92,7 +92,7 @@ def _set_owner(database: DagsterStorage, data_folder: Path, is_copied: bool) -> 
 
 
 def copy_history(source: DagsterStorage, target: DagsterStorage, history: AssetHistory) -> int:
-    """Copy the events that the target lacks or has only in an older version; a repetition completes a partial copy.
+    """Copy the events that the target lacks or has only in an older version; repeat it to complete a partial copy.
 
     Returns:
         Number of recordings with at least one copied event.
@@ -102,11 +102,11 @@ def copy_history(source: DagsterStorage, target: DagsterStorage, history: AssetH
     if recording_ids:
         target.event_log_storage.add_dynamic_partitions(name, recording_ids)
     copier = _HistoryCopier(
-        source.event_log_storage, target.event_log_storage, set(recording_ids), set(history.observed)
+        source.event_log_storage, target.event_log_storage, set(recording_ids), set(history.observed_keys)
     )
-    for key in history.observed:
+    for key in history.observed_keys:
         copier.copy_observations(key)
-    for key in history.materialized:
+    for key in history.materialized_keys:
         copier.copy_newest_materializations(key)
     return len(copier.copied_recordings)
 
@@ -115,21 +115,21 @@ class _HistoryCopier:
     """Copies events from one event log to another, upstream assets first.
 
     Args:
-        source: Where the events are copied from.
-        target: Where they are copied to.
+        source: Event log from which the events are copied.
+        target: Event log to which they are copied.
         recording_ids: Recordings to copy.
-        observed: The external assets.
+        observed_keys: The external assets.
 
     Attributes:
         copied_recordings: Recordings with at least one copied event.
     """
 
     def __init__(
-        self, source: EventLogStorage, target: EventLogStorage, recording_ids: set[str], observed: set[AssetKey]
+        self, source: EventLogStorage, target: EventLogStorage, recording_ids: set[str], observed_keys: set[AssetKey]
     ) -> None:
         self.copied_recordings: set[str] = set()
         self._source, self._target = source, target
-        self._recording_ids, self._observed = recording_ids, observed
+        self._recording_ids, self._observed_keys = recording_ids, observed_keys
         self._source_events: dict[AssetKey, dict[str, list[AssetEvent]]] = {}
         # Storage ids in the target, by recording and timestamp of the event.
         self._target_ids: dict[AssetKey, dict[tuple[str, float], int]] = {}
@@ -142,12 +142,12 @@ class _HistoryCopier:
         if not self._target.fetch_observations(key, limit=1).records:
             self._target.store_event(_log_entry(AssetObservation(key), 0.0))
         self._source_events[key] = observations(self._source, key, self._recording_ids)
-        in_target = observations(self._target, key, self._recording_ids)
+        target_events = observations(self._target, key, self._recording_ids)
         self._write(
             (recording_id, event, {})
             for recording_id, events in self._source_events[key].items()
             for event in events
-            if recording_id not in in_target or in_target[recording_id][0].timestamp < event.timestamp
+            if recording_id not in target_events or target_events[recording_id][0].timestamp < event.timestamp
         )
         self._index_target(key, observations(self._target, key, self._recording_ids))
         self._first_target_id[key] = self._target.fetch_observations(key, limit=1, ascending=True).records[0].storage_id
@@ -155,24 +155,27 @@ class _HistoryCopier:
     def copy_newest_materializations(self, key: AssetKey) -> None:
         """Copy the newest materialization of every recording; its input pointers get the storage ids of the target."""
         self._source_events[key] = materializations(self._source, key, self._recording_ids)
-        in_target = materializations(self._target, key, self._recording_ids)
-        newer = {
+        target_events = materializations(self._target, key, self._recording_ids)
+        newer_events = {
             recording_id: events[0]
             for recording_id, events in self._source_events[key].items()
-            if recording_id not in in_target or in_target[recording_id][0].timestamp < events[0].timestamp
+            if recording_id not in target_events or target_events[recording_id][0].timestamp < events[0].timestamp
         }
         self._write(
-            (recording_id, event, self._input_pointers(recording_id, event)) for recording_id, event in newer.items()
+            (recording_id, event, self._input_pointers(recording_id, event))
+            for recording_id, event in newer_events.items()
         )
-        self._index_target(key, materializations(self._target, key, self._recording_ids) if newer else in_target)
+        self._index_target(
+            key, materializations(self._target, key, self._recording_ids) if newer_events else target_events
+        )
 
     def _write(self, events: Iterable[tuple[str, AssetEvent, Mapping[str, str]]]) -> None:
         # In the order in which they were stored, so that the newest event of an asset stays the newest.
-        ordered = sorted(events, key=lambda item: item[1].storage_id)
-        for start in range(0, len(ordered), _EVENTS_PER_WRITE):
-            batch = ordered[start : start + _EVENTS_PER_WRITE]
+        ordered_events = sorted(events, key=lambda item: item[1].storage_id)
+        for start in range(0, len(ordered_events), _EVENTS_PER_WRITE):
+            batch = ordered_events[start : start + _EVENTS_PER_WRITE]
             self._target.store_event_batch([_copied_entry(event, tags) for _, event, tags in batch])
-        self.copied_recordings |= {recording_id for recording_id, _, _ in ordered}
+        self.copied_recordings |= {recording_id for recording_id, _, _ in ordered_events}
 
     def _index_target(self, key: AssetKey, events_by_recording: Mapping[str, Sequence[AssetEvent]]) -> None:
         self._target_ids[key] = {
@@ -194,7 +197,7 @@ class _HistoryCopier:
                 input_event = upstream[0]
             if input_event and (recording_id, input_event.timestamp) in target_ids:
                 storage_id = target_ids[recording_id, input_event.timestamp]
-            elif upstream and key not in self._observed:
+            elif upstream and key not in self._observed_keys:
                 # The input was materialized again since, and the event that was used is not copied.
                 storage_id = target_ids[recording_id, upstream[0].timestamp] - 1
             else:
@@ -204,17 +207,17 @@ class _HistoryCopier:
 
 
 def _copied_entry(asset_event: AssetEvent, tags: Mapping[str, str]) -> EventLogEntry:
-    """A log entry with the same event, its own tags updated with the given ones."""
+    """Copy an event to a log entry, and update its tags with `tags`."""
     event = asset_event.event
     event_type = type(event)
-    copied = event_type(
+    event_copy = event_type(
         event.asset_key,
         description=event.description,
         metadata=event.metadata,
         partition=event.partition,
         tags={**asset_event.tags, **tags},
     )
-    return _log_entry(copied, asset_event.timestamp)
+    return _log_entry(event_copy, asset_event.timestamp)
 
 
 def _log_entry(event: AssetMaterialization | AssetObservation, timestamp: float) -> EventLogEntry:

@@ -29,14 +29,14 @@ HOUSEKEEPING_TAG = {"cv_assets/housekeeping": "true"}
 class TaggingRunCoordinator(QueuedRunCoordinator):
     """Tags each run in `submit_run`, with `gpu=true` if one of its steps uses the pool `gpu`, else with `cpu=true`.
 
-    Model stages are in the pool `gpu`; neither sensors, jobs nor people set these tags. The coordinator receives every
+    Model stages are in the pool `gpu`; sensors, jobs and people do not set these tags. The coordinator receives every
     run however it was launched (by a sensor, the UI, a backfill, the API or a retry), so no run can miss its tag, and
     the limits in the settings (`queue.gpu_runs`, `queue.cpu_runs`) apply to all runs of a tag together.
 
     It also sets the priority: ingest runs start before analysis runs, and runs that a person launches start before
     those that sensors, schedules and backfills have queued. A priority that a run already has is kept.
 
-    Housekeeping runs, which materialize nothing, get neither tag: they must not wait behind a backlog, nor use one of
+    Housekeeping runs, which materialize nothing, get neither tag: they must not wait behind a backlog or use one of
     its slots.
     """
 

@@ -1,1 +1,1 @@
-"""Zones, lines and the ground plane, as pure functions on arrays."""
+"""Boxes, zones, lines and the ground plane, as pure functions on arrays."""

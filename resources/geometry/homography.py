@@ -13,7 +13,7 @@ def fit_homography(points: np.ndarray, metres: np.ndarray) -> np.ndarray:
         metres: The same points on the ground, in metres, shape (k, 2).
 
     Returns:
-        Shape (3, 3).
+        Homography, shape (3, 3).
     """
     normalize_image, normalize_ground = _normalization(points), _normalization(metres)
     rows = []
@@ -22,7 +22,7 @@ def fit_homography(points: np.ndarray, metres: np.ndarray) -> np.ndarray:
         rows.append([0, 0, 0, x, y, 1, -v * x, -v * y, -v])
     solution = np.linalg.svd(np.array(rows))[2][-1].reshape(3, 3)
     matrix = np.linalg.inv(normalize_ground) @ solution @ normalize_image
-    # The sign that makes the third coordinate positive at the given points: beyond the horizon it is negative.
+    # The sign that makes the third coordinate positive at these points, so that it is negative beyond the horizon.
     return np.asarray(matrix * np.sign((np.column_stack([points, np.ones(len(points))]) @ matrix[2]).sum()))
 
 

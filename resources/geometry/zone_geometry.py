@@ -20,7 +20,7 @@ class SideChanges:
 
     Attributes:
         row: The row before the change, shape (n,).
-        fraction: Position of the change between that row and the next, 0 to 1, shape (n,).
+        fraction: Position of the change between the row and the next one, 0 to 1, shape (n,).
         sign: 1 for into the zone, or across the line from its left to its right; -1 for the opposite, shape (n,).
     """
 
@@ -37,7 +37,7 @@ def anchor_points(xyxy: np.ndarray, anchor: str) -> np.ndarray:
         anchor: bottom_centre or centre.
 
     Returns:
-        Shape (n, 2).
+        Anchor points, shape (n, 2).
     """
     centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2
     return np.column_stack([centre[:, 0], xyxy[:, 3]]) if anchor == "bottom_centre" else centre
@@ -83,7 +83,7 @@ def find_zone_transitions(
         polygon: The zone's corners in order, shape (k, 2), k >= 3.
 
     Returns:
-        The changes, and a boolean array of shape (n,).
+        The changes, and whether the object is inside at each box, bool array of shape (n,).
     """
     is_within = polygon_contains(polygon, points)
     distance_px = _distance_px(points, np.concatenate([polygon, polygon[:1]]))
@@ -127,7 +127,7 @@ def velocities(track_id: np.ndarray, time_s: np.ndarray, points: np.ndarray, win
         window_s: Length of the window.
 
     Returns:
-        Shape (n, 2), in that unit per second; 0 where a track has a single box.
+        Velocities in the unit of `points` per second, shape (n, 2); 0 where a track has a single box.
     """
     first = _first_rows(track_id)
     counts = np.diff(np.append(first, len(points)))
@@ -145,9 +145,14 @@ def velocities(track_id: np.ndarray, time_s: np.ndarray, points: np.ndarray, win
 
 def _first_rows(track_id: np.ndarray) -> np.ndarray:
     """The first row of every track."""
+    return np.flatnonzero(_is_first_row(track_id))
+
+
+def _is_first_row(track_id: np.ndarray) -> np.ndarray:
+    """Whether each row is the first of its track, shape (n,)."""
     is_first = np.ones(len(track_id), bool)
     is_first[1:] = track_id[1:] != track_id[:-1]
-    return np.flatnonzero(is_first)
+    return is_first
 
 
 def _turn(a: np.ndarray, b: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -172,8 +177,7 @@ def _distance_px(points: np.ndarray, line: np.ndarray) -> np.ndarray:
 
 def _is_clear(track_id: np.ndarray, distance_px: np.ndarray, margin_px: np.ndarray) -> np.ndarray:
     """Which boxes are clear of a border; at the ends of a track, a fraction of the margin suffices."""
-    is_first = np.ones(len(track_id), bool)
-    is_first[1:] = track_id[1:] != track_id[:-1]
+    is_first = _is_first_row(track_id)
     is_end = is_first | np.roll(is_first, -1)
     return np.asarray(distance_px > np.where(is_end, margin_px * _TRACK_END_MARGIN, margin_px))
 

@@ -28,7 +28,7 @@ def decode_output(
         is_oriented: Whether boxes are oriented: they stay centre and size, and the last extra value is the rotation.
 
     Raises:
-        PipelineError: The output has neither shape.
+        PipelineError: The output has another shape.
     """
     first_extra = 4 + class_count
     # Tested first, because no network has as few as 6 + extra_count anchors.
@@ -47,11 +47,12 @@ def decode_output(
         needs_nms = True
     else:
         raise PipelineError(
-            f"The model's output has the shape {output.shape}, not that of a detector of {class_count} classes."
+            f"The model's output has the shape {output.shape}, not that of a detector of {class_count} classes: export "
+            "the weights again with Ultralytics, or use others."
         )
     if selected_class_ids is not None:
-        candidates = candidates.take(np.isin(candidates.class_id, selected_class_ids))
-    candidates = candidates.take(np.argsort(-candidates.confidence, kind="stable"))
+        candidates = candidates.select(np.isin(candidates.class_id, selected_class_ids))
+    candidates = candidates.select(np.argsort(-candidates.confidence, kind="stable"))
     if needs_nms and len(candidates.confidence):
-        candidates = candidates.take(suppress_overlaps(candidates, settings.nms_iou, is_oriented=is_oriented))
-    return candidates.take(slice(settings.max_per_frame))
+        candidates = candidates.select(suppress_overlaps(candidates, settings.nms_iou, is_oriented=is_oriented))
+    return candidates.select(slice(settings.max_per_frame))

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from resources.config.detection_config import DetectionSettings
+from resources.geometry.zone_geometry import polygon_contains
 from resources.inference.decode_heads import decode_output
-from resources.inference.detection_region import DetectionRegion, is_inside
+from resources.inference.detection_region import DetectionRegion
 from resources.inference.letterbox import CentreCrop, Letterbox
 from resources.inference.nms import Candidates
-from resources.inference.weights import ModelWeights
+from resources.inference.weights_description import ModelWeights
 
 _MAX_CLASSES_PER_FRAME = 5
 
@@ -51,15 +52,15 @@ class Detections:
         Boxes whose centre lies outside the region's polygons are dropped.
 
         Args:
-            region: The region in which these were detected.
-            keep_outside: Whether boxes outside the polygons are kept, as for classes that concern the whole region.
+            region: The region on which the model ran.
+            keep_outside: Whether to keep boxes outside the polygons, as for classes of the whole region.
         """
         if not region.polygons:
             return self
         offset = np.array([region.left_px, region.top_px], np.float32)
         xyxy = self.xyxy + np.tile(offset, 2)
         centres = (xyxy[:, :2] + xyxy[:, 2:]) / 2
-        is_in_region = np.any([is_inside(centres, polygon) for polygon in region.polygons], axis=0)
+        is_in_region = np.any([polygon_contains(polygon, centres) for polygon in region.polygons], axis=0)
         indices = np.flatnonzero(is_in_region | keep_outside)
         keypoints, boxes = self.keypoints, self.oriented_boxes
         return replace(
@@ -122,7 +123,7 @@ def read_detections(
 def _read_classes(
     output: np.ndarray, selected_class_ids: np.ndarray | None, width_px: int, height_px: int
 ) -> Detections:
-    """Read the likeliest classes of a frame, each with the whole frame as its box."""
+    """Read the most likely classes of a frame, each with the whole frame as its box."""
     scores = output.ravel()
     class_ids = np.argsort(-scores, kind="stable")
     if selected_class_ids is not None:

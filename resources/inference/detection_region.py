@@ -50,22 +50,3 @@ class DetectionRegion:
     def crop(self, image: Image) -> Image:
         """Crop a frame's image of shape (height_px, width_px, 3) to the rectangle; the result is a view."""
         return image[self.top_px : self.top_px + self.height_px, self.left_px : self.left_px + self.width_px]
-
-
-def is_inside(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
-    """Test which points lie inside a polygon, by the even-odd rule.
-
-    Args:
-        points: Shape (n, 2).
-        polygon: Corners in order, shape (corners, 2).
-
-    Returns:
-        bool array of shape (n,).
-    """
-    x, y = points[:, :1], points[:, 1:]
-    x_start, y_start = polygon[:, 0], polygon[:, 1]
-    x_end, y_end = np.roll(x_start, -1), np.roll(y_start, -1)
-    spans_y = (y_start > y) != (y_end > y)
-    rise = np.where(y_end == y_start, 1.0, y_end - y_start)
-    is_crossed = x < x_start + (y - y_start) * (x_end - x_start) / rise
-    return np.asarray((spans_y & is_crossed).sum(axis=1) % 2 == 1)

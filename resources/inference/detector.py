@@ -26,13 +26,14 @@ from resources.inference.gpu_frames import letterbox_tensor
 from resources.inference.gpu_memory import retry_after_freeing_memory
 from resources.inference.letterbox import CentreCrop, Letterbox, choose_input_fit
 from resources.inference.prefetch import Prefetch
-from resources.inference.weights import ModelWeights, load_weights, selected_class_ids
+from resources.inference.weights import load_weights
+from resources.inference.weights_description import ModelWeights, selected_class_ids
 from resources.media.frame_converter import DOWNSCALE_FACTORS
 from resources.media.frame_reader import Image
 
 _PREFETCHED_IMAGES = 8
 _LETTERBOX_THREADS = min(4, (os.cpu_count() or 1) // 4)  # with few cores, the network needs all of them
-_MAX_MEASURING_ATTEMPTS = 4  # recordings per process: those before may have had too few detections to measure on
+_MAX_MEASURING_ATTEMPTS = 4  # recordings per process; each may have too few detections to measure on
 
 
 class Detector:
@@ -42,8 +43,8 @@ class Detector:
         model_id: Name and content hash of the weights.
         class_names: By class index.
         engine_name: The engine that runs the network.
-        task: What the network was trained for, as Ultralytics names it.
-        measurements: The measurements that led to the selection of the engine; empty where there are none.
+        task: Task of the network, as Ultralytics names it.
+        measurements: Measurements of the engine selection; empty if nothing was measured.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Detector:
                 yield image
 
         last_detections = _NO_DETECTIONS
-        depth = max(_PREFETCHED_IMAGES, self._engine.batch)  # a whole batch is ready when the last one is finished
+        depth = max(_PREFETCHED_IMAGES, self._engine.batch)  # a whole batch is ready when the previous one is finished
         letterboxed = _map_in_order(self._letterbox, changed_images(), _LETTERBOX_THREADS)
         with closing(Prefetch(letterboxed, depth)) as source:
             for outputs in self._engine.infer(source):
@@ -203,7 +204,7 @@ class Models:
         """Check that weights, classes and device can be used.
 
         Raises:
-            PipelineError: They cannot be used; the message says why.
+            PipelineError: The weights, a class or the device cannot be used.
         """
         selected_class_ids(self.weights(settings), settings)
         available_devices(settings)

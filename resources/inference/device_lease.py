@@ -1,6 +1,6 @@
 """Device leases: one model stage at a time on a device, by a lock file per device that is held while the model runs.
 
-The lock belongs to the process: whatever ends the process, a kill included, releases the device.
+The lock belongs to the process: when the process ends, even by a kill, the device is released.
 """
 
 import fcntl
@@ -23,12 +23,12 @@ def lease_folder() -> Path:
 def device_lease(
     devices: list[str], on_wait: Callable[[], None] | None = None, lock_name: Callable[[str], str] = str
 ) -> Iterator[str]:
-    """Hold the first free device until the block ends; wait while all devices are held by others.
+    """Hold the first free device until the block ends; wait while other processes hold all devices.
 
     Args:
         devices: Names such as `cpu` or `cuda:0`, in order of preference.
         on_wait: Called once if no device is free at first.
-        lock_name: Maps a device to a name that is unique on this machine, whatever this process calls the device.
+        lock_name: Maps a device to its name on this machine, which is the same in every process.
 
     Yields:
         The name of the held device.

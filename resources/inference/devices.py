@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from resources.config.detection_config import DetectionSettings
-from resources.errors import PipelineError
+from resources.errors import PipelineError, summarize_exception
 from resources.inference.engines.openvino_engine import processor_name
 from resources.inference.gpu_memory import is_out_of_memory
 from resources.inference.weights import find_weights
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def lock_name(device: str) -> str:
-    """Name of a device that is unique on this machine: `cuda:0` depends on which GPUs a process can see."""
+    """Name of a device that is the same in every process; `cuda:0` depends on the GPUs that a process can see."""
     if not device.startswith("cuda"):
         return device
     import torch
@@ -80,7 +80,7 @@ def _can_compute(device: str) -> bool:
     except RuntimeError as error:
         if is_out_of_memory(error):
             return True  # other programs are using the GPU at the moment
-        logger.warning("%s is not used: torch cannot compute on it: %s", device, " ".join(str(error).split())[:300])
+        logger.warning("%s is not used: torch cannot compute on it: %s", device, summarize_exception(error))
         return False
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from resources.geometry.box_overlap import iou_matrix
+
 MIN_CONFIDENCE, MIN_MATCH_CONFIDENCE = 0.35, 0.25
 
 
@@ -41,21 +43,12 @@ class Agreement:
     confidence_shift: float
 
 
-def iou_matrix(xyxy: np.ndarray, other_xyxy: np.ndarray) -> np.ndarray:
-    """Compute the intersection over union of boxes (n, 4) and (m, 4), as an array (n, m)."""
-    top_left = np.maximum(xyxy[:, None, :2], other_xyxy[None, :, :2])
-    bottom_right = np.minimum(xyxy[:, None, 2:], other_xyxy[None, :, 2:])
-    intersection = (bottom_right - top_left).clip(0).prod(axis=2)
-    areas, other_areas = ((corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (xyxy, other_xyxy))
-    return np.asarray(intersection / np.maximum(areas[:, None] + other_areas[None, :] - intersection, 1e-9))
-
-
 def find_best_matches(boxes: FrameBoxes, other_boxes: FrameBoxes) -> tuple[np.ndarray, np.ndarray]:
-    """Find the best match of each compared box of one side on the other side.
+    """Find the best match of each compared box among the boxes of the other side.
 
     Args:
-        boxes: Those with a confidence of at least 0.35, n in number, are compared.
-        other_boxes: Those with a confidence of at least 0.25 can be matches.
+        boxes: Boxes of one side; the n boxes with a confidence of at least 0.35 are compared.
+        other_boxes: Boxes of the other side; those with a confidence of at least 0.25 can be matches.
 
     Returns:
         The IoU with the best match of the same class, shape (n,), 0 if there is none; and the match's confidence minus
@@ -76,7 +69,7 @@ def count_matches(boxes: FrameBoxes, other_boxes: FrameBoxes, min_iou: float) ->
     """Count the compared boxes of one side that have a match on the other side.
 
     Args:
-        boxes: Those with a confidence of at least 0.35 are compared.
+        boxes: Boxes of one side; those with a confidence of at least 0.35 are compared.
         other_boxes: Boxes of the other side in the same frame.
         min_iou: Smallest IoU of a match.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from resources.config.detection_config import DetectionSettings
-from resources.errors import PipelineError
+from resources.errors import PipelineError, summarize_exception
 from resources.inference.detection_arrays import read_detections
 from resources.inference.devices import device_name
 from resources.inference.engine_agreement import MIN_CONFIDENCE, FrameBoxes, measure_agreement
@@ -23,7 +23,7 @@ from resources.inference.engines.openvino_engine import OpenVinoEngine, network_
 from resources.inference.engines.tensorrt_engine import TensorRtEngine, has_tensorrt
 from resources.inference.engines.torch_engine import TorchEngine
 from resources.inference.letterbox import CentreCrop, Letterbox
-from resources.inference.weights import ModelWeights, selected_class_ids
+from resources.inference.weights_description import ModelWeights, selected_class_ids
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _MEASURE_S = 0.6
 _WARM_UP_IMAGES = 4
 _TENSORRT = "tensorrt"  # a candidate for a GPU, along with the precisions
 _NEEDS_MEASUREMENT = ("int8", _TENSORRT)  # used only if a measurement has shown that it agrees
-_MIN_REFERENCE_BOXES = 60  # with fewer boxes the measurement is not reliable enough to be kept
+_MIN_REFERENCE_BOXES = 60  # with fewer boxes the measurement is not reliable enough to be stored
 _STRICT_BELOW_BOX_COUNT = 150  # with fewer, candidates that need a measurement must agree better
 
 
@@ -86,10 +86,11 @@ class EngineSelection:
             read_sample_images: Reads images to measure on; None selects without new measurements.
 
         Returns:
-            The engine, and the measurements that led to the selection; none if there was nothing to choose or measure.
+            The engine, and the measurements of the selection; empty if there is only one candidate or too little to
+            measure on.
 
         Raises:
-            PipelineError: The settings demand an engine or a precision that cannot run the model here.
+            PipelineError: The settings require an engine or a precision that cannot run the model on this machine.
         """
         if self.model.is_exported and (self.settings.engine == "torch" or self.device != "cpu"):
             raise PipelineError(
@@ -166,7 +167,7 @@ class EngineSelection:
     def _create_working_engines(
         self, candidates: Iterable[str], read_sample_images: ReadSampleImages | None
     ) -> Iterator[tuple[str, Engine]]:
-        """Yield the engines of the candidates that can be built and loaded here, in order; log the others."""
+        """Create the engines of the candidates that work on this machine, in order; log the candidates that fail."""
         for candidate in candidates:
             try:
                 is_loaded = [candidate] == self._rank(self._candidates(), [])
@@ -176,8 +177,8 @@ class EngineSelection:
                 raise
             except Exception as error:
                 # Drivers or packages of an unsuitable version raise errors of many types; another engine is used.
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
-                logger.warning("%s cannot be used for %s: %s", candidate, self.model.model_id, reason)
+                summary = summarize_exception(error)
+                logger.warning("%s cannot be used for %s: %s", candidate, self.model.model_id, summary)
 
     def _rank(self, candidates: Sequence[str], measurements: Sequence[EngineMeasurement]) -> list[str]:
         """Rank the usable candidates, best first: those that agree by speed, then the reference's precision.
@@ -187,9 +188,11 @@ class EngineSelection:
         """
         if not measurements:
             return [[name for name in candidates if name not in _NEEDS_MEASUREMENT][-1]]
-        agreeing = [m for m in measurements if m.precision in candidates and m.agrees(self.settings.min_agreement)]
-        ranked = [m.precision for m in sorted(agreeing, key=lambda m: -m.frames_per_s)]
-        return ranked if any(m.precision == "f32" for m in measurements) else [*ranked, "f32"]
+        agreeing_measurements = [
+            m for m in measurements if m.precision in candidates and m.agrees(self.settings.min_agreement)
+        ]
+        ranked_candidates = [m.precision for m in sorted(agreeing_measurements, key=lambda m: -m.frames_per_s)]
+        return ranked_candidates if any(m.precision == "f32" for m in measurements) else [*ranked_candidates, "f32"]
 
     @property
     def _engine_folder(self) -> Path:
@@ -229,7 +232,7 @@ class EngineSelection:
     def _measure_candidates(
         self, candidates: Sequence[str], read_sample_images: ReadSampleImages
     ) -> list[EngineMeasurement]:
-        """Measure all candidates on the user's own recordings: one half of the images calibrates int8, one evaluates.
+        """Measure all candidates on the user's own recordings; half of the images calibrate int8, half are compared.
 
         Returns an empty list where there are too few detections; the images of the next recording may have more.
         """
@@ -246,8 +249,8 @@ class EngineSelection:
         engines = {engine.precision: engine}
         if self._uses_torch:
             engines[reference.precision] = reference
-        others = [name for name in candidates if name not in engines]
-        engines |= dict(self._create_working_engines(others, lambda: calibration_images))
+        remaining_candidates = [name for name in candidates if name not in engines]
+        engines |= dict(self._create_working_engines(remaining_candidates, lambda: calibration_images))
         measurements = self._compare_engines(engines, reference, letterboxed, evaluation_images)
         for measurement in measurements:
             if not measurement.agrees(self.settings.min_agreement):
@@ -267,7 +270,7 @@ class EngineSelection:
             name: measure_agreement(reference_boxes, self._detect_boxes(engine, letterboxed, images))
             for name, engine in engines.items()
         }
-        # Twice in turn and the better of both, so that a second in which another program is busy decides nothing.
+        # Each engine is measured twice and the faster result counts: a short load by another program has no effect.
         rounds = [
             {name: _measure_frames_per_s(engine, letterboxed) for name, engine in engines.items()} for _ in range(2)
         ]

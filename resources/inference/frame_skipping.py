@@ -22,7 +22,7 @@ _MAX_CELLS_PER_ROW = 80
 _MAX_DECODING_THREADS = 16
 _CONCURRENT_CHUNKS = 4
 _PREFETCHED_IMAGES = 2  # of each chunk
-_MAX_UNCHANGED_LEVELS = 10  # of a video's 219: largest difference in a cell's mean luma or chroma that is no change
+_MAX_UNCHANGED_LEVELS = 10  # of 219: a cell is unchanged if its mean luma and chroma differ by at most this
 
 _ChangedImage: TypeAlias = tuple[int, "np.ndarray | None"]
 """The number of unchanged frames since the previous image, and the next changed image; None at the end."""
@@ -81,12 +81,12 @@ def decode_changed_frames(
                 return  # the file ends early: images of later chunks would be taken for these missing frames
             prefetches.popleft().close()
             prefetches.extend(
-                prefetch(later) for later in chunks[number + concurrent_count : number + concurrent_count + 1]
+                prefetch(next_chunk) for next_chunk in chunks[number + concurrent_count : number + concurrent_count + 1]
             )
     finally:
         is_stopped.set()
-        for running in prefetches:
-            running.close()
+        for open_prefetch in prefetches:
+            open_prefetch.close()
 
 
 def _convert_changed(
@@ -120,7 +120,7 @@ class ChangeDetector:
         self._last_changed_cells: np.ndarray | None = None
 
     def is_unchanged(self, frame: VideoFrame) -> bool:
-        """Test whether no cell differs from the last changed frame; otherwise remember the frame as that one.
+        """Whether no cell differs from the last changed frame; a changed frame becomes the last changed frame.
 
         Args:
             frame: A frame of a normalized video (8-bit 4:2:0): a plane of luma, and two of chroma at half its size.

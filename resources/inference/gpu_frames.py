@@ -18,6 +18,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 
+from resources.errors import summarize_exception
 from resources.inference.gpu_memory import retry_after_freeing_memory
 from resources.inference.letterbox import PADDING_GREY, Letterbox
 from resources.media.container import has_hardware_decoder, open_container
@@ -33,7 +34,7 @@ _VERIFIED_FRAME_COUNT = 4
 _MAX_MEAN_DIFFERENCE = 2.0  # levels of 255 between the images of GPU and CPU: rounding, but no other colours
 
 _verified_formats: set[tuple[object, ...]] = set()
-"""Devices with video formats that the device decoded as the CPU does, when this process compared them."""
+"""Devices and video formats for which this process found that the device decodes as the CPU does."""
 
 
 class _UnexpectedFormatError(RuntimeError):
@@ -125,7 +126,7 @@ def convert_nv12_to_bgr(frame: VideoFrame) -> "Tensor":
 
 @functools.cache
 def _bgr_matrix_on_device(device: Any, is_bt709: bool, is_full_range: bool) -> "tuple[Tensor, Tensor]":
-    """`bgr_matrix` on a device; half a level is added to the offset, so that truncation to uint8 rounds."""
+    """Copy `bgr_matrix` to a device; half a level is added to the offset, so that truncation to uint8 rounds."""
     import torch
 
     matrix, offset = bgr_matrix(is_bt709, is_full_range)
@@ -195,7 +196,7 @@ def decode_on_best_device(
         except (FFmpegError, _UnexpectedFormatError) as error:
             logger.warning(
                 "%s failed to decode %s; the CPU decodes the remaining frames: %s",
-                device, path.name, _error_summary(error),
+                device, path.name, summarize_exception(error),
             )  # fmt: skip
     downscale_factor = 1 if on_gpu else downscale_factor  # all images of a video must have the same size
     for image in read_images(
@@ -219,11 +220,11 @@ def _gpu_decodes_like_cpu(device: str, path: Path, rate_fps: Fraction) -> bool:
     try:
         gpu_images = [image.cpu().numpy() for image in decode_on_gpu(path, first_indices, rate_fps, device)]
     except Exception as error:
-        # Unsuitable combinations of driver, decoder and frame size raise errors of many types; the CPU decodes then.
+        # Unsuitable combinations of driver, decoder and frame size raise errors of many types; then the CPU decodes.
         logger.warning(
             "%s does not decode %s; the CPU decodes, which is slower (in a container the driver's video library, "
             "libnvcuvid, may be missing): %s",
-            device, path.name, _error_summary(error),
+            device, path.name, summarize_exception(error),
         )  # fmt: skip
         return False
     cpu_images = list(read_images(path, first_indices, rate_fps))
@@ -245,7 +246,3 @@ def _video_format(path: Path) -> tuple[object, ...]:
         return (
             codec.name, codec.profile, codec.pix_fmt, codec.width, codec.height, codec.colorspace, codec.color_range,
         )  # fmt: skip
-
-
-def _error_summary(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -65,7 +65,7 @@ def retry_after_freeing_memory(work: Callable[[], _T], device: Any) -> _T:
 
 
 def out_of_memory_message(device: Any) -> str:
-    """The error message for a device without memory for a single frame."""
+    """The sentence for a device without memory for a single frame."""
     return (
         f"The device {device} has no memory left for a single frame: end other programs that use the device, or select "
         "another one with detections.device."

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from resources.inference.weights import STRIDE_PX, ModelWeights
+from resources.inference.weights_description import STRIDE_PX, ModelWeights
 
 PADDING_GREY = 114
 
@@ -131,9 +131,9 @@ class CentreCrop:
             max(self.input_width_px, int(width_px * scale)),
             max(self.input_height_px, int(height_px * scale)),
         )
-        scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        scaled_image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
         left, top = round((size[0] - self.input_width_px) / 2), round((size[1] - self.input_height_px) / 2)
-        return np.ascontiguousarray(scaled[top : top + self.input_height_px, left : left + self.input_width_px])
+        return np.ascontiguousarray(scaled_image[top : top + self.input_height_px, left : left + self.input_width_px])
 
 
 def choose_input_fit(

@@ -27,7 +27,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.confidence)
 
-    def take(self, indices: np.ndarray | slice) -> "Candidates":
+    def select(self, indices: np.ndarray | slice) -> "Candidates":
         """Select candidates by indices, a boolean mask or a slice."""
         return Candidates(self.xyxy[indices], self.confidence[indices], self.class_id[indices], self.extra[indices])
 
@@ -67,14 +67,14 @@ def greedy_nms(xyxy: np.ndarray, iou_threshold: float) -> np.ndarray:
     is_kept = np.ones(len(xyxy), bool)
     # A block of boxes is compared with all that follow: box by box, calling numpy would take most of the time.
     for first in range(0, len(xyxy), _NMS_ROWS):
-        block, rest = (slice(first, first + _NMS_ROWS), None), slice(first, None)
-        width = np.minimum(right[block], right[rest]) - np.maximum(left[block], left[rest])
-        height = np.minimum(bottom[block], bottom[rest]) - np.maximum(top[block], top[rest])
+        block, following = (slice(first, first + _NMS_ROWS), None), slice(first, None)
+        width = np.minimum(right[block], right[following]) - np.maximum(left[block], left[following])
+        height = np.minimum(bottom[block], bottom[following]) - np.maximum(top[block], top[following])
         intersection = width.clip(0) * height.clip(0)
-        drops = np.triu(~(intersection <= iou_threshold * (area[block] + area[rest] - intersection)), 1)
+        drops = np.triu(~(intersection <= iou_threshold * (area[block] + area[following] - intersection)), 1)
         for index in np.flatnonzero(drops.any(axis=1)):
             if is_kept[first + index]:
-                is_kept[rest] &= ~drops[index]
+                is_kept[following] &= ~drops[index]
     return np.flatnonzero(is_kept)
 
 

@@ -6,8 +6,8 @@ in MP4. For every frame of it, the index of its source frame and that frame's ti
     container         opens a file as container, video stream and decoder; no other file is ever opened
     probe             the header's claims and the properties of the first frame
     timeline          frame rate and timestamps, from the packets, without decoding
-    decode            frames in order, and the packet ledger: the outcome of every packet
-    picture_measures  brightness, sharpness, motion and scene score of each frame
+    source_decoder    frames in order, and the packet ledger: the outcome of every packet
+    frame_measures    brightness, sharpness, motion and scene score of each frame
     encode            source frames to normalized H.264
     normalize         all of these together: remux sources that conform, transcode the others
     normalized_file   what normalization returns

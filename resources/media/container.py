@@ -97,7 +97,7 @@ def configure_decoder(stream: VideoStream, max_pixels: int, thread_count: int | 
 
 
 def decode_packet(packet: "av.Packet[Any]") -> list[VideoFrame]:
-    """Send a packet to the decoder; returns the frames that it outputs in turn, none if the packet is damaged.
+    """Send a packet to the decoder; returns the frames that the decoder outputs, none if the packet is damaged.
 
     Raises:
         MemoryError: The decoder could not allocate memory for its frames or threads.

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 
 from resources.config.media_config import VideoSettings
 from resources.media.container import clockwise_rotation_deg, sample_aspect_ratio
-from resources.media.picture_measures import PictureMeasures
+from resources.media.frame_measures import FrameMeasures
 
 logger = logging.getLogger(__name__)
 _SOFTWARE_ENCODER = "libx264"
@@ -45,8 +45,8 @@ def normalized_size(
 ) -> tuple[int, int]:
     """Compute the size of the normalized video: upright, square pixels, even, at most the displayed size.
 
-    Wide pixels are made square by widening the frame, tall ones by heightening it, so that no row or column of the
-    source is lost. The settings may limit the height further.
+    For square pixels the frame is made wider if its pixels are wide, and taller if they are tall, so that no row or
+    column of the source is lost. The settings may limit the height further.
     """
     _, _, width, height = _region_px(*displayed_size(width_px, height_px, aspect, rotation_deg), settings)
     scale = min(Fraction(1), Fraction(settings.max_height_px or height) / height)
@@ -79,7 +79,7 @@ class Encoder:
 
     Args:
         output: The MP4 file.
-        first: The first frame, which determines the size and rotation of all.
+        first_frame: Determines the size and rotation of all frames.
         stream: The source's video stream.
         rate_fps: Frame rate of the output.
         settings: Size, region, colour and quality.
@@ -93,17 +93,19 @@ class Encoder:
     def __init__(
         self,
         output: Path,
-        first: VideoFrame,
+        first_frame: VideoFrame,
         stream: VideoStream,
         rate_fps: Fraction,
         settings: VideoSettings,
-        measures: PictureMeasures,
+        measures: FrameMeasures,
     ) -> None:
         self._settings, self._measures = settings, measures
-        self._rotation_deg = clockwise_rotation_deg(first)
+        self._rotation_deg = clockwise_rotation_deg(first_frame)
         aspect = sample_aspect_ratio(stream)
-        self._displayed = displayed_size(first.width, first.height, aspect, self._rotation_deg)
-        self.width_px, self.height_px = normalized_size(first.width, first.height, aspect, self._rotation_deg, settings)
+        self._displayed = displayed_size(first_frame.width, first_frame.height, aspect, self._rotation_deg)
+        self.width_px, self.height_px = normalized_size(
+            first_frame.width, first_frame.height, aspect, self._rotation_deg, settings
+        )
         self._container = av.open(str(output), mode="w", format="mp4", options={"movflags": "+faststart"})
         name, options = _SOFTWARE_ENCODER, {"preset": _ENCODER_PRESET, "crf": str(settings.crf)}
         if settings.encoder == "hardware" and (hardware_encoder := _find_hardware_encoder()):
@@ -134,7 +136,7 @@ class Encoder:
         self._drain()
 
     def repeat(self, times: int) -> None:
-        """Append the last frame again, `times` times."""
+        """Repeat the last frame `times` times."""
         if times and self._pending_counts:
             self._pending_counts[-1] += times
         elif times:
@@ -156,12 +158,12 @@ class Encoder:
             self._graph.push(None)
         while self._pending_counts:
             try:
-                filtered = self._graph.pull()
+                filtered_frame = self._graph.pull()
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
-            assert isinstance(filtered, VideoFrame)
-            self._last_frame = filtered
-            self._measures.add(filtered)
+            assert isinstance(filtered_frame, VideoFrame)
+            self._last_frame = filtered_frame
+            self._measures.add(filtered_frame)
             self._write(1)
             self._write(self._pending_counts.pop(0) - 1)
 
@@ -187,8 +189,8 @@ class Encoder:
         ]
         nodes += [graph.add(name, arguments) for name, arguments in self._filters(frame)]
         nodes.append(graph.add("buffersink"))
-        for node, following in itertools.pairwise(nodes):
-            node.link_to(following)
+        for node, next_node in itertools.pairwise(nodes):
+            node.link_to(next_node)
         graph.configure()
         return graph
 

@@ -1,4 +1,4 @@
-"""Reads frames of a normalized video, seeking to the ones that are needed.
+"""Reads frames of a normalized video, and seeks to those that are needed.
 
 decode_frames     decoded frames, by index or all
 read_images       the same as BGR arrays
@@ -27,7 +27,7 @@ Image: TypeAlias = "np.ndarray | torch.Tensor"
 """uint8 BGR of shape (height_px, width_px, 3), in the memory of the CPU or of a GPU."""
 
 _FIRST_STEP_BACK_FRAMES = 32
-_SAMPLE_SPACING_FRAMES = 4  # at most, between the sampled frames of one keyframe; adjacent ones would look the same
+_SAMPLE_SPACING_FRAMES = 4  # at most, between sampled frames after one keyframe; adjacent frames would look the same
 
 
 def decode_frames(
@@ -121,7 +121,7 @@ def read_images(
 
 
 def sample_images(path: Path, count: int, frame_count: int, rate_fps: Fraction) -> list[np.ndarray]:
-    """Read images spread over a whole normalized video, of frames that are cheap to decode.
+    """Read images spread over a whole normalized video, from frames that are cheap to decode.
 
     Decoding starts at keyframes. Where there are fewer keyframes than requested images, each keyframe also contributes
     some of the frames that follow it.

@@ -194,7 +194,7 @@ class MediaProcess:
         return f"{name}, as when the system is out of memory" if name == "SIGKILL" else name
 
     def stop(self) -> None:
-        """Kill the process, if there is one."""
+        """Kill the process if it is running."""
         if self._connection is not None:
             self._connection.close()
         if self._process is not None:
@@ -210,7 +210,7 @@ def _size_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return 0  # the media process reports what is wrong with the file
+        return 0  # the media process reports the problem of the file
 
 
 def _exit_with_parent(parent_pid: int) -> None:
@@ -258,7 +258,7 @@ def _progress_sender(connection: "Connection[Any, Any]") -> ReportProgress:
 
 
 def _has_free_memory(max_memory_mb: int) -> bool:
-    """Whether a quarter of the limit is still free; encoders fail without saying that memory was the reason."""
+    """Whether a quarter of the limit is still free; encoders do not report that memory was the reason of a failure."""
     try:
         mmap.mmap(-1, max_memory_mb * 1_000_000 // 4, mmap.MAP_PRIVATE).close()
     except OSError:
@@ -279,7 +279,7 @@ def _picklable_error(error: Exception, max_memory_mb: int) -> Exception:
         return OSError(error.errno, error.strerror, error.filename)
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # an error of a library may not be picklable; its message is
+    except Exception:  # an error of a library may not be picklable, but its message is
         return RecordingError(f"Unexpected {type(error).__name__}: {error}")
     return error
 

@@ -22,16 +22,16 @@ from resources.media.container import (
     open_container,
     sample_aspect_ratio,
 )
-from resources.media.decode import PacketLedger, RecordingDecoder
 from resources.media.encode import Encoder, is_high_dynamic_range
+from resources.media.frame_measures import FrameMeasures, SampledFrames
 from resources.media.normalized_file import FrameRows, NormalizedVideo
-from resources.media.picture_measures import PictureMeasures, SampledFrames
 from resources.media.progress import ReportProgress
+from resources.media.source_decoder import PacketLedger, RecordingDecoder
 from resources.media.timeline import Timeline, read_timeline
 
 logger = logging.getLogger(__name__)
 _REFERENCEABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2",)  # those that browsers play
-_HALF_SLOT = 0.4999  # a frame half-way between two slots gets the earlier: of every two frames, the first is kept
+_HALF_SLOT = 0.4999  # a frame half-way between two slots gets the earlier slot
 _OTHER_MATRICES = (Colorspace.FCC, Colorspace.ITU601, Colorspace.SMPTE240M, Colorspace.BT2020, 6, 10)
 
 
@@ -74,6 +74,8 @@ def normalize(
 
 @dataclass(frozen=True)
 class _Source:
+    """A recording to normalize, with its settings and timeline."""
+
     path: Path
     settings: VideoSettings
     timeline: Timeline
@@ -123,7 +125,7 @@ class _Slots:
             time_s: Its time on the source's clock; ascending.
 
         Returns:
-            How often the previous frame must be repeated first, and whether this frame is kept at all.
+            How often the previous frame is repeated before this one, and whether this frame has a slot.
         """
         rate_fps = float(self.rate_fps)
         next_slot = len(self.rows)
@@ -151,7 +153,7 @@ def _remux(source: _Source, output: Path) -> NormalizedVideo | None:
     """Remux or reference the source, decoding each packet once for the ledger; None if the source does not conform."""
     settings, timeline = source.settings, source.timeline
     slots = _Slots(timeline.rate_fps, settings.max_gap_fill_s)
-    measures = PictureMeasures(sampled_frames=SampledFrames(timeline.packet_count))
+    measures = FrameMeasures(sampled_frames=SampledFrames(timeline.packet_count))
     with open_container(source.path, HWAccel("cuda") if source.hardware else None) as container:
         stream = best_stream(container)
         configure_decoder(stream, settings.max_pixels, source.thread_count)
@@ -229,7 +231,7 @@ def _transcode(source: _Source, output: Path) -> NormalizedVideo:
         rate_fps = Fraction(settings.max_rate_fps).limit_denominator(1001)
     slots = _Slots(rate_fps, settings.max_gap_fill_s)
     expected_s = min(timeline.packet_count / float(timeline.rate_fps), (settings.end_s or math.inf) - settings.start_s)
-    measures = PictureMeasures(sampled_frames=SampledFrames(int(expected_s * float(rate_fps))))
+    measures = FrameMeasures(sampled_frames=SampledFrames(int(expected_s * float(rate_fps))))
     with open_container(source.path, HWAccel("cuda") if source.hardware else None) as container:
         stream = best_stream(container)
         configure_decoder(stream, settings.max_pixels, source.thread_count)
@@ -280,7 +282,7 @@ def _build_result(
     normalized_by: str,
     source: _Source,
     slots: _Slots,
-    measures: PictureMeasures,
+    measures: FrameMeasures,
     decoder: RecordingDecoder,
     ledger: PacketLedger,
     size_px: tuple[int, int],

@@ -4,8 +4,8 @@ from array import array
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from resources.media.decode import PacketLedger
-from resources.media.picture_measures import PictureMeasures
+from resources.media.frame_measures import FrameMeasures
+from resources.media.source_decoder import PacketLedger
 
 
 @dataclass
@@ -13,10 +13,10 @@ class FrameRows:
     """The normalized frames in order, one array entry each.
 
     Attributes:
-        source_frame_index: Index of the source frame that it shows.
-        time_s: Its time on the source's clock: PTS minus the PTS of the first decoded frame.
-        is_duplicated: Whether it repeats the previous frame.
-        gap_s: Length of an unfilled gap before it; 0 if there is none.
+        source_frame_index: Index of the source frame that the normalized frame shows.
+        time_s: Time of the source frame on the source's clock: PTS minus the PTS of the first decoded frame.
+        is_duplicated: Whether the frame repeats the previous one.
+        gap_s: Length of an unfilled gap before the frame; 0 if there is none.
     """
 
     source_frame_index: "array[int]" = field(default_factory=lambda: array("i"))
@@ -37,7 +37,7 @@ class FrameRows:
 
 @dataclass(frozen=True)
 class NormalizedVideo:
-    """The normalized video of a recording, and the account of every packet and frame.
+    """The normalized video of a recording, and the outcome of every packet and frame.
 
     Attributes:
         normalized_by: `encode`, `remux`, or `reference` if no file was written and the source itself is used.
@@ -46,7 +46,7 @@ class NormalizedVideo:
         width_px: Width of the normalized video.
         height_px: Height of the normalized video.
         frames: Rows of the normalized frames.
-        measures: Picture measures of the normalized frames.
+        measures: Measures of the normalized frames.
         time_source: `pts`, or `frame_rate` if the source has no timestamps.
         is_variable_rate: Whether the source has a variable frame rate.
         ledger: Outcome of the source's packets.
@@ -65,7 +65,7 @@ class NormalizedVideo:
     width_px: int
     height_px: int
     frames: FrameRows
-    measures: PictureMeasures
+    measures: FrameMeasures
     time_source: str
     is_variable_rate: bool
     ledger: PacketLedger

@@ -163,9 +163,9 @@ def _enum_name(numbering: type[ColorPrimaries] | type[ColorTrc] | type[Colorspac
 
 def _field_order(frame: VideoFrame, number: int) -> str:
     """Field order as declared by the stream; if unspecified, whether the first frame is interlaced."""
-    declared = _FIELD_ORDERS[number] if 0 <= number < len(_FIELD_ORDERS) else "unknown"
-    if declared != "unknown":
-        return declared
+    stream_field_order = _FIELD_ORDERS[number] if 0 <= number < len(_FIELD_ORDERS) else "unknown"
+    if stream_field_order != "unknown":
+        return stream_field_order
     return "interlaced" if frame.interlaced_frame else "progressive"
 
 
@@ -176,10 +176,10 @@ def _read_creation_time(container: InputContainer, stream: VideoStream) -> tuple
         if not text or not re.match(r"\d{4}-\d\d-\d\d.\d\d:\d\d", text):
             continue
         try:
-            created = datetime.fromisoformat(text)
+            creation_time = datetime.fromisoformat(text)
         except ValueError:
             continue
-        created = created if created.tzinfo else created.replace(tzinfo=UTC)
-        if created.year >= _MIN_CREATION_YEAR:
-            return created.astimezone(UTC), tag
+        creation_time = creation_time if creation_time.tzinfo else creation_time.replace(tzinfo=UTC)
+        if creation_time.year >= _MIN_CREATION_YEAR:
+            return creation_time.astimezone(UTC), tag
     return None, None

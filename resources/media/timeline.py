@@ -34,7 +34,7 @@ class Timeline:
     Attributes:
         packet_count: Video packets in the file.
         rate_fps: Frame rate; the most common one if the rate is variable.
-        has_timestamps: Whether times come from the file's timestamps; otherwise they come from its frame rate.
+        has_timestamps: Whether times are computed from the file's timestamps, else from its frame rate.
         is_variable_rate: Whether timestamps deviate from the rate by half a frame or more.
         first_pts_s: Earliest PTS on the file's own clock; None without timestamps.
         dts: DTS of each packet in the stream's time base if the packets can be remuxed, else empty.
@@ -56,7 +56,7 @@ class Timeline:
 
 
 class PacketClock:
-    """Presentation times of packets on the file's clock, continued where that clock jumps back, as in joined files."""
+    """Computes presentation times of packets on the file's clock, continued where it jumps back (joined files)."""
 
     def __init__(self, stream: VideoStream) -> None:
         self._time_base = float(stream.time_base or 1)
@@ -172,7 +172,7 @@ def estimate_rate(times_s: np.ndarray, header_rates_fps: Sequence[Fraction]) -> 
     relative_s = times_s - times_s[0]
     deviation_s = float(np.abs(relative_s - np.arange(count) / mean_fps).max())
     if deviation_s < 0.5 / mean_fps:
-        # A constant rate: prefer header rates, then standard ones, that drift by less than a quarter of a frame in all.
+        # A constant rate: prefer a header rate, then a standard rate, whose total drift is below a quarter of a frame.
         for candidate in (*header_rates_fps, *_STANDARD_RATES_FPS):
             if abs(float(candidate) - mean_fps) * elapsed_s < 0.25:
                 return candidate, float(np.abs(relative_s - np.arange(count) / float(candidate)).max())

@@ -47,11 +47,11 @@ class Delivery:
     """The result of sending a message to a channel.
 
     Attributes:
-        state: sent; missed: the message certainly did not arrive; unknown: it may have arrived.
+        state: sent; undelivered: the message certainly did not arrive; unknown: it may have arrived.
         error: The error, without any secret; for a message that was sent, the recipients that were refused.
     """
 
-    state: Literal["sent", "missed", "unknown"]
+    state: Literal["sent", "undelivered", "unknown"]
     error: str | None = None
 
 
@@ -96,9 +96,9 @@ def send_message(channel: Channel, message: Message) -> Delivery:
                 secrets.append(resolve_secret(channel.password))
             delivery = _send_email(channel, secrets[0] if secrets else "", message)
     except (PipelineError, ValueError) as error:
-        delivery = Delivery("missed", as_sentence(error))
+        delivery = Delivery("undelivered", as_sentence(error))
     except Exception as error:
-        # The boundary that keeps the failure of one channel to itself, whatever its kind.
+        # An error of any class in one channel must not stop the other channels.
         delivery = Delivery("unknown", f"Unexpected {type(error).__name__}: {error}.")
     return Delivery(delivery.state, _mask_secrets(secrets, delivery.error))
 
@@ -150,16 +150,16 @@ def _post_to_webhook(channel: WebhookSettings, url: str, message: Message) -> De
         with error, suppress(OSError, http.client.HTTPException):
             response = error.read(MAX_RESPONSE_LENGTH).decode(errors="replace")
             sentence = as_sentence(f"The server answers {error.code} {error.reason}: {response}")
-            return Delivery("unknown" if error.code in _GATEWAY_STATUSES else "missed", sentence)
-        return Delivery("missed", as_sentence(f"The server answers {error.code}"))
+            return Delivery("unknown" if error.code in _GATEWAY_STATUSES else "undelivered", sentence)
+        return Delivery("undelivered", as_sentence(f"The server answers {error.code}"))
     except urllib.error.URLError as error:
         # Raised until the request is sent completely; these reasons occur before any of it is sent.
         reason = error.reason
-        is_missed = isinstance(reason, (socket.gaierror, ConnectionRefusedError, ssl.SSLError, TimeoutError)) or (
+        is_undelivered = isinstance(reason, (socket.gaierror, ConnectionRefusedError, ssl.SSLError, TimeoutError)) or (
             isinstance(reason, OSError) and reason.errno in _UNREACHABLE_ERRNOS
         )
         sentence = as_sentence(f"The server cannot be reached: {reason}")
-        return Delivery("missed" if is_missed else "unknown", sentence)
+        return Delivery("undelivered" if is_undelivered else "unknown", sentence)
     except (OSError, http.client.HTTPException) as error:
         return Delivery("unknown", as_sentence(f"The server did not answer: {error or type(error).__name__}"))
 
@@ -178,16 +178,16 @@ def _send_email(channel: EmailSettings, password: str, message: Message) -> Deli
         return Delivery("sent", f"Refused: {', '.join(refused_recipients)}." if refused_recipients else None)
     except smtplib.SMTPRecipientsRefused as error:
         refusals = [f"{recipient}: {_answer_text(*answer)}" for recipient, answer in error.recipients.items()]
-        return Delivery("missed", as_sentence("; ".join(refusals)))
+        return Delivery("undelivered", as_sentence("; ".join(refusals)))
     except smtplib.SMTPResponseException as error:
-        return Delivery("missed", as_sentence(_answer_text(error.smtp_code, error.smtp_error)))
+        return Delivery("undelivered", as_sentence(_answer_text(error.smtp_code, error.smtp_error)))
     except smtplib.SMTPServerDisconnected as error:
-        return Delivery("unknown" if may_have_arrived else "missed", as_sentence(error))
+        return Delivery("unknown" if may_have_arrived else "undelivered", as_sentence(error))
     except (smtplib.SMTPException, ValueError) as error:
-        return Delivery("missed", as_sentence(error))
+        return Delivery("undelivered", as_sentence(error))
     except OSError as error:
         sentence = as_sentence(f"The server cannot be reached: {error}")
-        return Delivery("unknown" if may_have_arrived else "missed", sentence)
+        return Delivery("unknown" if may_have_arrived else "undelivered", sentence)
     finally:
         if server is not None:
             server.close()

@@ -65,10 +65,10 @@ class Message:
     def listed_events(self) -> list[NotificationEvent]:
         """The most severe events, limited in number and in length."""
         severity = list(_TITLE_TEMPLATES)
-        ranked = sorted(self.events, key=lambda event: severity.index(event.kind))
+        ranked_events = sorted(self.events, key=lambda event: severity.index(event.kind))
         return [
             replace(event, message=_truncate(event.message, _MAX_SENTENCE_LENGTH))
-            for event in ranked[:_MAX_LISTED_EVENTS]
+            for event in ranked_events[:_MAX_LISTED_EVENTS]
         ]
 
     @property

@@ -94,19 +94,19 @@ def _draw_label(
     left = max(0.0, min(float(box[0]), image_size[0] - width))
     top = box[1] - height if box[1] >= height else box[1]
     label = (left, top, left + width, top + height)
-    if any(_overlap(label, other) for other in labels):
+    if any(_do_overlap(label, drawn_label) for drawn_label in labels):
         return
     labels.append(label)
     draw.rectangle(label, fill=colour)
     draw.text((left + 1, top + height / 2), text, fill=(0, 0, 0), font=load_font(), anchor="lm")
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+def _do_overlap(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether two rectangles of corners (x_min, y_min, x_max, y_max) overlap."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def drawable_name(name: str, fallback: str) -> str:
     """The name, or the fallback where the font lacks some of its letters."""
-    missing = bytes(load_font().getmask("\uffff"))  # not a character: every font draws its missing-glyph box
-    return fallback if any(bytes(load_font().getmask(letter)) == missing for letter in set(name)) else name
+    missing_glyph = bytes(load_font().getmask("\uffff"))  # not a character: every font draws its missing-glyph box
+    return fallback if any(bytes(load_font().getmask(letter)) == missing_glyph for letter in set(name)) else name

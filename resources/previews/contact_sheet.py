@@ -45,8 +45,8 @@ def contact_sheet(
 
 
 def _truncate_text(text: str, width_px: int) -> str:
-    truncated = text
-    while truncated and load_font().getlength(truncated) > width_px:
+    truncated_text = text
+    while truncated_text and load_font().getlength(truncated_text) > width_px:
         text = text[:-1]
-        truncated = text + "…" if text else ""
-    return truncated
+        truncated_text = text + "…" if text else ""
+    return truncated_text

@@ -1,4 +1,4 @@
-"""Limits how often running work emits a preview, and passes preview images from the decoder to the detector."""
+"""Limits how often a running stage emits a preview, and passes preview images from the decoder to the detector."""
 
 import time
 
@@ -11,9 +11,9 @@ PREVIEW_INTERVAL_S, MAX_PREVIEWS_PER_RECORDING = 5.0, 40
 
 
 class PreviewThrottle:
-    """Limits previews of running work to one per interval and to a maximum number per recording.
+    """Limits the previews of a running stage to one per interval and to a maximum number per recording.
 
-    The first preview is due one interval after the start, so that short work emits none.
+    The first preview is due one interval after the start, so a short stage emits none.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class PreviewThrottle:
 
 
 class PreviewFrame:
-    """Passes a small copy of a frame, when a preview is due, from the decoding thread to the thread with its boxes.
+    """Passes a small copy of a frame, when a preview is due, from the decoding thread to the thread that has its boxes.
 
     Args:
         frames_total: Frames expected; 0 if unknown.
@@ -47,7 +47,7 @@ class PreviewFrame:
         self._throttle, self._frames_total = PreviewThrottle(), frames_total
         self._pending: tuple[int, np.ndarray] | None = None
 
-    def keep_if_due(self, position: int, image: Image) -> None:
+    def store_if_due(self, position: int, image: Image) -> None:
         """Store a small copy of a frame if a preview is due and no earlier copy is pending.
 
         Args:

@@ -101,7 +101,7 @@ def _time_axis(duration_s: float, plot_width: int, height: int) -> list[str]:
 def _event_strokes(x: np.ndarray, is_up: np.ndarray, middle: int, plot_width: int) -> list[str]:
     parts = [f'<path d="M{_CHART_LEFT} {middle}h{plot_width}" stroke="#999"/>']
     for points_up, reach, colour in ((True, -_LANE_HEIGHT // 2, "#2f7d32"), (False, _LANE_HEIGHT // 2, "#c53030")):
-        # Strokes at the same position are drawn once, so that the document stays small however many events there are.
+        # Strokes at the same position are drawn once, so that the document stays small with many events.
         positions = np.unique((x[is_up == points_up] / _STROKE_WIDTH).round() * _STROKE_WIDTH).astype(int).tolist()
         strokes = "".join(f"M{position} {middle}v{reach}" for position in positions)
         parts.append(f'<path d="{strokes}" stroke="{colour}" stroke-width="2"/>' if strokes else "")

@@ -44,7 +44,7 @@ class Table:
 
     Attributes:
         name: Name of the table.
-        grain: What one row is, as a sentence.
+        grain: Meaning of one row, as a sentence.
         key: Names of the columns that identify a row.
         columns: The columns, in order.
         per_recording: Whether every row belongs to a recording and is replaced with it.

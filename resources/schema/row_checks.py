@@ -17,10 +17,10 @@ def broken_rules(table: Table, rows: pa.Table | Dataset) -> list[str]:
         table: The declaration.
         rows: Rows with the declared columns, in any order.
     """
-    if missing := [column.name for column in table.columns if column.name not in rows.schema.names]:
-        return [f"{table.name}: the columns {', '.join(missing)} are missing."]
+    if missing_columns := [column.name for column in table.columns if column.name not in rows.schema.names]:
+        return [f"{table.name}: the columns {', '.join(missing_columns)} are missing."]
     total, violations = 0, Counter[str]()
-    # Without SQL, which takes ten times as long to plan so many conditions as it takes to check a recording's rows.
+    # Not in SQL: planning so many conditions takes ten times as long as checking the rows of a recording.
     for batch in rows.to_batches(columns=table.arrow_schema.names) if isinstance(rows, Dataset) else rows.to_batches():
         total += batch.num_rows
         for column in table.columns:
@@ -30,13 +30,13 @@ def broken_rules(table: Table, rows: pa.Table | Dataset) -> list[str]:
     ]
     keys = rows.to_table(columns=list(table.key)) if isinstance(rows, Dataset) else rows.select(list(table.key))
     counts = keys.group_by(list(table.key)).aggregate([([], "count_all")])["count_all"]
-    if repeated := len(counts.filter(pc.greater(counts, 1))):
-        sentences.append(f"{table.name}: {repeated} keys ({', '.join(table.key)}) are in more than one row.")
+    if repeated_key_count := len(counts.filter(pc.greater(counts, 1))):
+        sentences.append(f"{table.name}: {repeated_key_count} keys ({', '.join(table.key)}) are in more than one row.")
     return sentences
 
 
 def _count_violations(column: Column, values: pa.Array) -> Iterator[tuple[str, int]]:
-    """Count the values that break each rule of a column; a NULL breaks only the rule that it is not allowed.
+    """Count the values that break each rule of a column; a NULL breaks only the rule that the column is never NULL.
 
     Yields:
         Rule and number of values.

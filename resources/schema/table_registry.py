@@ -75,7 +75,7 @@ def model_tables(task: str, model_name: str | None = None) -> tuple[Table, ...]:
     Args:
         task: Task of the model, as in Ultralytics.
         model_name: Name of a further model, which prefixes the names of its tables; None means the detector, which
-            writes detections whatever its task, because tracks are computed from them.
+            writes detections for every task, because tracks are computed from them.
     """
     if model_name is None:
         return tuple(dict.fromkeys((DETECTIONS, *_TABLES_BY_TASK[task])))

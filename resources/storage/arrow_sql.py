@@ -15,7 +15,7 @@ def select(
 
     Args:
         query: SQL in DuckDB's dialect.
-        tables: The tables, by their names in the query; of a dataset only the needed columns and rows are read.
+        tables: The tables, by their names in the query; only the needed columns and rows of a dataset are read.
         parameters: Values of the query's `$name` parameters.
 
     Returns:

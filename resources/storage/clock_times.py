@@ -29,8 +29,8 @@ def wall_clock_times(started_at_utc: datetime | None, offset_s: np.ndarray) -> p
 def add_wall_clock_times(rows: pa.Table, started_at_utc: datetime | None) -> pa.Table:
     """Replace captured_at_utc of one recording's rows by the recording's start plus time_s.
 
-    A stage takes the start from the recording's row instead of the times in the rows that it reads, because a corrected
-    clock may be about to change them.
+    A stage uses the start in the recording's row, because the times in the rows that it reads may be outdated: after a
+    correction of the clock, `Store.set_clock` updates table after table.
     """
     column = rows.schema.get_field_index("captured_at_utc")
     times = wall_clock_times(started_at_utc, rows["time_s"].to_numpy())

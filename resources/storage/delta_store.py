@@ -48,7 +48,7 @@ class Store:
         self.tables_folder = data_folder / "tables"
         self.media_folder = data_folder / "media"
         self.check_fence: Callable[[], None] = lambda: None
-        """Called before every commit; raises if this process is fenced off."""
+        """Check that runs before every commit; raises if this process is fenced off."""
 
     @contextmanager
     def fenced_by(self, check_fence: Callable[[], None]) -> Iterator[None]:
@@ -59,7 +59,7 @@ class Store:
         retries the commit, and is checked again.
 
         Args:
-            check_fence: Raises if this process must not write any more.
+            check_fence: The check; raises if this process must not write any more.
         """
         previous_check, self.check_fence = self.check_fence, check_fence
         try:
@@ -98,7 +98,9 @@ class Store:
                 set(part["recording_id"].unique().to_pylist()) - {*recording_ids} if table.per_recording else ()
             )
             if unlisted_ids:
-                raise ValueError(f"{table.name}: rows of recordings that are not replaced: {sorted(unlisted_ids)}.")
+                raise ValueError(
+                    f"{table.name}: the recordings {sorted(unlisted_ids)} have rows but are not in recording_ids."
+                )
             if sentences := broken_rules(table, part):
                 raise ValueError(" ".join(sentences))
         conditions = [f"{name} = {_quote(value)}" for name, value in (only or {}).items()]
@@ -109,9 +111,9 @@ class Store:
         def commit() -> None:
             batches = (batch for part in parts for batch in part.to_batches())
             reader = pa.RecordBatchReader.from_batches(schema, batches)
-            newest = self._open_or_create(table)
+            delta = self._open_or_create(table)
             self.check_fence()
-            write_deltalake(newest, reader, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
+            write_deltalake(delta, reader, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
 
         self._commit_with_retries(table, commit)
         return sum(part.num_rows for part in parts)
@@ -121,10 +123,10 @@ class Store:
         table_names = []
         for table in TABLES.values():
             try:
-                stored = DeltaTable(str(self._folder(table))).schema()
+                stored_schema = DeltaTable(str(self._folder(table))).schema()
             except TableNotFoundError:
                 continue
-            if {column.name for column in stored.fields} != set(table.arrow_schema.names):
+            if {column.name for column in stored_schema.fields} != set(table.arrow_schema.names):
                 table_names.append(table.name)
         return table_names
 
@@ -155,17 +157,17 @@ class Store:
         """
         predicate = _recordings_condition(recording_ids)
 
-        # Without Delta's own UPDATE, which writes strings as Arrow views, on which its readers cannot filter.
+        # Delta's own UPDATE is not used: it writes strings as Arrow views, and its readers cannot filter on them.
         def commit() -> None:
-            newest = self._open_or_create(table)
+            delta = self._open_or_create(table)
             self.check_fence()
-            rows = self._rows(newest, table, recording_ids).to_table().cast(table.arrow_schema)
+            rows = self._rows(delta, table, recording_ids).to_table().cast(table.arrow_schema)
             for name, values in (compute(rows) if rows.num_rows else {}).items():
                 position = table.arrow_schema.get_field_index(name)
                 column = table.arrow_schema.field(position)
                 rows = rows.set_column(position, column, pa.array(values, column.type))
             if rows.num_rows:
-                write_deltalake(newest, rows, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
+                write_deltalake(delta, rows, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
 
         self._commit_with_retries(table, commit)
 
@@ -234,7 +236,7 @@ class Store:
         return self._rows(delta, table, recording_ids) if delta else dataset(table.arrow_schema.empty_table())
 
     def _rows(self, delta: DeltaTable, table: Table, recording_ids: Sequence[str] | None) -> Dataset:
-        # Without deltalake's own dataset, which builds a filter for every file of the table to read one recording.
+        # deltalake's own dataset is not used: to read one recording, it builds a filter for every file of the table.
         files = pa.table(delta.get_add_actions(flatten=True))
         if recording_ids is not None:
             min_id, max_id = files["min.recording_id"], files["max.recording_id"]

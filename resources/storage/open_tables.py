@@ -15,13 +15,13 @@ class OpenTable:
 
     def __init__(self, folder: Path, delta: DeltaTable) -> None:
         self.delta, self._log = delta, folder / "_delta_log"
-        self._note_commit()
+        self._remember_commit()
 
     def update(self) -> bool:
         """Read the commits since the last update.
 
         Returns:
-            False if the table on disk is not the one that was opened, because it was deleted or created again.
+            False if the table was deleted or created again since it was opened.
         """
         if self._commit_identity(self._version) != self._identity:
             return False
@@ -30,10 +30,10 @@ class OpenTable:
         except DeltaError as error:
             logger.info("The table %s is opened again: %s", self._log.parent, error)
             return False
-        self._note_commit()
+        self._remember_commit()
         return True
 
-    def _note_commit(self) -> None:
+    def _remember_commit(self) -> None:
         self._version = self.delta.version()
         self._identity = self._commit_identity(self._version)
 

@@ -1,8 +1,7 @@
 """results.duckdb: the database that people query, built as a new file and swapped in, never written in place.
 
 It contains views of the current Parquet files of the large tables, the small tables themselves, and a comment on every
-table and column. A published file is never changed, so no open client can block the pipeline and no run can break a
-query.
+table and column. A published file is never changed, so no open client blocks the pipeline, and no run breaks a query.
 """
 
 import json
@@ -58,7 +57,7 @@ def publish(store: Store) -> bool:
         link.unlink(missing_ok=True)
         link.symlink_to(database.relative_to(store.data_folder))
         link.replace(results_path(store.data_folder))
-        _remove_old(folder, database)
+        _remove_old_files(folder, database)
     for table in store.tables():
         store.compact(table)
     return True
@@ -66,20 +65,20 @@ def publish(store: Store) -> bool:
 
 def published_versions(data_folder: Path) -> dict[str, int] | None:
     """The Delta version of every table in results.duckdb; None if it does not exist or the data folder was moved."""
-    # Not read from the database itself: a client that has it open for writing locks out all others.
+    # The versions are in a JSON file: a client that has the database open for writing locks out all others.
     try:
         contents = json.loads(results_path(data_folder).resolve().with_suffix(".json").read_text())
     except FileNotFoundError:
         return None
     if contents["data_folder"] != str(data_folder):
-        return None  # the views contain absolute paths of the previous place
+        return None  # the views contain absolute paths in the previous data folder
     versions: dict[str, int] = contents["versions"]
     return versions
 
 
 def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
     with duckdb.connect() as connection:
-        connection.execute(f"ATTACH '{_escaped(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
+        connection.execute(f"ATTACH '{_escape_quotes(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE results")
         connection.execute("BEGIN")  # otherwise every comment would be a write to the disk of its own
         counts = {table.name: _publish_table(connection, table, store) for table in store.tables()}
@@ -87,7 +86,7 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
         connection.execute(CAMERA_TIMELINE)
         for column, comment in CAMERA_TIMELINE_COMMENTS.items():
             target = f"COLUMN camera_timeline.{column}" if column else "VIEW camera_timeline"
-            connection.execute(f"COMMENT ON {target} IS '{_escaped(comment)}'")
+            connection.execute(f"COMMENT ON {target} IS '{_escape_quotes(comment)}'")
         connection.execute(
             f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
             "published_at_utc TIMESTAMPTZ)"
@@ -120,7 +119,7 @@ def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: S
         connection.unregister("current_rows")
         kind, count = "TABLE", rows.num_rows
     else:
-        file_list = ", ".join(f"'{_escaped(file)}'" for file in files)
+        file_list = ", ".join(f"'{_escape_quotes(file)}'" for file in files)
         names = ", ".join(column.name for column in table.columns)
         connection.execute(f"CREATE VIEW {table.name} AS SELECT {names} FROM read_parquet([{file_list}])")
         kind = "VIEW"
@@ -137,12 +136,12 @@ def _derive(connection: duckdb.DuckDBPyConnection, table: Table, query: str) -> 
 
 
 def _comment(connection: duckdb.DuckDBPyConnection, kind: str, table: Table) -> None:
-    connection.execute(f"COMMENT ON {kind} {table.name} IS '{_escaped(table.comment)}'")
+    connection.execute(f"COMMENT ON {kind} {table.name} IS '{_escape_quotes(table.comment)}'")
     for column in table.columns:
-        connection.execute(f"COMMENT ON COLUMN {table.name}.{column.name} IS '{_escaped(column.comment)}'")
+        connection.execute(f"COMMENT ON COLUMN {table.name}.{column.name} IS '{_escape_quotes(column.comment)}'")
 
 
-def _remove_old(folder: Path, current: Path) -> None:
+def _remove_old_files(folder: Path, current: Path) -> None:
     """Delete published files that are too old for a client to be about to open them."""
     for file in folder.glob("results-*.duckdb"):
         if file != current and time.time() - file.stat().st_mtime > _KEEP_OLD_S:
@@ -151,7 +150,7 @@ def _remove_old(folder: Path, current: Path) -> None:
             Path(f"{file}.wal").unlink(missing_ok=True)
 
 
-def _escaped(text: str) -> str:
+def _escape_quotes(text: str) -> str:
     return text.replace("'", "''")
 
 

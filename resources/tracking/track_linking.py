@@ -1,4 +1,4 @@
-"""Links between tracks that end and tracks that start later near the same place."""
+"""Links between tracks and the later tracks that continue them near the same place."""
 
 from dataclasses import dataclass, fields
 
@@ -34,37 +34,37 @@ class TrackEnds:
         return TrackEnds(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def link_tracks(ended: TrackEnds, started: TrackEnds, max_gap_s: float) -> list[tuple[int, int]]:
-    """Link each track that ended to the track that best continues it, if any.
+def link_tracks(ends: TrackEnds, starts: TrackEnds, max_gap_s: float) -> list[tuple[int, int]]:
+    """Link each track to the later track that best continues it, if any.
 
     From either side the position is extrapolated at constant velocity to the middle of the gap, but for a limited time.
     The two positions must be close relative to the object's size, the sizes similar and the classes equal. Links are
-    chosen greedily, smallest distance first; each end and each start is used once.
+    selected greedily, smallest distance first; each end and each start is used once.
 
     Args:
-        ended: Last boxes of tracks.
-        started: First boxes of tracks, on the same clock.
+        ends: Last boxes of tracks.
+        starts: First boxes of tracks, on the same clock.
         max_gap_s: The longest gap in seconds.
 
     Returns:
-        Pairs of (row of ended, row of started).
+        Pairs of (row of ends, row of starts).
     """
-    order = np.argsort(started.time_s, kind="stable")
-    starts_s = started.time_s[order]
-    first = np.searchsorted(starts_s, ended.time_s, side="right")
-    counts = np.searchsorted(starts_s, ended.time_s + max_gap_s, side="right") - first
+    order = np.argsort(starts.time_s, kind="stable")
+    starts_s = starts.time_s[order]
+    first = np.searchsorted(starts_s, ends.time_s, side="right")
+    counts = np.searchsorted(starts_s, ends.time_s + max_gap_s, side="right") - first
     # All pairs whose gap is short enough, as two parallel arrays of rows.
     end_row = np.repeat(np.arange(len(counts)), counts)
     start_row = order[np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())]
-    gap_s = started.time_s[start_row] - ended.time_s[end_row]
+    gap_s = starts.time_s[start_row] - ends.time_s[end_row]
     half_s = np.minimum(gap_s[:, None] / 2, _MAX_EXTRAPOLATION_S)
-    end_position = ended.centre[end_row] + ended.velocity[end_row] * half_s
-    offset = end_position - started.centre[start_row] + started.velocity[start_row] * half_s
-    end_size, start_size = ended.size[end_row], started.size[start_row]
+    end_position = ends.centre[end_row] + ends.velocity[end_row] * half_s
+    offset = end_position - starts.centre[start_row] + starts.velocity[start_row] * half_s
+    end_size, start_size = ends.size[end_row], starts.size[start_row]
     mean_size = (end_size + start_size) / 2
     distance = np.hypot(*offset.T) / (mean_size * (_MAX_DISTANCE_SIZES + _MAX_DISTANCE_SIZES_PER_S * gap_s))
     size_ratio = np.maximum(end_size, start_size) / np.minimum(end_size, start_size)
-    is_same_class = ended.class_id[end_row] == started.class_id[start_row]
+    is_same_class = ends.class_id[end_row] == starts.class_id[start_row]
     is_candidate = (distance <= 1) & (size_ratio <= _MAX_SIZE_RATIO) & is_same_class
     links: list[tuple[int, int]] = []
     used_ends: set[int] = set()

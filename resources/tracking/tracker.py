@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from resources.config.tracking_config import TrackSettings
+from resources.geometry.box_overlap import iou, iou_matrix
 
 # The motion model. Lengths are relative to the object's size (the square root of its box's area), times in seconds, so
 # that one set of values serves near and far objects at any frame rate. STD is a standard deviation.
@@ -228,11 +229,6 @@ def _match(
         track_of_box[columns[column_of_row[is_matched]]] = rows[is_matched]
 
 
-def iou_matrix(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes xyxy of shapes (n, 4) and (m, 4), as an array of shape (n, m)."""
-    return _iou(boxes_a[:, None, :], boxes_b[None, :, :])
-
-
 def _height_modulated_iou(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
     """Intersection over union times that of the vertical extents alone.
 
@@ -241,12 +237,4 @@ def _height_modulated_iou(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarra
     """
     shared = np.minimum(boxes_a[..., 3], boxes_b[..., 3]) - np.maximum(boxes_a[..., 1], boxes_b[..., 1])
     whole = np.maximum(boxes_a[..., 3], boxes_b[..., 3]) - np.minimum(boxes_a[..., 1], boxes_b[..., 1])
-    return np.asarray(_iou(boxes_a, boxes_b) * shared.clip(0) / np.maximum(whole, 1e-9))
-
-
-def _iou(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
-    width = np.minimum(boxes_a[..., 2], boxes_b[..., 2]) - np.maximum(boxes_a[..., 0], boxes_b[..., 0])
-    height = np.minimum(boxes_a[..., 3], boxes_b[..., 3]) - np.maximum(boxes_a[..., 1], boxes_b[..., 1])
-    shared = width.clip(0) * height.clip(0)
-    areas = [(boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]) for boxes in (boxes_a, boxes_b)]
-    return np.asarray(shared / np.maximum(areas[0] + areas[1] - shared, 1e-9))
+    return np.asarray(iou(boxes_a, boxes_b) * shared.clip(0) / np.maximum(whole, 1e-9))

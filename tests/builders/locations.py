@@ -1,4 +1,4 @@
-"""Where the recordings and weights lie that tests read."""
+"""Locations of the recordings and weights that tests read."""
 
 import os
 from pathlib import Path

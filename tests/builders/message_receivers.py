@@ -115,7 +115,7 @@ class Mailbox:
 
 
 class _ControllerOnFreePort(Controller):
-    """Listens on a free port, and stores which in `port`."""
+    """Listens on a free port; `port` is its number."""
 
     def _trigger_server(self) -> None:
         assert self.server is not None

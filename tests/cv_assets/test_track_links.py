@@ -19,7 +19,7 @@ from tests.builders.track_rows import STARTED, moving_track_boxes
 
 
 def timed_recording(recording_id: str, start_s: float, camera: str = "gate") -> dict[str, Any]:
-    """The columns that linking reads of a recording of 10 s."""
+    """A recording of 10 s: the columns of `recordings` that linking reads."""
     return {
         "recording_id": recording_id,
         "camera": camera,

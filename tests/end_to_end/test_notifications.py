@@ -35,7 +35,7 @@ def test_each_event_is_reported_once_however_often_the_folder_is_processed(
             assert run_cv_assets(*arguments, postgres_url=history_url).returncode == 1
         texts = sorted(event["message"] for message in webhook.messages for event in message["events"])
         assert len(texts) == 2
-        assert "not a video that can be opened (100 bytes)" in texts[0]
+        assert "rejected: The file is not a video that can be opened (100 bytes)" in texts[0]
         assert texts[1].startswith("good-") and texts[1].endswith(" succeeded.")
         with open_results(tmp_path / "data") as results:
             rows = results.execute("SELECT kind, channel, state FROM notifications ORDER BY kind").fetchall()

@@ -94,7 +94,7 @@ class NotifiedPipeline:
                 self.instance.report_runless_asset_event(AssetMaterialization(name, partition=recording_id))
 
     def fail(self, recording_id: str, attempt: int, error: str = "The file is broken.") -> None:
-        """Leave what a failed run leaves: its events, its status and the recording's error."""
+        """Store the traces of a failed run: its events, its status and the recording's error."""
         tags = {PARTITION_NAME_TAG: recording_id, ATTEMPT_TAG: str(attempt)}
         run = DagsterRun(job_name=INGEST, run_id=make_new_run_id(), tags=tags, status=DagsterRunStatus.STARTED)
         self.instance.add_run(run)
@@ -266,16 +266,18 @@ def test_a_camera_without_data_is_reported_once_and_again_when_data_resumes(
     assert [event["subject"] for event in webhook.messages[2]["events"]] == ["gate"]  # a file arrives from the yard
 
 
-def test_a_missed_delivery_is_retried_together_with_newer_events(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+def test_an_undelivered_message_is_retried_together_with_newer_events(
+    pipeline: NotifiedPipeline, webhook: Webhook
+) -> None:
     pipeline.notify()
     pipeline.add_recordings("a")
     pipeline.complete("a")
     webhook.response_statuses = [500, 503]
-    assert pipeline.notify().startswith("ops: missed (The server answers 500")
+    assert pipeline.notify().startswith("ops: undelivered (The server answers 500")
     pipeline.add_recordings("b")
     pipeline.complete("b")
     assert pipeline.notify(30) == NO_EVENTS  # the first retry is due after one minute
-    assert pipeline.notify(31).startswith("ops: missed (The server answers 503")
+    assert pipeline.notify(31).startswith("ops: undelivered (The server answers 503")
     assert pipeline.notify(60) == NO_EVENTS  # the second after three minutes
     assert pipeline.notify(121) == "ops: sent"
     assert pipeline.notify(9999) == NO_EVENTS
@@ -308,7 +310,7 @@ def test_a_failing_channel_does_not_affect_the_others(pipeline: NotifiedPipeline
         pipeline.complete("a")
         webhook.response_statuses = [500]
         sentence = pipeline.notify()
-        assert "desk: sent" in sentence and "ops: missed" in sentence
+        assert "desk: sent" in sentence and "ops: undelivered" in sentence
         assert pipeline.notify(120) == "ops: sent"
     assert [email["Subject"] for email in mailbox.emails] == ["cv-assets: a succeeded."]
     assert len(webhook.messages) == 2

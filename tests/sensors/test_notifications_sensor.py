@@ -40,7 +40,7 @@ def test_the_sensor_checks_again_when_something_happened_or_a_message_is_pending
         pipeline.add_recordings("bad", status="rejected", error="The file is not a video.")
         webhook.response_statuses = [500]
         monkeypatch.setattr(notification_ledger, "_FIRST_RETRY_S", 0.0)
-        assert str(tick(sensor, pipeline)).startswith("ops: missed")
+        assert str(tick(sensor, pipeline)).startswith("ops: undelivered")
         assert tick(sensor, pipeline) == "ops: sent"
         assert tick(sensor, pipeline) == tick(sensor, pipeline) == "No new events."
         assert len(webhook.messages) == 2

@@ -22,7 +22,7 @@ from resources.source_index import SourceIndex, identify_files
 from resources.storage.results_database import open_results, publish
 from resources.watched_files import list_watched_files
 from sensors.recording_states import STALE_VARIABLE, RecordingState, read_recording_states
-from sensors.retention import prune
+from sensors.retention import delete_old_data
 from sensors.staleness import stale_assets
 from tests.builders.pipeline import INGEST_STAGES, Pipeline
 
@@ -31,11 +31,13 @@ pytestmark = pytest.mark.slow
 DAY_S = 86_400.0
 
 
-def prune_after(pipeline: Pipeline, days: float, **retention: Any) -> str:
+def delete_after(pipeline: Pipeline, days: float, **retention: Any) -> str:
     """Run retention as if some days had passed, by default without deleting runs and logs; returns its sentence."""
     never = dict.fromkeys(("runs_after_days", "logs_after_days"))
     settings = pipeline.settings.model_copy(update={"retention": RetentionSettings(**never | retention)})
-    return prune(pipeline.instance, pipeline.store, AssetGraph.build(settings), time.time() + days * DAY_S).sentence
+    return delete_old_data(
+        pipeline.instance, pipeline.store, AssetGraph.build(settings), time.time() + days * DAY_S
+    ).sentence
 
 
 def states_by_id(pipeline: Pipeline) -> Mapping[str, RecordingState]:
@@ -93,18 +95,18 @@ def test_runs_without_latest_materializations_are_deleted_and_asset_status_is_un
         known = {run.run_id for run in pipeline.instance.get_runs()}
         return [number for number, run_id in enumerate(run_ids) if run_id in known]
 
-    assert prune_after(pipeline, days=29, runs_after_days=30).startswith("Deleted 0 runs")
-    assert prune_after(pipeline, days=31, runs_after_days=30).startswith("Deleted 3 runs")
+    assert delete_after(pipeline, days=29, runs_after_days=30).startswith("Deleted 0 runs")
+    assert delete_after(pipeline, days=31, runs_after_days=30).startswith("Deleted 3 runs")
     # 1: the last attempt at `bad`, and the inputs of scenes; 2: scenes; 4 and 6: the latest of a and c.
     assert remaining() == [1, 2, 4, 6]
     assert asset_status(pipeline) == before
-    assert prune_after(pipeline, days=99, runs_after_days=30).startswith("Deleted 0 runs")
+    assert delete_after(pipeline, days=99, runs_after_days=30).startswith("Deleted 0 runs")
     assert runs_with_events(pipeline.instance, run_ids) == remaining()
 
     pipeline.run(["scenes"], "a", "a")
     pipeline.run(INGEST_STAGES, "bad", "bad")
     before = asset_status(pipeline)
-    assert prune_after(pipeline, days=31, runs_after_days=30).startswith("Deleted 2 runs")
+    assert delete_after(pipeline, days=31, runs_after_days=30).startswith("Deleted 2 runs")
     assert remaining() == [4, 6]
     assert asset_status(pipeline) == before
 
@@ -113,9 +115,9 @@ def test_logs_are_deleted_and_their_runs_stay(pipeline: Pipeline) -> None:
     run_id = pipeline.run(INGEST_STAGES, "a", "a").run_id
     logs = Path(pipeline.instance.storage_directory()) / run_id / "compute_logs"
     assert list(logs.iterdir())
-    prune_after(pipeline, days=13, logs_after_days=14)
+    delete_after(pipeline, days=13, logs_after_days=14)
     assert list(logs.iterdir())
-    prune_after(pipeline, days=15, logs_after_days=14)
+    delete_after(pipeline, days=15, logs_after_days=14)
     assert not logs.exists()
     assert pipeline.instance.get_runs(RunsFilter(run_ids=[run_id]))
 
@@ -125,11 +127,11 @@ def test_videos_are_deleted_and_stages_that_need_them_fail_with_the_remedy(pipel
     pipeline.run(["scenes"], "a", "a")
     before, recording_id = asset_status(pipeline), pipeline.ids["a"]
     video = pipeline.store.media_folder / recording_id / "normalized.mp4"
-    prune_after(pipeline, days=9)
+    delete_after(pipeline, days=9)
     assert video.exists()  # by default videos stay
-    assert "the videos of 0 recordings" in prune_after(pipeline, days=1, media_after_days=2)
-    assert "the videos of 1 recordings" in prune_after(pipeline, days=3, media_after_days=2)
-    assert "the videos of 0 recordings" in prune_after(pipeline, days=3, media_after_days=2)
+    assert "the videos of 0 recordings" in delete_after(pipeline, days=1, media_after_days=2)
+    assert "the videos of 1 recordings" in delete_after(pipeline, days=3, media_after_days=2)
+    assert "the videos of 0 recordings" in delete_after(pipeline, days=3, media_after_days=2)
     assert not video.exists()
     assert asset_status(pipeline) == before
     (row,) = pipeline.store.read(RECORDINGS, [recording_id]).to_pylist()
@@ -147,7 +149,7 @@ def test_stale_assets_of_a_deleted_video_are_recomputed_from_the_source_file_or_
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline.run(pipeline.stage_names, "a", "a")
-    prune_after(pipeline, days=3, media_after_days=2)
+    delete_after(pipeline, days=3, media_after_days=2)
     recording_id = pipeline.ids["a"]
     monkeypatch.setenv(STALE_VARIABLE, "1")
     assert states_by_id(pipeline)[recording_id].missing == set()
@@ -168,9 +170,9 @@ def test_crop_images_are_deleted_and_their_rows_stay(pipeline: Pipeline) -> None
         pipeline.store.replace(CROPS, [recording_id], pa.Table.from_pylist([values], CROPS.arrow_schema))
     for recording_id in ids[:2]:
         pipeline.instance.report_runless_asset_event(AssetMaterialization("crops", partition=recording_id))
-    assert "the crop images of 0" in prune_after(pipeline, days=1, crops_after_days=2)
-    assert "the crop images of 2" in prune_after(pipeline, days=3, crops_after_days=2)
-    assert "the crop images of 0" in prune_after(pipeline, days=3, crops_after_days=2)
+    assert "the crop images of 0" in delete_after(pipeline, days=1, crops_after_days=2)
+    assert "the crop images of 2" in delete_after(pipeline, days=3, crops_after_days=2)
+    assert "the crop images of 0" in delete_after(pipeline, days=3, crops_after_days=2)
     publish(pipeline.store)
     with open_results(pipeline.store.data_folder) as results:
         query = "SELECT recording_id, rank, octet_length(jpeg) FROM crops ORDER BY recording_id"
@@ -193,7 +195,7 @@ def test_leftovers_of_crashed_runs_are_deleted_once_no_recording_needs_them(pipe
     new_partial.write_bytes(b"x")
     for path in (*checkpoints, old_partial, media / "normalized.mp4"):
         os.utime(path, (time.time() - 2 * DAY_S,) * 2)
-    sentence = prune_after(pipeline, days=0)
+    sentence = delete_after(pipeline, days=0)
     assert sentence.endswith("and 3 leftover files of crashed runs; archived 0 recordings.")
     assert [folder.exists() for folder in checkpoints] == [True, False, False]  # a still lacks detections
     assert sorted(file.name for file in media.iterdir()) == [".1.partial.mp4", "normalized.mp4"]
@@ -213,9 +215,9 @@ def test_archived_recordings_are_no_partitions_and_their_rows_can_be_queried(pip
     pipeline.run(INGEST_STAGES, "a", "c")
     pipeline.run([name for name in pipeline.stage_names if name not in INGEST_STAGES], "c", "c")
     counts = {table.name: store.row_count(table) for table in store.tables() if table.per_recording}
-    assert prune_after(pipeline, days=364, archive_after_days=365).endswith("archived 0 recordings.")
+    assert delete_after(pipeline, days=364, archive_after_days=365).endswith("archived 0 recordings.")
     # c is complete, bad is rejected.
-    assert prune_after(pipeline, days=366, archive_after_days=365).endswith("archived 2 recordings.")
+    assert delete_after(pipeline, days=366, archive_after_days=365).endswith("archived 2 recordings.")
     assert list(states_by_id(pipeline)) == [ids["a"]]
     assert {table.name: store.row_count(table) for table in store.tables() if table.per_recording} == counts
     publish(store)

@@ -21,8 +21,8 @@ def new(name: str) -> RecordingState:
     return RecordingState(name, missing=ALL_ASSETS)
 
 
-def ingested(name: str, footage_s: float = 60.0) -> RecordingState:
-    return RecordingState(name, missing=ANALYSIS_ASSETS, footage_s=footage_s)
+def ingested(name: str, duration_s: float = 60.0) -> RecordingState:
+    return RecordingState(name, missing=ANALYSIS_ASSETS, duration_s=duration_s)
 
 
 def plan(*states: RecordingState, queued: dict[str, int] | None = None) -> list[tuple[str, str, int]]:
@@ -50,7 +50,7 @@ def test_a_batch_contains_only_consecutive_partitions() -> None:
 
 
 def test_no_run_is_planned_for_complete_and_rejected_recordings() -> None:
-    rejected = RecordingState("r", missing=ALL_ASSETS, failed=ALL_ASSETS, attempts=1, is_rejected=True)
+    rejected = RecordingState("r", missing=ALL_ASSETS, failed=ALL_ASSETS, attempt_count=1, is_rejected=True)
     assert plan(RecordingState("x"), rejected) == []
     assert rejected.is_done(2)
 
@@ -62,17 +62,17 @@ def test_no_run_is_planned_for_recordings_in_flight() -> None:
 
 
 def test_a_failed_recording_is_retried_once_in_a_run_of_its_own() -> None:
-    failed = RecordingState("b", missing=ALL_ASSETS, failed=frozenset({"recordings"}), attempts=1)
+    failed = RecordingState("b", missing=ALL_ASSETS, failed=frozenset({"recordings"}), attempt_count=1)
     assert plan(new("a"), failed, new("c")) == [(INGEST, "a", 1), (INGEST, "c", 1)]
     assert plan(failed) == [(INGEST, "b", 2)]
-    failed_twice = replace(failed, attempts=2)
+    failed_twice = replace(failed, attempt_count=2)
     assert plan(failed_twice) == []
     assert failed_twice.is_done(2)
 
 
 def test_a_stopped_recording_is_not_retried_before_its_time() -> None:
     stopped = RecordingState(
-        "a", missing=ANALYSIS_ASSETS, failed=frozenset({"detections"}), attempts=0, retry_at_s=1001.0
+        "a", missing=ANALYSIS_ASSETS, failed=frozenset({"detections"}), attempt_count=0, retry_at_s=1001.0
     )
     assert plan(stopped) == []
     assert not stopped.is_done(2)

@@ -10,7 +10,7 @@ from typing import Any
 from resources.inference.engines.engine import Outputs, ReadSampleImages
 from resources.inference.letterbox import InputFit
 from resources.inference.quantization import quantize
-from resources.inference.weights import ModelWeights, load_yolo
+from resources.inference.weights_description import ModelWeights, load_yolo
 from resources.media.frame_reader import Image
 
 _EXTRA_REQUESTS = 2  # waiting in OpenVINO's queue, so that none of its streams waits for Python
@@ -126,8 +126,10 @@ def _float_network(model: ModelWeights, fit: InputFit, folder: Path) -> Any:
             copy = Path(scratch, "model.pt")  # the exporter writes next to the weights: not into the user's folder
             shutil.copyfile(model.path, copy)
             size = (fit.input_height_px, fit.input_width_px)
-            exported = Path(load_yolo(copy).export(format="openvino", imgsz=size, nms=EXPORT_WITH_NMS, verbose=False))
-            _save_network(core.read_model(next(exported.glob("*.xml"))), folder / "model.xml")
+            export_path = Path(
+                load_yolo(copy).export(format="openvino", imgsz=size, nms=EXPORT_WITH_NMS, verbose=False)
+            )
+            _save_network(core.read_model(next(export_path.glob("*.xml"))), folder / "model.xml")
     return core.read_model(folder / "model.xml")
 
 
@@ -139,7 +141,7 @@ def _int8_network(
     file = folder / "int8.xml"
     if not file.exists():
         if read_calibration_images is None:
-            raise ValueError("int8 must be calibrated on images, and there are none.")
+            raise ValueError("The precision int8 must be calibrated on images, and there are none.")
         network = _add_preprocessing(_float_network(model, fit, folder))
         _save_network(quantize(network, read_calibration_images()), file)
     return openvino.Core().read_model(file)

@@ -12,7 +12,7 @@ from resources.inference.engines.openvino_engine import EXPORT_WITH_NMS
 from resources.inference.engines.torch_engine import TorchEngine
 from resources.inference.gpu_memory import is_out_of_memory
 from resources.inference.letterbox import InputFit
-from resources.inference.weights import ModelWeights, load_yolo
+from resources.inference.weights_description import ModelWeights, load_yolo
 
 logger = logging.getLogger(__name__)
 _BATCH = 16  # a TensorRT engine is built for one batch size
@@ -40,8 +40,8 @@ class TensorRtEngine(TorchEngine):
         self.batch = _BATCH
         try:
             self._network = AutoBackend(str(file), device=self._device, fp16=True, verbose=False).eval()
-            # It computes in f16, but its inputs and outputs may be f32: with the wrong type and without a graph, its
-            # memory would be misread.
+            # The network computes in f16, but its inputs and outputs may be f32: with the wrong type and without a
+            # graph, its memory would be misread.
             self._dtype = torch.float16 if self._network.backend.fp16 else torch.float32
             with torch.inference_mode(), torch.cuda.device(self._device):
                 self._run(torch.zeros((1, *self._input_shape), dtype=torch.uint8, device=self._device))
@@ -65,10 +65,10 @@ def has_tensorrt() -> bool:
     """Whether TensorRT and the packages that Ultralytics' exporter needs to build its engines are installed."""
     if importlib.util.find_spec("tensorrt") is None:
         return False
-    missing = [name for name in _EXPORTER_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        logger.warning("TensorRT is installed, but building its engines also needs %s.", " and ".join(missing))
-    return not missing
+    missing_packages = [name for name in _EXPORTER_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing_packages:
+        logger.warning("TensorRT is installed, but building its engines also needs %s.", " and ".join(missing_packages))
+    return not missing_packages
 
 
 def _build_engine_file(model: ModelWeights, fit: InputFit, device: Any, cache_folder: Path) -> Path:
@@ -86,7 +86,7 @@ def _build_engine_file(model: ModelWeights, fit: InputFit, device: Any, cache_fo
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             copy = Path(scratch, "model.pt")  # the exporter writes next to the weights: not into the user's folder
             shutil.copyfile(model.path, copy)
-            exported = load_yolo(copy).export(
+            export_path = load_yolo(copy).export(
                 format="engine",
                 imgsz=(fit.input_height_px, fit.input_width_px),
                 quantize=16,
@@ -95,5 +95,5 @@ def _build_engine_file(model: ModelWeights, fit: InputFit, device: Any, cache_fo
                 device=device.index or 0,
                 verbose=False,
             )
-            Path(exported).replace(file)
+            Path(export_path).replace(file)
     return file

@@ -13,7 +13,7 @@ from resources.errors import PipelineError
 from resources.inference.engines.engine import Outputs
 from resources.inference.gpu_memory import free_cached_memory, is_out_of_memory, out_of_memory_message
 from resources.inference.letterbox import InputFit
-from resources.inference.weights import ModelWeights, load_yolo
+from resources.inference.weights_description import ModelWeights, load_yolo
 from resources.media.frame_reader import Image
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class TorchEngine:
         return predictions if isinstance(predictions, list | tuple) else (predictions,)
 
     def _select_best_anchors(self, output: Any) -> Any:
-        """Select of (batch, values, anchors) the anchors with the highest class score, so that less is copied."""
+        """Select the anchors with the highest class score from (batch, values, anchors), so that less is copied."""
         if output.ndim != 3 or output.shape[2] <= _MAX_ANCHORS or output.shape[1] < 4 + self._class_count:
             return output
         best_score = output[:, 4 : 4 + self._class_count].amax(dim=1)

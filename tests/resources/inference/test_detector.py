@@ -20,6 +20,7 @@ SETTINGS = DetectionSettings(weights=str(BUNDLED_WEIGHTS))
 SCENE = demo_scene(3, 8, {"car": 2, "bicycle": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_detections_come_in_order_and_do_not_depend_on_the_other_frames(engine: str) -> None:
     images = [draw_frame(SCENE, step / 2)[0] for step in range(16)]
@@ -33,6 +34,7 @@ def test_detections_come_in_order_and_do_not_depend_on_the_other_frames(engine: 
         assert np.allclose(single_frame.xyxy, detections.xyxy, atol=0.5)
 
 
+@pytest.mark.slow
 def test_downscaled_images_give_the_same_boxes_in_pixels_of_the_full_size(tmp_path: Path) -> None:
     video, frame_indices, rate_fps = tmp_path / "a.mp4", range(10, 200, 10), Fraction(25)
     write_video(SCENE, video)

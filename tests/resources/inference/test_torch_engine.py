@@ -17,6 +17,7 @@ def engine() -> TorchEngine:
     return TorchEngine(model, Letterbox.for_stride(320, 180, 320), "cpu", "f32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [

@@ -128,6 +128,7 @@ def test_the_detection_version_depends_on_the_content_of_the_weights_not_on_thei
     assert versions[0] == versions[1] != versions[2]
 
 
+@pytest.mark.slow
 def test_real_weights_of_another_task_are_refused(corpus: Path, tmp_path: Path) -> None:
     settings = DetectionSettings(weights=str(corpus / "weights" / "weather-cls.pt"))
     with pytest.raises(

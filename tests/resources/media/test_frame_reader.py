@@ -27,6 +27,7 @@ def test_images_equal_those_of_a_new_conversion_context_per_frame(
     assert all(np.array_equal(expected[k], image) for k, image in zip([7, 8, 30], later_images, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "size_px"), [(2, (640, 360)), (2, (322, 180)), (3, (636, 360)), (3, (318, 180))])
 def test_downscaled_images_equal_linear_interpolation_of_full_size_ones(
     factor: int, size_px: tuple[int, int], tmp_path: Path

@@ -10,10 +10,10 @@ from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
 from resources.config.media_config import VideoSettings
 from resources.errors import RejectedRecordingError
+from resources.media.frame_measures import SampledFrames
 from resources.media.frame_reader import decode_frames, read_images
 from resources.media.normalize import normalize
 from resources.media.normalized_file import NormalizedVideo
-from resources.media.picture_measures import SampledFrames
 from resources.media.probe import probe
 from tests.builders.numbered_videos import MakeVideo, read_number
 from tests.builders.video_files import write_images_as_video

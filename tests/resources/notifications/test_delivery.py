@@ -109,7 +109,14 @@ def test_a_thousand_events_fit_into_one_short_message(payload_format: str) -> No
 
 @pytest.mark.parametrize(
     ("status", "state"),
-    [(500, "missed"), (503, "missed"), (429, "missed"), (404, "missed"), (302, "missed"), (502, "unknown")],
+    [
+        (500, "undelivered"),
+        (503, "undelivered"),
+        (429, "undelivered"),
+        (404, "undelivered"),
+        (302, "undelivered"),
+        (502, "unknown"),
+    ],
 )
 def test_an_error_status_is_reported_without_the_secret(web: Webhook, status: int, state: str) -> None:
     web.response_statuses = [status]
@@ -120,11 +127,11 @@ def test_an_error_status_is_reported_without_the_secret(web: Webhook, status: in
     assert len(web.messages) == 1  # redirects are not followed
 
 
-def test_a_message_to_a_server_that_does_not_exist_is_missed() -> None:
+def test_a_message_to_a_server_that_does_not_exist_is_undelivered() -> None:
     delivery = send_message(webhook_channel(f"http://{HOST}:{find_free_port()}/verysecret"), TWO_EVENTS)
-    assert (delivery.state, "refused" in str(delivery.error)) == ("missed", True)
+    assert (delivery.state, "refused" in str(delivery.error)) == ("undelivered", True)
     delivery = send_message(webhook_channel("http://nowhere.invalid/verysecret"), TWO_EVENTS)
-    assert delivery.state == "missed"
+    assert delivery.state == "undelivered"
     assert "verysecret" not in str(delivery)
 
 
@@ -146,7 +153,7 @@ def test_a_delivery_is_unknown_if_the_connection_closes_after_the_message() -> N
 def test_https_servers_are_verified_with_the_certificates_of_the_channel(authority: CertificateAuthority) -> None:
     with webhook_server(authority.certificate) as web:
         delivery = send_message(webhook_channel(web.url), TWO_EVENTS)
-        assert (delivery.state, web.messages) == ("missed", [])
+        assert (delivery.state, web.messages) == ("undelivered", [])
         assert "certificate verify failed" in str(delivery.error)
         assert send_message(webhook_channel(web.url, ca_file=str(authority.file)), TWO_EVENTS).state == "sent"
 
@@ -170,23 +177,25 @@ def test_emails_are_sent_with_and_without_encryption_and_login(
     assert mailbox.logins == ([("cv", "right")] if needs_login else [])
 
 
-def test_a_refused_email_is_missed_with_the_reason_but_without_the_password(authority: CertificateAuthority) -> None:
+def test_a_refused_email_is_undelivered_with_the_reason_but_without_the_password(
+    authority: CertificateAuthority,
+) -> None:
     with smtp_server("starttls", authority.certificate, needs_login=True) as mailbox:
         starttls = {"security": "starttls", "ca_file": str(authority.file)}
         delivery = send_message(email_channel(mailbox.port, **starttls, user="cv", password="wrong-one"), TWO_EVENTS)
-        assert delivery.state == "missed"
+        assert delivery.state == "undelivered"
         assert "535" in str(delivery.error) and "wrong-one" not in str(delivery)
         delivery = send_message(email_channel(mailbox.port, **starttls), TWO_EVENTS)
-        assert (delivery.state, "530" in str(delivery.error)) == ("missed", True)
+        assert (delivery.state, "530" in str(delivery.error)) == ("undelivered", True)
         delivery = send_message(email_channel(mailbox.port, security="starttls"), TWO_EVENTS)
-        assert (delivery.state, "certificate verify failed" in str(delivery.error)) == ("missed", True)
+        assert (delivery.state, "certificate verify failed" in str(delivery.error)) == ("undelivered", True)
     with smtp_server() as mailbox:
         delivery = send_message(email_channel(mailbox.port, security="starttls"), TWO_EVENTS)
-        assert (delivery.state, "STARTTLS" in str(delivery.error)) == ("missed", True)
+        assert (delivery.state, "STARTTLS" in str(delivery.error)) == ("undelivered", True)
         mailbox.response = "451 try later"
         delivery = send_message(email_channel(mailbox.port), TWO_EVENTS)
-        assert (delivery.state, delivery.error) == ("missed", "The server answers 451 try later.")
-    assert send_message(email_channel(find_free_port()), TWO_EVENTS).state == "missed"
+        assert (delivery.state, delivery.error) == ("undelivered", "The server answers 451 try later.")
+    assert send_message(email_channel(find_free_port()), TWO_EVENTS).state == "undelivered"
 
 
 def test_a_slow_channel_does_not_delay_the_others(web: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:

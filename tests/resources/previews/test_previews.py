@@ -156,7 +156,7 @@ def test_a_preview_is_taken_together_with_the_frame_that_it_shows(monkeypatch: p
 
     def decode() -> None:
         for position in range(4000):
-            preview_frame.keep_if_due(position, np.full((9, 16, 3), position % 251, np.uint8))
+            preview_frame.store_if_due(position, np.full((9, 16, 3), position % 251, np.uint8))
             positions.put(position)
 
     thread = threading.Thread(target=decode)

@@ -18,7 +18,7 @@ def fail_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
     Orphaned processes are killed first, before they can write. The interrupted runs' concurrency slots are freed. Runs
     that stopped because a person must act are retried without their usual delay.
 
-    Call it only in the process that holds the data folder's lock, before that process starts a daemon.
+    Call this function only in the process that holds the data folder's lock, before that process starts a daemon.
 
     Returns:
         Number of interrupted runs.

@@ -1,4 +1,4 @@
-"""Failed attempts: how often each recording was attempted and when it is retried."""
+"""Retries: how often each recording was attempted, and when a failed one is retried."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class AssetStatus:
 
 
 class Attempts(NamedTuple):
-    """Attempts at a recording so far; of two, the greater one decides.
+    """Attempts at a recording so far; `max` selects the asset of a recording that decides its retry.
 
     Attributes:
         attempt_count: Number of attempts.
@@ -86,8 +86,8 @@ class _FailedRun:
         attempt: Number of the attempt, starting at 1.
         retry_at_s: Time before which its recordings are not retried, in seconds since 1970.
         is_attempt: Whether it counts as an attempt; False if the pipeline was stopped or a person must act.
-        failed: The recordings that failed or were in progress when the run crashed: for the others of the batch it was
-            no attempt. None if they are unknown, so that it was an attempt at all of them.
+        failed: The recordings that failed, or the one in progress when the run crashed; the run counts as no attempt
+            at the others of its batch. None if they are unknown; the run then counts for all.
         stages: The stages that failed or crashed; empty if they are unknown.
         hold_reason: What a person must fix before a retry can succeed.
     """
@@ -108,12 +108,11 @@ class _FailedRun:
         run, ended_at_s = records[0].dagster_run, records[0].end_time or 0.0
         attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
         if stopped := run.tags.get(STOPPED_TAG):
-            # A person must act (weights, disk), or the machine lost power. Retrying soon is pointless while the same
-            # pipeline keeps running; after a restart there is no reason to wait.
+            # A person must act (weights, disk), or the machine lost power. While the same pipeline runs, the retry is
+            # delayed, because an immediate one would fail too; after a restart it is not.
             if stopped != "true":
                 return cls(attempt, is_attempt=False)
-            sentences = [failure_sentence(event) for event in _step_failures(instance, run_id)]
-            hold_reason = next(filter(None, sentences), "")
+            hold_reason = run_failure_sentence(instance, run_id) or ""
             return cls(attempt, ended_at_s + STOPPED_RETRY_AFTER_S, is_attempt=False, hold_reason=hold_reason)
         if crash := read_crash_marker(store, run_id):
             stage, recording_id = crash
@@ -143,6 +142,11 @@ class _FailedRun:
         """Count the attempts at a recording up to this run."""
         is_attempt = self.is_attempt and (self.failed is None or recording_id in self.failed)
         return Attempts(self.attempt if is_attempt else self.attempt - 1, self.retry_at_s, self.hold_reason)
+
+
+def run_failure_sentence(instance: DagsterInstance, run_id: str) -> str | None:
+    """Description of the first failure of a run that has one; None if none has."""
+    return next(filter(None, map(failure_sentence, _step_failures(instance, run_id))), None)
 
 
 def _step_failures(instance: DagsterInstance, run_id: str) -> list[DagsterEvent]:

@@ -56,7 +56,7 @@ class PacketLedger:
 
 
 class RecordingDecoder:
-    """Decodes a video stream and accounts for every packet; `ledger()` returns the account.
+    """Decodes a video stream, and records the outcome of every packet in a ledger.
 
     Args:
         container: The open file.
@@ -80,7 +80,7 @@ class RecordingDecoder:
         self._packet_times_s = array("d")  # seconds on the file's clock, NaN for a packet without PTS
 
     def packets(self) -> Iterator[tuple["av.Packet[Any]", list[VideoFrame]]]:
-        """Packets in file order, each with the frames that the decoder output in turn; the last packet flushes."""
+        """Read packets in file order; yields each with the frames that the decoder returned; the last one flushes."""
         packets = self._container.demux(self._stream)
         clock = PacketClock(self._stream)
         while True:
@@ -107,13 +107,13 @@ class RecordingDecoder:
             return []
 
     def frames(self) -> Iterator[tuple[int, float, VideoFrame]]:
-        """(source_frame_index, time_s, frame) in presentation order."""
+        """Decode frames in presentation order; yields (source_frame_index, time_s, frame)."""
         for _, frames in self.packets():
             for frame in frames:
                 yield *self.register_frame(frame), frame
 
     def register_frame(self, frame: VideoFrame) -> tuple[int, float]:
-        """Enter the next frame into the ledger; returns its source frame index and its time.
+        """Record the next frame in the ledger; returns its source frame index and its time.
 
         Returns:
             source_frame_index: 0-based, in presentation order.
@@ -147,7 +147,7 @@ class RecordingDecoder:
         """The ledger of all packets read so far."""
         outcomes = np.frombuffer(self._outcomes, np.int8) if self._outcomes else np.zeros(0, np.int8)
         is_decoded, is_discarded = outcomes == _DECODED, outcomes == _DISCARDED
-        is_corrupt, missing_s = self._find_corrupt(is_decoded, ~is_decoded & ~is_discarded)
+        is_corrupt, missing_s = self._find_corrupt_packets(is_decoded, ~is_decoded & ~is_discarded)
         return PacketLedger(
             packet_count=self.packet_count,
             decoded_count=self.decoded_count,
@@ -159,7 +159,7 @@ class RecordingDecoder:
             missing_s=missing_s,
         )
 
-    def _find_corrupt(
+    def _find_corrupt_packets(
         self, is_decoded: np.ndarray, is_without_frame: np.ndarray
     ) -> tuple[np.ndarray, tuple[tuple[float, float], ...]]:
         """Find the packets whose frame is lost, and the intervals in which frames are missing.
@@ -168,8 +168,8 @@ class RecordingDecoder:
         frame that is never presented.
 
         Args:
-            is_decoded: Whether a packet gave a frame, shape (packet_count,).
-            is_without_frame: Whether it gave none although it is not discarded, same shape.
+            is_decoded: Whether a frame was decoded from the packet, shape (packet_count,).
+            is_without_frame: Whether no frame was decoded although the packet is not discarded, same shape.
         """
         none_corrupt = np.zeros(len(is_decoded), bool)
         if not is_without_frame.any() or not is_decoded.any():
@@ -177,22 +177,24 @@ class RecordingDecoder:
         times_s = np.frombuffer(self._packet_times_s, float)
         if not self._timeline.has_timestamps or np.isnan(times_s).any():
             times_s = np.arange(len(is_decoded)) / float(self._timeline.rate_fps)
-        decoded_s = np.sort(times_s[is_decoded])
-        steps_s = np.diff(decoded_s)
+        decoded_times_s = np.sort(times_s[is_decoded])
+        steps_s = np.diff(decoded_times_s)
         nominal_step_s = float(1 / self._timeline.rate_fps)
         step_s = float(np.median(steps_s[steps_s > 0])) if (steps_s > 0).any() else nominal_step_s
-        previous = np.searchsorted(decoded_s, times_s, "right") - 1
-        following = np.searchsorted(decoded_s, times_s, "left")
-        last = len(decoded_s) - 1
-        since_previous_s = np.where(previous >= 0, times_s - decoded_s[np.maximum(previous, 0)], math.inf)
-        until_following_s = np.where(following <= last, decoded_s[np.minimum(following, last)] - times_s, math.inf)
+        previous = np.searchsorted(decoded_times_s, times_s, "right") - 1
+        following = np.searchsorted(decoded_times_s, times_s, "left")
+        last = len(decoded_times_s) - 1
+        since_previous_s = np.where(previous >= 0, times_s - decoded_times_s[np.maximum(previous, 0)], math.inf)
+        until_following_s = np.where(
+            following <= last, decoded_times_s[np.minimum(following, last)] - times_s, math.inf
+        )
         is_corrupt = is_without_frame & (since_previous_s >= 0.75 * step_s) & (until_following_s >= 0.5 * step_s)
         # Adjacent losses are in the same gap between two decoded frames, identified by the frame before it.
         intervals_s = []
         for gap in np.unique(previous[is_corrupt]):
-            lost_s = times_s[is_corrupt & (previous == gap)]
-            start_s = float(decoded_s[gap]) + step_s if gap >= 0 else float(lost_s.min())
-            end_s = float(decoded_s[gap + 1]) if gap < last else float(lost_s.max()) + step_s
-            zero_s = float(decoded_s[0])
+            lost_times_s = times_s[is_corrupt & (previous == gap)]
+            start_s = float(decoded_times_s[gap]) + step_s if gap >= 0 else float(lost_times_s.min())
+            end_s = float(decoded_times_s[gap + 1]) if gap < last else float(lost_times_s.max()) + step_s
+            zero_s = float(decoded_times_s[0])
             intervals_s.append((start_s - zero_s, max(end_s, start_s) - zero_s))
         return is_corrupt, tuple(intervals_s)

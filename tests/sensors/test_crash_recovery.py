@@ -52,7 +52,7 @@ WHOLE_RANGE = {
 }
 
 WriteScenes = Callable[[AssetExecutionContext, Store, str], None]
-"""What the test stage does with a recording, from the step's context, the store and the recording's id."""
+"""Processes one recording in the test stage: takes the step's context, the store and the recording's id."""
 
 
 def source_file(recording_id: str, source_path: str | None = None) -> SourceFile:
@@ -181,7 +181,7 @@ _CRASHING_RUN = """
 import os, signal, sys
 from pathlib import Path
 from dagster import DagsterInstance, resource
-from tests.sensors.test_recovery import Home, build_graph, write_scene_rows
+from tests.sensors.test_crash_recovery import Home, build_graph, write_scene_rows
 from resources.storage.delta_store import Store
 
 def crash():
@@ -207,14 +207,14 @@ def test_a_recording_that_crashes_its_run_twice_is_quarantined_and_the_others_co
     graph = build_graph(home.folder)
     home.crash(RECORDING_IDS[0], RECORDING_IDS[-1])
     states = home.read_states(graph)
-    assert [state.attempts for state in states.states] == [0, 0, 1, 0]
+    assert [state.attempt_count for state in states.states] == [0, 0, 1, 0]
     planned = plan_runs(states, graph)
     assert [(run.recording_ids, run.attempt) for run in planned] == [(("a-1", "b-2"), 1), (("d-4",), 1)]
     assert quarantine_crashed(home.store, states, graph) == []
 
     home.crash("c-3", "c-3", "2")
     states = home.read_states(graph)
-    assert [state.attempts for state in states.states] == [0, 0, 2, 0]
+    assert [state.attempt_count for state in states.states] == [0, 0, 2, 0]
     assert states.states[2].is_done(graph.settings.batches.max_attempts)
     assert quarantine_crashed(home.store, states, graph) == ["c-3"]
     assert quarantine_crashed(home.store, home.read_states(graph), graph) == []
@@ -243,7 +243,7 @@ def test_a_failed_recording_is_retried_alone_and_the_others_of_its_batch_continu
     graph = build_graph(home.folder, write_scenes, downstream)
     home.materialize(graph, WHOLE_RANGE)
     states = home.read_states(graph)
-    assert [state.attempts for state in states.states] == [0, 1, 0, 0]
+    assert [state.attempt_count for state in states.states] == [0, 1, 0, 0]
     assert [state.missing for state in states.states if state.recording_id != "b-2"] == [{"downstream"}] * 3
     planned = plan_runs(states, graph)
     assert [(run.recording_ids, run.attempt) for run in planned] == [(("a-1",), 1), (("c-3", "d-4"), 1)]
@@ -290,7 +290,7 @@ def test_a_run_that_was_killed_before_its_first_recording_is_no_attempt(home: Ho
     graph = build_graph(home.folder)
     home.crash(RECORDING_IDS[0], RECORDING_IDS[-1], "1", "before the first recording")
     states = home.read_states(graph)
-    assert [(state.failed, state.attempts) for state in states.states] == [(frozenset({"scenes"}), 0)] * 4
+    assert [(state.failed, state.attempt_count) for state in states.states] == [(frozenset({"scenes"}), 0)] * 4
     assert plan_runs(states, graph) == []
     planned = plan_runs(states, graph, now=time.time() + 60)
     assert [(run.recording_ids, run.attempt) for run in planned] == [(RECORDING_IDS, 1)]
@@ -304,10 +304,10 @@ def test_the_results_of_a_replaced_recording_are_removed_and_its_row_keeps_the_r
         home.store.replace(SCENES, [recording_id], scene_rows(recording_id))
     (home.store.media_folder / "b-2").mkdir(parents=True)
     for recording_id in ("a-1", "b-2"):  # the file of the first still exists
-        home.store.update(RECORDINGS, recording_id, {"status": "rejected", "error": "the whole file is e-5"})
+        home.store.update(RECORDINGS, recording_id, {"status": "rejected", "error": "e-5 is the complete file"})
     assert remove_replaced_recordings(home.instance, home.store, home.read_states(graph)) == ["b-2"]
     assert sorted(home.store.read(SCENES)["recording_id"].to_pylist()) == ["a-1", "c-3", "d-4"]
     (row,) = home.store.read(RECORDINGS, ["b-2"]).to_pylist()
-    assert (row["status"], row["error"]) == ("rejected", "the whole file is e-5")
+    assert (row["status"], row["error"]) == ("rejected", "e-5 is the complete file")
     assert not (home.store.media_folder / "b-2").exists()
     assert remove_replaced_recordings(home.instance, home.store, home.read_states(graph)) == []

@@ -53,7 +53,7 @@ class SampledFrames:
 
 
 @dataclass
-class PictureMeasures:
+class FrameMeasures:
     """Measures of a normalized video, one entry per frame.
 
     Attributes:
@@ -62,7 +62,7 @@ class PictureMeasures:
         sharpness: Variance of the Laplacian of the luma at 360 rows (Pech-Pacheco et al., "Diatom autofocusing in
             brightfield microscopy", ICPR 2000); at the frame's own height if it is smaller.
         motion: Mean absolute difference of the luma to the previous frame at about 90 rows, 0 to 255; 0 for the first.
-        scene_score: How sudden that change is: min(d, |d - d of the previous frame|) with d = motion / 255, 0 to 1, as
+        scene_score: How sudden the change is: min(d, |d - d of the previous frame|) with d = motion / 255, 0 to 1, as
             FFmpeg's select filter defines its score.
         black_share: Share of the frame that is black, 0 to 1.
     """
@@ -110,7 +110,7 @@ class PictureMeasures:
         self._previous_luma = small_luma
 
     def repeat(self) -> None:
-        """Add a frame that repeats the previous one."""
+        """Add the measures of a frame that repeats the previous one."""
         for values in (self.brightness, self.sharpness, self.black_share):
             values.append(values[-1])
         self.motion.append(0.0)
