@@ -90,9 +90,8 @@ def _recording_row(row: dict[str, Any], number: int) -> dict[str, Any]:
 
 def _store_history(recording_ids: Sequence[str]) -> None:
     """Store what Dagster would have stored: partitions, runs, and a materialization per asset and recording."""
-    from dagster import AssetMaterialization, DagsterEvent, DagsterInstance, EventLogEntry
+    from dagster import AssetMaterialization, DagsterEvent, DagsterInstance, DagsterRun, DagsterRunStatus, EventLogEntry
     from dagster._core.events import StepMaterializationData
-    from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
 
     from cv_assets.asset_graph import AssetGraph
     from cv_assets.partitions import recordings_partitions
@@ -140,11 +139,12 @@ def _store_history(recording_ids: Sequence[str]) -> None:
 def _tick_durations_s() -> dict[str, list[float]]:
     """Seconds of every tick of each sensor so far, oldest first."""
     from dagster import DagsterInstance
-    from dagster._core.definitions.run_request import InstigatorType
 
     durations_s = {}
     with DagsterInstance.get() as instance:
-        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        for state in instance.all_instigator_state():
+            if state.instigator_type.value != "SENSOR":
+                continue
             ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id)
             durations_s[state.instigator_name] = [
                 tick.end_timestamp - tick.timestamp for tick in reversed(ticks) if tick.end_timestamp

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInstance, RunsFilter
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import TickStatus
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from sqlalchemy.exc import OperationalError
 
 from cli.dagster_processes import run_daemon
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.batch import STOPPED_TAG
+from resources.dagster_instance.dagster_names import UNFINISHED_STATUSES
 from resources.dagster_instance.postgres_database import postgres_problem
 from resources.errors import PipelineError
 from resources.inference.detector import Models
@@ -224,9 +222,11 @@ def _check_pipeline(
 
 def _failing_sensor_sentence(instance: DagsterInstance) -> str | None:
     """Describe a sensor whose last ticks all failed, so that waiting is useless; None without such a sensor."""
-    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+    for state in instance.all_instigator_state():
+        if state.instigator_type.value != "SENSOR":
+            continue
         ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=_MAX_FAILED_TICKS)
-        if len(ticks) == _MAX_FAILED_TICKS and all(tick.status == TickStatus.FAILURE for tick in ticks):
+        if len(ticks) == _MAX_FAILED_TICKS and all(tick.status.value == "FAILURE" for tick in ticks):
             error = ticks[0].error
             last_line = (error.message.strip().splitlines() or [""])[-1] if error else "no reason given"
             reason = error.cause.message.strip().splitlines()[-1] if error and error.cause else last_line
@@ -250,7 +250,7 @@ def _read_stage_progress(instance: DagsterInstance, cursors: dict[str, Any], pro
         cursors: Position in the event log by run; updated.
         progress: Progress of the folder; updated.
     """
-    for run in instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES)):
         page = instance.get_records_for_run(
             run.run_id, cursor=cursors.get(run.run_id), of_type=DagsterEventType.ASSET_OBSERVATION
         )

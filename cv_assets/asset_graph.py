@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dagster import AssetsDefinition, AssetSelection, define_asset_job
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from cv_assets.camera_settings import CameraObserver
 from cv_assets.crops import crops
@@ -23,6 +22,7 @@ from cv_assets.zone_events import zone_events
 from cv_assets.zone_summaries import zone_summaries
 from resources.config.settings import Settings
 from resources.dagster_instance.event_log import AssetHistory
+from resources.dagster_instance.private_api import AssetJob
 
 
 def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
@@ -69,7 +69,7 @@ class AssetGraph:
         return cls(settings, observer, tuple(stage.build(settings, observer) for stage in stages_in_order(settings)))
 
     @cached_property
-    def ingest_job(self) -> UnresolvedAssetJobDefinition:
+    def ingest_job(self) -> AssetJob:
         """The job that probes and normalizes."""
         return define_asset_job(
             INGEST,
@@ -78,7 +78,7 @@ class AssetGraph:
         )
 
     @cached_property
-    def analysis_job(self) -> UnresolvedAssetJobDefinition:
+    def analysis_job(self) -> AssetJob:
         """The job that detects, tracks and summarizes."""
         return define_asset_job(
             ANALYSIS,

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dagster import AssetKey, AssetObservation, AssetSpec, DagsterInstance
-from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 
 from cv_assets.partitions import recordings_partitions
 from resources.config.detection_config import DetectionSettings
 from resources.config.media_config import VideoSettings
 from resources.config.settings import Settings
+from resources.dagster_instance.dagster_names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 from resources.dagster_instance.event_log import AssetEvent, observations
 from resources.schema.recording_tables import RECORDINGS
 from resources.storage.delta_store import Store

@@ -1,22 +1,28 @@
 """Data versions: hashes of the code version of an asset and the data versions of its inputs, per recording."""
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import AssetExecutionContext, AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
-from dagster._core.definitions.data_version import (
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetMaterialization,
+    AssetRecordsFilter,
+    DagsterInstance,
+    StepExecutionContext,
+)
+
+from cv_assets.camera_settings import CameraObserver, SettingsObservation
+from resources.dagster_instance.dagster_names import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
-    get_input_data_version_tag,
-    get_input_event_pointer_tag,
+    input_data_version_tag,
+    input_event_pointer_tag,
 )
-from dagster._core.execution.context.system import StepExecutionContext
-
-from cv_assets.camera_settings import CameraObserver, SettingsObservation
+from resources.dagster_instance.private_api import mark_inputs_as_read
 
 _PAGE_SIZE = 200
 
@@ -115,12 +121,13 @@ class DataVersions:
 
     def mark_observations_as_read(self, step: StepExecutionContext) -> None:
         """Make Dagster treat the recorded observations as read, although it had read the inputs earlier."""
-        cache: Any = step._data_version_cache
-        for key, observations in self.observations.items():
-            cache.wipe_input_asset_version_info(key)
-            version_info = cache.maybe_fetch_and_get_input_asset_version_info(key)
-            newest_id = max(observation.storage_id for observation in observations.values())
-            cache.input_asset_version_info[key] = dataclasses.replace(version_info, storage_id=newest_id)
+        mark_inputs_as_read(
+            step,
+            (
+                (key, max(observation.storage_id for observation in observations.values()))
+                for key, observations in self.observations.items()
+            ),
+        )
 
     def log_materialization(
         self, context: AssetExecutionContext, recording_id: str, metadata: Mapping[str, Mapping[str, Any]]
@@ -133,10 +140,8 @@ class DataVersions:
                 DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
                 CODE_VERSION_TAG: code_version,
             }
-            tags |= {get_input_data_version_tag(key): version for key, version in inputs.versions.items()}
-            tags |= {
-                get_input_event_pointer_tag(key): str(storage_id) for key, storage_id in inputs.storage_ids.items()
-            }
+            tags |= {input_data_version_tag(key): version for key, version in inputs.versions.items()}
+            tags |= {input_event_pointer_tag(key): str(storage_id) for key, storage_id in inputs.storage_ids.items()}
             context.log_event(
                 AssetMaterialization(name, partition=recording_id, metadata=dict(metadata[name]), tags=tags)
             )

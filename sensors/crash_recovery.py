@@ -6,9 +6,9 @@ from pathlib import Path
 
 import psutil
 from dagster import DagsterInstance, RunsFilter
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from cv_assets.batch import STOPPED_TAG
+from resources.dagster_instance.dagster_names import IN_PROGRESS_STATUSES
 from resources.dagster_instance.postgres_database import is_database_unreachable
 
 
@@ -26,7 +26,7 @@ def fail_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
     _kill_orphaned_processes(data_folder / "dagster")
     for record in instance.get_run_records(RunsFilter(tags={STOPPED_TAG: "true"})):
         instance.add_run_tags(record.dagster_run.run_id, {STOPPED_TAG: "earlier"})
-    interrupted = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES))
+    interrupted = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_STATUSES))
     for run in interrupted:
         instance.add_run_tags(run.run_id, {STOPPED_TAG: "earlier"})
         instance.report_run_failed(run, "Interrupted: the pipeline was stopped before this run ended.")
@@ -38,7 +38,7 @@ def mark_running_as_interrupted(instance: DagsterInstance) -> None:
     """Mark the runs in progress as interrupted, so that they do not count as attempts at their recordings."""
     if is_database_unreachable():
         return  # stopping the pipeline must not wait for the database
-    for run in instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
+    for run in instance.get_runs(RunsFilter(statuses=IN_PROGRESS_STATUSES)):
         instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
 
 

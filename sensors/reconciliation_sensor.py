@@ -17,7 +17,6 @@ from dagster import (
     SkipReason,
     sensor,
 )
-from dagster._core.instance.ref import InstanceRef
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import cameras_of
@@ -94,7 +93,9 @@ def build_reconciliation_sensor(graph: AssetGraph) -> SensorDefinition:
         deadline_s, folder = time.monotonic() + MAX_TICK_S, str(store.data_folder)
         if folder not in _camera_recorders:
             _camera_recorders[folder] = Thread(
-                target=_record_camera_settings, args=(context.instance.get_ref(), store, graph), daemon=True
+                target=_record_camera_settings,
+                args=(DagsterInstance.from_ref(context.instance.get_ref()), store, graph),
+                daemon=True,
             )
             _camera_recorders[folder].start()
         # The tick continues after a change that requires no run, because the next tick would begin seconds later.
@@ -156,14 +157,14 @@ def _check_recordings(
     return check, planned
 
 
-def _record_camera_settings(instance_ref: InstanceRef, store: Store, graph: AssetGraph) -> None:
+def _record_camera_settings(own_instance: DagsterInstance, store: Store, graph: AssetGraph) -> None:
     """Record the cameras' settings: changed ones make finished recordings stale.
 
     Runs in a thread, because thousands of recordings take a minute; each stage records the settings that it reads
     itself, so no run has to wait for this.
     """
     try:
-        with DagsterInstance.from_ref(instance_ref) as instance:
+        with own_instance as instance:
             graph.observer.record(instance, graph.observer.aspects, cameras_of(store))
     except BaseException:
         del _camera_recorders[str(store.data_folder)]  # the next tick tries again

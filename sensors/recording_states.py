@@ -5,22 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
-from dagster._core.definitions.partitions.context import partition_loading_context
-from dagster._core.instance.types import CachingDynamicPartitionsLoader
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
-from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-)
+from dagster import DagsterInstance, DagsterRun, RunsFilter
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import cameras_of
 from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.partitions import recordings_partitions
 from cv_assets.stage_asset import ANALYSIS, INGEST
+from resources.dagster_instance.dagster_names import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+    QUEUED_STATUSES,
+    UNFINISHED_STATUSES,
+)
+from resources.dagster_instance.private_api import read_partition_statuses
 from resources.schema.recording_tables import RECORDINGS
 from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
@@ -28,7 +27,6 @@ from sensors.retries import NO_ATTEMPTS, AssetStatus, count_attempts
 from sensors.staleness import stale_assets
 
 STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"  # set for a pipeline that recomputes stale assets
-_QUEUED_STATUSES = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED]
 
 
 @dataclass(frozen=True)
@@ -125,33 +123,18 @@ def change_token(instance: DagsterInstance, store: Store) -> object:
 
     Events inside a run do not change it before the run ends: until then its recordings are in flight.
     """
-    unfinished = instance.run_storage.get_run_ids(RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    unfinished = instance.run_storage.get_run_ids(RunsFilter(statuses=UNFINISHED_STATUSES))
     if unfinished:
-        queued = instance.run_storage.get_run_ids(RunsFilter(statuses=_QUEUED_STATUSES))
+        queued = instance.run_storage.get_run_ids(RunsFilter(statuses=QUEUED_STATUSES))
         return frozenset(unfinished), frozenset(queued)
     return instance.event_log_storage.get_maximum_record_id(), store.commit_times()
 
 
 def _read_asset_statuses(instance: DagsterInstance, names: Sequence[str]) -> dict[str, AssetStatus]:
-    # Like DagsterInstance.get_status_by_partition, which would load all recordings twice for each asset.
-    loader = CachingDynamicPartitionsLoader(instance)
-    statuses = {}
-    with partition_loading_context(None, loader):
-        for name in names:
-            cached = get_and_update_asset_status_cache_value(instance, AssetKey(name), recordings_partitions, loader)
-            if cached is None:
-                statuses[name] = AssetStatus()
-                continue
-            materialized, failed, in_progress = (
-                frozenset(subset.get_partition_keys())
-                for subset in (
-                    cached.deserialize_materialized_partition_subsets(recordings_partitions),
-                    cached.deserialize_failed_partition_subsets(recordings_partitions),
-                    cached.deserialize_in_progress_partition_subsets(recordings_partitions),
-                )
-            )
-            statuses[name] = AssetStatus(materialized - failed - in_progress, failed - in_progress)
-    return statuses
+    return {
+        name: AssetStatus(materialized, failed)
+        for name, materialized, failed in read_partition_statuses(instance, names, recordings_partitions)
+    }
 
 
 def recordings_of_run(run: DagsterRun, recording_ids: Sequence[str]) -> list[str]:
@@ -173,9 +156,9 @@ def _read_unfinished_runs(instance: DagsterInstance, recording_ids: Sequence[str
     """Read which recordings are in flight, and how many runs of each job are queued."""
     in_flight: set[str] = set()
     queued_run_counts: dict[str, int] = {}
-    for run in instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES)):
         in_flight.update(recordings_of_run(run, recording_ids))
-        if run.status in _QUEUED_STATUSES:
+        if run.status in QUEUED_STATUSES:
             queued_run_counts[run.job_name] = queued_run_counts.get(run.job_name, 0) + 1
     return in_flight, queued_run_counts
 

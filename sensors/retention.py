@@ -19,11 +19,11 @@ from dagster import (
     RunRecord,
     RunsFilter,
 )
-from dagster._core.definitions.data_version import get_input_event_pointer_tag
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.partitions import recordings_partitions
+from resources.dagster_instance.dagster_names import FINISHED_STATUSES, input_event_pointer_tag
+from resources.dagster_instance.private_api import run_events_file
 from resources.schema.recording_tables import RECORDINGS
 from resources.schema.track_tables import CROPS
 from resources.source_index import SourceIndex
@@ -195,7 +195,7 @@ class _History:
                 history.events.setdefault(event.partition, []).append(materialization)
                 if event.partition not in history.inputs:
                     tags = event.tags or {}
-                    pointers = {dep: tags.get(get_input_event_pointer_tag(dep), "") for dep in upstream}
+                    pointers = {dep: tags.get(input_event_pointer_tag(dep), "") for dep in upstream}
                     history.inputs[event.partition] = {
                         dep: int(pointer) for dep, pointer in pointers.items() if pointer.isdigit()
                     }
@@ -219,13 +219,9 @@ def _runs_ended_before(instance: DagsterInstance, before_s: float) -> Iterator[R
 def _delete_run(instance: DagsterInstance, run_id: str) -> None:
     _delete_logs(instance, run_id)
     instance.delete_run(run_id)
-    from dagster._core.storage.event_log import SqliteEventLogStorage  # takes 0.5 s that only this job needs
-
-    storage = instance.event_log_storage
-    if isinstance(storage, SqliteEventLogStorage):
-        # The run's events are in a file of their own, which Dagster empties but does not delete.
+    if events_file := run_events_file(instance, run_id):
         for suffix in ("", "-wal", "-shm"):
-            Path(f"{storage.path_for_shard(run_id)}{suffix}").unlink(missing_ok=True)
+            Path(f"{events_file}{suffix}").unlink(missing_ok=True)
 
 
 def _delete_logs(instance: DagsterInstance, run_id: str) -> None:

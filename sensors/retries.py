@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dagster import AssetKey, DagsterEventType, DagsterInstance, RunsFilter
-from dagster._core.events import DagsterEvent
+from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterInstance, RunsFilter
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.batch import ATTEMPT_TAG, STOPPED_TAG, failed_recordings, failure_sentence

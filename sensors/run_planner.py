@@ -3,15 +3,14 @@
 import time
 from dataclasses import dataclass, replace
 
-from dagster._core.storage.tags import (
+from cv_assets.asset_graph import AssetGraph
+from cv_assets.batch import ATTEMPT_TAG
+from cv_assets.stage_asset import ANALYSIS, INGEST
+from resources.dagster_instance.dagster_names import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
-
-from cv_assets.asset_graph import AssetGraph
-from cv_assets.batch import ATTEMPT_TAG
-from cv_assets.stage_asset import ANALYSIS, INGEST
 from sensors.recording_states import RecordingState, RecordingStates
 
 _MAX_QUEUED_RUNS = {INGEST: 2, ANALYSIS: 1}

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dagster import AssetKey, DagsterInstance
-from dagster._core.definitions.data_version import CODE_VERSION_TAG
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import observed_version
+from resources.dagster_instance.dagster_names import CODE_VERSION_TAG
 from resources.dagster_instance.event_log import find_input_event, materializations, observations
 
 

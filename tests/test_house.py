@@ -219,3 +219,15 @@ def test_no_test_patches_an_object_by_its_dotted_path() -> None:
         and isinstance(node.args[0], ast.Constant)
     ]
     assert offenders == []
+
+
+def test_private_modules_of_dagster_are_imported_in_one_package_only() -> None:
+    importing = {
+        file.relative_to(PROJECT_ROOT).as_posix()
+        for wing in WINGS
+        for file in python_files(wing)
+        if any(name.startswith("dagster._") for name in imported_modules(file))
+    }
+    assert importing == {
+        f"resources/dagster_instance/{name}.py" for name in ("private_api", "instance_storage", "postgres_migration")
+    }

@@ -1,1 +1,1 @@
-"""Dagster's instance: run coordinator, storage, event log, and the imports of Dagster's private modules for them."""
+"""Dagster's instance: run coordinator, storage, event log, tag names, and all imports of Dagster's private modules."""

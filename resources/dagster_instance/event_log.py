@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dagster import AssetKey, AssetMaterialization, AssetObservation, AssetRecordsFilter, EventRecordsResult
-from dagster._core.definitions.data_version import DATA_VERSION_TAG, get_input_event_pointer_tag
+
+from resources.dagster_instance.dagster_names import DATA_VERSION_TAG, input_event_pointer_tag
 
 _PAGE_SIZE = 1000
 _MAX_PARTITIONS_IN_FILTER = 100  # for more recordings the events of all are read
@@ -101,5 +102,5 @@ def find_input_event(tags: Mapping[str, str], key: AssetKey, upstream: Sequence[
     Returns:
         The newest event up to that storage id; None if there is none.
     """
-    pointer = tags.get(get_input_event_pointer_tag(key), "")
+    pointer = tags.get(input_event_pointer_tag(key), "")
     return next((event for event in upstream if pointer.isdigit() and event.storage_id <= int(pointer)), None)

@@ -9,15 +9,21 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dagster import AssetKey, AssetMaterialization, AssetObservation
-from dagster._core.definitions.data_version import get_input_event_pointer_tag
-from dagster._core.events import AssetObservationData, DagsterEvent, DagsterEventType, StepMaterializationData
-from dagster._core.events.log import EventLogEntry
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    AssetObservation,
+    DagsterEvent,
+    DagsterEventType,
+    EventLogEntry,
+)
+from dagster._core.events import AssetObservationData, StepMaterializationData
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.event_log import EventLogStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
+from resources.dagster_instance.dagster_names import input_event_pointer_tag
 from resources.dagster_instance.event_log import (
     AssetEvent,
     AssetHistory,
@@ -188,7 +194,7 @@ class _HistoryCopier:
         """Tags that point to the inputs of a materialization, with the storage ids of the target."""
         pointers = {}
         for key, events_by_recording in self._source_events.items():
-            tag = get_input_event_pointer_tag(key)
+            tag = input_event_pointer_tag(key)
             if tag not in event.tags:
                 continue
             upstream, target_ids = events_by_recording.get(recording_id, []), self._target_ids[key]

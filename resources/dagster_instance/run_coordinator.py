@@ -2,19 +2,18 @@
 
 import functools
 
-from dagster import DagsterRun, QueuedRunCoordinator
-from dagster._core.run_coordinator.base import SubmitRunContext
-from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
-from dagster._core.storage.tags import (
+from dagster import DagsterRun, QueuedRunCoordinator, SubmitRunContext
+
+from resources.config.operations_config import QueueSettings
+from resources.config.settings_file import load_settings
+from resources.dagster_instance.dagster_names import (
     BACKFILL_ID_TAG,
     PRIORITY_TAG,
     RETRY_NUMBER_TAG,
     SCHEDULE_NAME_TAG,
     SENSOR_NAME_TAG,
 )
-
-from resources.config.operations_config import QueueSettings
-from resources.config.settings_file import load_settings
+from resources.dagster_instance.private_api import RunQueueConfig
 
 GPU_POOL = "gpu"
 GPU_TAG = {"gpu": "true"}

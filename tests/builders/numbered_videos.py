@@ -1,31 +1,16 @@
 """Videos whose every frame contains its own number, readable also after scaling and compression."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import av
 import numpy as np
 
-
-class MakeVideo(Protocol):
-    """Writes a numbered video into the folder of the test; see `write_numbered_video`."""
-
-    def __call__(
-        self,
-        name: str,
-        times: Sequence[Fraction] | int = 24,
-        *,
-        rate: Fraction | int = 24,
-        size: tuple[int, int] = (128, 96),
-        codec: str = "libx264",
-        pixel_format: str = "yuv420p",
-        options: dict[str, str] | None = None,
-        aspect: Fraction = Fraction(1),
-        clockwise_deg: int = 0,
-    ) -> Path: ...
+MakeVideo: TypeAlias = Callable[..., Path]
+"""Writes a numbered video into the folder of the test; its arguments are those of `write_numbered_video`."""
 
 
 def draw_numbered_image(number: int, width_px: int, height_px: int) -> np.ndarray:
