@@ -77,8 +77,8 @@ def damage(content: bytes, rng: random.Random) -> bytes:
         other_start = rng.randrange(len(content))
         other = content[other_start : other_start + end - start]
         replacement = rng.choice(_DAMAGES)(content[start:end], other, rng)
-        rest = content[end:] if rng.random() < 0.9 else b""
-        content = content[:start] + replacement + rest
+        tail = content[end:] if rng.random() < 0.9 else b""
+        content = content[:start] + replacement + tail
     return content
 
 

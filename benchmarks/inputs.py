@@ -34,7 +34,7 @@ _QUIET_LOGS = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True)
 class BenchmarkInputs:
-    """What is measured.
+    """Recordings and weights that the cases measure.
 
     Attributes:
         recording: One recording, for speeds.
