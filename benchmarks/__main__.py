@@ -47,16 +47,11 @@ def process_cases(inputs: BenchmarkInputs, scratch: Path) -> Iterator[Case]:
 
 
 def read_stage_seconds(data_folder: Path, recording_id: str) -> float:
-    """Read from Dagster's history how many seconds the stages of a recording took."""
-    os.environ["DAGSTER_HOME"] = str(data_folder / "dagster")
-    from dagster import DagsterInstance
-
+    """Read from the table stage_runs how many seconds the stages of a recording took."""
     from cli.process_folder import seconds_by_recording
-    from cv_assets.asset_graph import AssetGraph
-    from resources.config.settings import Settings
+    from resources.storage.delta_store import Store
 
-    with DagsterInstance.get() as instance:
-        return seconds_by_recording(instance, [recording_id], AssetGraph.build(Settings()))[recording_id]
+    return seconds_by_recording(Store(data_folder), [recording_id])[recording_id]
 
 
 def agreement_cases(inputs: BenchmarkInputs, scratch: Path) -> Iterator[Case]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from resources.inference.engine_agreement import FrameBoxes, count_matches
 from resources.schema.model_tables import DETECTIONS
-from resources.schema.recording_tables import RECORDINGS
+from resources.schema.recording_tables import RECORDING_CONTENTS
 from resources.storage.delta_store import Store
 
 _CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
@@ -52,7 +52,7 @@ def agreement_by_recording(data_folder: Path, weights: Path, min_iou: float, nms
     """
     store = Store(data_folder)
     shares = {}
-    for row in store.read(RECORDINGS).to_pylist():
+    for row in store.read(RECORDING_CONTENTS).to_pylist():
         if row["video_path"] is None:
             continue
         ours = split_by_frame(store.read(DETECTIONS, [row["recording_id"]]), row["frame_count"])

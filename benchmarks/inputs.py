@@ -22,9 +22,9 @@ from demo.drawn_scenes.rendering import draw_frame
 from demo.drawn_scenes.video_files import write_video
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
-from resources.schema.recording_tables import RECORDINGS
 from resources.source_index import SourceIndex, identify_files
 from resources.storage.delta_store import Store
+from resources.storage.recording_rows import read_recording_rows
 from resources.watched_files import list_watched_files
 
 BUNDLED_WEIGHTS = PROJECT_ROOT / "demo" / "model" / "street.pt"
@@ -99,7 +99,7 @@ def normalize_recording(recording: Path, folder: Path) -> tuple[Store, dict[str,
         folder: Gets recordings/ and data/.
 
     Returns:
-        The store with its tables, and its row of `recordings`.
+        The store with its tables, and its row of header and content.
     """
     from dagster import DagsterInstance, materialize
 
@@ -124,7 +124,7 @@ def normalize_recording(recording: Path, folder: Path) -> tuple[Store, dict[str,
             partition_key=recording_id,
             run_config=_QUIET_LOGS,
         )
-    return store, store.read(RECORDINGS, [recording_id]).to_pylist()[0]
+    return store, read_recording_rows(store, [recording_id])[recording_id]
 
 
 def draw_five_minutes(scratch: Path) -> Path:

@@ -34,12 +34,12 @@ def stage(data_folder: Path, weights: str, options: str, cold: bool, tracks: boo
     from resources.config.detection_config import DetectionSettings
     from resources.config.settings import Settings
     from resources.inference.detector import Models
-    from resources.schema.recording_tables import RECORDINGS
+    from resources.schema.recording_tables import RECORDING_CONTENTS
     from resources.schema.table_registry import model_tables
     from resources.storage.delta_store import Store
 
     store, models = Store(data_folder), Models()
-    row = store.read(RECORDINGS).to_pylist()[0]
+    row = store.read(RECORDING_CONTENTS).to_pylist()[0]
     recording_id, frame_count = row["recording_id"], row["frame_count"]
     settings = DetectionSettings(weights=weights, **json.loads(options))
 

@@ -25,6 +25,7 @@ KINDS = ("run worker", "run worker", "daemon", "webserver", "code server", "ever
 _FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 _RUNS = "{ runsOrError { ... on Runs { results { status } } } }"
 _TIMEOUT_S = 3600.0
+_IDLE_S = 20.0  # a failed recording is retried within some ticks of the sensors
 
 
 def draw_recordings(folder: Path, count: int, broken_share: float, rng: random.Random) -> tuple[list[Path], list[Path]]:
@@ -98,14 +99,20 @@ def soak_cases(folder: Path, count: int, kill_count: int, seed: int) -> Iterator
 
 
 def _wait_until_processed(pipeline: Pipeline, count: int) -> None:
+    idle_since_s: float | None = None
+
     def is_processed() -> bool:
+        nonlocal idle_since_s
         processed_count = pipeline.sql(
             "SELECT count(*) FROM recordings LEFT JOIN summaries USING (recording_id) "
-            "WHERE status IN ('rejected', 'failed') OR summaries.recording_id IS NOT NULL"
+            "WHERE status IN ('rejected', 'failed', 'quarantined') OR summaries.recording_id IS NOT NULL"
         )
-        if processed_count != [(count,)]:
+        runs = pipeline.graphql(_RUNS)["runsOrError"]["results"]
+        if processed_count != [(count,)] or any(run["status"] not in _FINISHED for run in runs):
+            idle_since_s = None
             return False
-        return all(run["status"] in _FINISHED for run in pipeline.graphql(_RUNS)["runsOrError"]["results"])
+        idle_since_s = idle_since_s or time.monotonic()
+        return time.monotonic() - idle_since_s >= _IDLE_S
 
     pipeline.wait_until(is_processed, _TIMEOUT_S, "all recordings to be processed", interval_s=5)
 

@@ -27,7 +27,7 @@ from resources.config.detection_config import DetectionSettings
 from resources.config.settings import Settings
 from resources.config.tracking_config import TrackSettings
 from resources.inference.detector import Models
-from resources.schema.recording_tables import FRAMES, RECORDINGS
+from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORDINGS
 from resources.schema.track_tables import TRACK_BOXES
 from resources.storage.delta_store import Store
 
@@ -103,8 +103,7 @@ def track_with_ours(crowd: Crowd) -> tuple[np.ndarray, float]:
     rate_fps = crowd.settings.rate_fps
     frame_count = round(crowd.settings.duration_s * rate_fps)
     frame_index = np.arange(frame_count, dtype=np.int32)
-    captured_at = pa.nulls(frame_count, pa.timestamp("us", tz="UTC"))
-    frames = pa.table({"frame_index": frame_index, "time_s": frame_index / rate_fps, "captured_at_utc": captured_at})
+    frames = pa.table({"frame_index": frame_index, "time_s": frame_index / rate_fps})
     detections = crowd.detections()
     started_s = time.perf_counter()
     track_id = assign_track_ids(detections, rate_fps, TrackSettings())
@@ -206,13 +205,11 @@ def store_hour(store: Store, box_count: int = 500_000, frame_count: int = 90_000
     x = per_track(rng.uniform(0, 1200, track_count)) + position * per_track(rng.uniform(-5, 5, track_count))
     y = per_track(rng.uniform(300, 700, track_count)) + rng.normal(0, 1, box_count)
     started_at = datetime(2026, 3, 1, 8, tzinfo=UTC)
-    captured_at = np.datetime64("2026-03-01T08:00:00", "us") + (frame_index * 40_000).astype("timedelta64[us]")
     boxes: dict[str, Any] = {
         "recording_id": pa.repeat("hour", box_count),
         "track_id": per_track(np.arange(1, track_count + 1)),
         "frame_index": frame_index,
         "time_s": frame_index / 25,
-        "captured_at_utc": pa.array(captured_at).cast(pa.timestamp("us", tz="UTC")),
         "detection_index": np.zeros(box_count, np.int32),
         "is_interpolated": np.zeros(box_count, bool),
         "class_id": np.zeros(box_count, np.int32),
@@ -226,15 +223,20 @@ def store_hour(store: Store, box_count: int = 500_000, frame_count: int = 90_000
     zeros = pa.array(np.zeros(frame_count))
     frames: dict[str, Any] = {
         column.name: pa.nulls(frame_count, column.type) if column.nullable else values.get(column.name, zeros)
-        for column in FRAMES.columns
+        for column in FRAMES.stored_columns
     }
     store.replace(FRAMES, ["hour"], pa.table(frames))
-    row = dict.fromkeys(RECORDINGS.arrow_schema.names) | {
-        **{"recording_id": "hour", "camera": "gate", "source_path": "hour", "fingerprint": "hour", "status": "ok"},
-        **{"size_bytes": 1, "mtime_utc": started_at, "started_at_utc": started_at, "rate_fps": 25.0},
-        **{"duration_s_from_content": 3600.0, "frame_count": frame_count, "width_px": 1280, "height_px": 720},
+    header = dict.fromkeys(RECORDINGS.arrow_schema.names) | {
+        **{"recording_id": "hour", "camera": "gate", "source_path": "hour", "fingerprint": "hour"},
+        **{"size_bytes": 1, "mtime_utc": started_at},
     }
-    store.replace(RECORDINGS, ["hour"], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
+    store.replace(RECORDINGS, ["hour"], pa.Table.from_pylist([header], schema=RECORDINGS.arrow_schema))
+    content = dict.fromkeys(RECORDING_CONTENTS.arrow_schema.names) | {
+        **{"recording_id": "hour", "rate_fps": 25.0, "duration_s_from_content": 3600.0},
+        **{"frame_count": frame_count, "width_px": 1280, "height_px": 720},
+    }
+    contents = pa.Table.from_pylist([content], schema=RECORDING_CONTENTS.arrow_schema)
+    store.replace(RECORDING_CONTENTS, ["hour"], contents)
     square = [[0.2, 0.3], [0.6, 0.3], [0.6, 1], [0.2, 1]]
     lines = [{"name": f"line {n}", "points": [[0.2 * n, 1], [0.2 * n + 0.05, 0.5], [0.2 * n, 0]]} for n in (1, 2, 3)]
     return CameraSettings.model_validate({"zones": [{"name": "yard", "points": square}], "lines": lines})

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.adopt_command import recommend_adoption
 from cli.options import data_option, interrupt_on_sigterm, settings_option, weights_option
-from cli.process_command import migrate_to_postgres
 from resources.config.settings_file import PROJECT_ROOT
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError
@@ -48,10 +48,9 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
 
         from cli.dagster_processes import find_script
         from cli.doctor import check_model_weights
-        from cv_assets.asset_graph import AssetGraph
 
         _check_port(port)
-        migrate_to_postgres(AssetGraph.build(loaded_settings))
+        recommend_adoption(data_folder)
         for result in check_model_weights(loaded_settings):
             if not result.is_ok:
                 click.echo(f"The stages that use these weights are on hold: {result.message}", err=True)

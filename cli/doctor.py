@@ -60,7 +60,7 @@ def check_machine(settings: Settings) -> list[CheckResult]:
         *_check_codecs(),
         *_check_devices(settings),
         *_check_folders(settings),
-        *_check_history(settings),
+        *_check_storage(settings),
         *check_model_weights(settings),
         *_check_channels(settings),
     ]
@@ -143,15 +143,15 @@ def _check_folders(settings: Settings) -> Iterator[CheckResult]:
         yield CheckResult("results", True, message)
 
 
-def _check_history(settings: Settings) -> Iterator[CheckResult]:
+def _check_storage(settings: Settings) -> Iterator[CheckResult]:
     try:
         url = database_url()
         check_database(settings.data_folder)
     except PipelineError as error:
-        yield CheckResult("history", False, str(error))
+        yield CheckResult("storage", False, str(error))
         return
     message = f"PostgreSQL: {describe_database(url)}" if url else f"SQLite: {settings.data_folder / 'dagster'}"
-    yield CheckResult("history", True, message)
+    yield CheckResult("storage", True, message)
 
 
 def check_model_weights(settings: Settings) -> Iterator[CheckResult]:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import click
 
+from cli.adopt_command import adopt
 from cli.dev_command import dev
 from cli.notify_command import notify
 from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, settings_option, weights_option
 from cli.process_command import process
 from cli.settings_command import print_settings
 from cli.stale_command import stale
-from resources.environment import choose_settings, prepare_data_folder
+from resources.environment import choose_settings
 from resources.errors import PipelineError
-from resources.storage.locks import data_folder_lock
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,6 +24,7 @@ def commands() -> None:
 commands.add_command(process)
 commands.add_command(dev)
 commands.add_command(stale)
+commands.add_command(adopt)
 commands.add_command(notify)
 commands.add_command(print_settings)
 
@@ -85,20 +86,3 @@ def doctor(data: Path | None, settings: Path | None, weights: str | None) -> Non
         mark = click.style("ok ", fg="green") if result.is_ok else click.style("fix", fg="red")
         click.echo(f"{mark}  {result.subject:<{width}}  {result.message}")
     sys.exit(0 if all(result.is_ok for result in results) else 1)
-
-
-@commands.command()
-@data_option
-@settings_option
-def leave_postgres(data: Path | None, settings: Path | None) -> None:
-    """Copy Dagster's history from PostgreSQL back into the data folder; unset CV_ASSETS_POSTGRES afterwards."""
-    loaded_settings = choose_settings(settings=settings, data_folder=data)
-    data_folder = loaded_settings.data_folder
-    prepare_data_folder(data_folder)
-    with data_folder_lock(data_folder):
-        from cv_assets.asset_graph import AssetGraph
-        from resources.dagster_instance.postgres_migration import move_history_to_sqlite
-
-        recording_count = move_history_to_sqlite(data_folder, AssetGraph.build(loaded_settings).history)
-    click.echo(f"Copied the history of {recording_count} recordings to {data_folder / 'dagster'}.")
-    click.echo("Unset CV_ASSETS_POSTGRES; the database is no longer needed.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.adopt_command import recommend_adoption
 from cli.options import PATH_TYPE, data_option, interrupt_on_sigterm, settings_option, weights_option
 from cli.progress_display import display_progress
 from resources.environment import choose_settings, prepare_data_folder
@@ -17,7 +18,6 @@ from resources.storage.locks import data_folder_lock
 
 if TYPE_CHECKING:
     from cli.process_folder import RecordingOutcome
-    from cv_assets.asset_graph import AssetGraph
 
 
 @click.command()
@@ -77,7 +77,7 @@ def process_with_progress(
         if stale:
             os.environ[STALE_VARIABLE] = "1"
         graph = AssetGraph.build(loaded_settings)
-        migrate_to_postgres(graph)
+        recommend_adoption(data_folder)
         with display_progress() as show_progress:
             outcomes, had_work = process_folder(graph, show_progress)
     if not had_work:
@@ -86,14 +86,6 @@ def process_with_progress(
     _print_outcomes(outcomes)
     click.echo(f"Results: {data_folder / 'results.duckdb'}")
     return not any(is_failure(outcome) for outcome in outcomes)
-
-
-def migrate_to_postgres(graph: "AssetGraph") -> None:
-    """Copy Dagster's history into the PostgreSQL database that the environment names, if it is not there yet."""
-    from resources.dagster_instance.postgres_migration import move_history_to_postgres
-
-    if recording_count := move_history_to_postgres(graph.settings.data_folder, graph.history):
-        click.echo(f"Copied the history of {recording_count} recordings from SQLite to PostgreSQL.", err=True)
 
 
 def _print_outcomes(outcomes: "Sequence[RecordingOutcome]") -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInstance, RunsFilter
+from dagster import DagsterEventType, DagsterInstance, RunsFilter
 from sqlalchemy.exc import OperationalError
 
 from cli.dagster_processes import run_daemon
@@ -18,15 +18,15 @@ from resources.dagster_instance.dagster_names import UNFINISHED_STATUSES
 from resources.dagster_instance.postgres_database import postgres_problem
 from resources.errors import PipelineError
 from resources.inference.detector import Models
-from resources.schema.recording_tables import RECORDINGS
 from resources.schema.summary_tables import SUMMARIES
 from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
+from resources.storage.recording_rows import read_recording_rows
 from resources.storage.results_database import publish
+from resources.storage.stage_runs import newest_stage_runs
 from resources.watched_files import list_watched_files
 from sensors.crash_recovery import fail_interrupted_runs, mark_running_as_interrupted
 from sensors.notification_events import final_status_and_error, notify
-from sensors.quarantine import quarantine_crashed
 from sensors.recording_states import RecordingState, change_token, read_recording_states
 from sensors.retries import run_failure_sentence
 
@@ -112,7 +112,7 @@ def process_folder(
         fail_interrupted_runs(instance, settings.data_folder)
         _send_notifications(instance, store, graph)
         if _is_complete(instance, store, graph, FolderProgress()):
-            publish(store)
+            publish(store, settings)
             return _read_outcomes(instance, store, graph), False
         for model in settings.all_models:
             Models(watched_folders=settings.watched_folders).check(model)
@@ -123,8 +123,7 @@ def process_folder(
                 mark_running_as_interrupted(instance)
             # While the daemon is still running, so that a delivery in progress in its sensor is not cut off.
             _send_notifications(instance, store, graph)
-        quarantine_crashed(store, read_recording_states(instance, store, graph), graph)
-        publish(store)
+        publish(store, settings)
         return _read_outcomes(instance, store, graph), True
 
 
@@ -274,9 +273,9 @@ def _read_outcomes(instance: DagsterInstance, store: Store, graph: AssetGraph) -
     progress = FolderProgress()
     _is_complete(instance, store, graph, progress)
     recording_ids = progress.recording_ids
-    rows = {row["recording_id"]: row for row in store.read(RECORDINGS, recording_ids).to_pylist()}
+    rows = read_recording_rows(store, recording_ids, ["frame_count", "duration_s_from_content"])
     summaries = {row["recording_id"]: row for row in store.read(SUMMARIES, recording_ids).to_pylist()}
-    seconds = seconds_by_recording(instance, recording_ids, graph)
+    seconds = seconds_by_recording(store, recording_ids)
     outcomes = [
         _recording_outcome(
             recording_id,
@@ -299,7 +298,7 @@ def _recording_outcome(
     summary: Mapping[str, Any],
     seconds: float | None,
 ) -> RecordingOutcome:
-    status, error = final_status_and_error(state, row)
+    status, error = final_status_and_error(state)
     has_summary = status in ("ok", "partial")
     duration_s = row.get("duration_s_from_content")
     return RecordingOutcome(
@@ -314,38 +313,14 @@ def _recording_outcome(
     )
 
 
-def seconds_by_recording(
-    instance: DagsterInstance, recording_ids: Sequence[str], graph: AssetGraph
-) -> dict[str, float]:
-    """Elapsed seconds of each recording's stages, summed over their newest materializations."""
+def seconds_by_recording(store: Store, recording_ids: Sequence[str]) -> dict[str, float]:
+    """Elapsed seconds of each recording's stages, summed over their newest attempts."""
     seconds: dict[str, float] = {}
-    if not recording_ids:
-        return seconds
-    for name in graph.first_of_step:
-        added: set[str] = set()  # recordings whose newest materialization is added; older ones are ignored
-        cursor: str | None = None
-        while len(added) < len(recording_ids):
-            page = instance.fetch_materializations(
-                AssetRecordsFilter(asset_key=AssetKey(name), asset_partitions=list(recording_ids)),
-                limit=1000,
-                cursor=cursor,
-            )
-            for record in page.records:
-                materialization = record.asset_materialization
-                if materialization is None or materialization.partition is None:
-                    continue
-                recording_id = materialization.partition
-                if recording_id in added:
-                    continue
-                added.add(recording_id)
-                if elapsed := materialization.metadata.get("seconds"):
-                    seconds[recording_id] = seconds.get(recording_id, 0.0) + float(str(elapsed.value))
-            cursor = page.cursor
-            if not page.has_more:
-                break
+    for row in newest_stage_runs(store, recording_ids, columns=["recording_id", "elapsed_s"]).to_pylist():
+        seconds[row["recording_id"]] = seconds.get(row["recording_id"], 0.0) + (row["elapsed_s"] or 0.0)
     return seconds
 
 
 def is_failure(outcome: RecordingOutcome) -> bool:
-    """Whether the recording was rejected or failed."""
-    return outcome.status in ("rejected", "failed")
+    """Whether the recording was rejected, failed or is quarantined."""
+    return outcome.status in ("rejected", "failed", "quarantined")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import data_option, settings_option
-from resources.dagster_instance.postgres_database import is_history_move_pending
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError
 from resources.storage.delta_store import Store
@@ -28,10 +27,6 @@ def stale(data: Path | None, settings: Path | None, each: bool) -> None:
     if not (data_folder / "dagster").is_dir():
         raise PipelineError(f"The data folder {data_folder} has no pipeline yet: process some recordings first.")
     prepare_data_folder(data_folder)
-    if is_history_move_pending(data_folder):
-        raise PipelineError(
-            "The PostgreSQL database has no history yet: start `cv-assets process` or `cv-assets dev`, which copies it."
-        )
     recording_count, assets = _find_stale_assets(loaded_settings)
     if each:
         for asset in assets:
@@ -55,5 +50,5 @@ def _find_stale_assets(settings: "Settings") -> tuple[int, "list[StaleAsset]"]:
     store = Store(settings.data_folder)
     with DagsterInstance.get() as instance:
         recording_ids = instance.get_dynamic_partitions(recordings_partitions.name or "")
-        assets = stale_assets(instance, cameras_of(store, recording_ids), AssetGraph.build(settings))
+    assets = stale_assets(store, cameras_of(store, recording_ids), AssetGraph.build(settings))
     return len(recording_ids), assets

@@ -3,6 +3,7 @@
 import base64
 import difflib
 import json
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
 from resources.errors import PipelineError
 from resources.media.frame_reader import read_images
-from resources.schema.recording_tables import RECORDINGS
+from resources.start_times import CLOCK_COLUMNS, recording_start
 from resources.storage.delta_store import Store
+from resources.storage.recording_rows import RecordingRow, read_recording_rows
 
 _TEMPLATE = Path(__file__).with_name("zones_page.html")
 
@@ -29,16 +31,22 @@ def build_zones_page(camera: str, settings: Settings) -> str:
         PipelineError: The camera has no normalized recording.
     """
     store = Store(settings.data_folder)
-    names = ["camera", "video_path", "frame_count", "rate_fps_num", "rate_fps_den", "started_at_utc", "mtime_utc"]
-    rows = [row for row in store.read(RECORDINGS, columns=names).to_pylist() if row["video_path"]]
+    names = [*CLOCK_COLUMNS, "video_path", "frame_count", "rate_fps_num", "rate_fps_den"]
+    rows = [row for row in read_recording_rows(store, columns=names).values() if row["video_path"]]
     camera_rows = [row for row in rows if (row["camera"] or "") == camera]
     if not camera_rows:
         raise PipelineError(_unknown_camera_sentence(camera, {row["camera"] or "" for row in rows}))
-    newest = max(camera_rows, key=lambda row: row["started_at_utc"] or row["mtime_utc"])
+    newest = max(camera_rows, key=lambda row: _start_utc(row, settings))
     middle_frame_index = newest["frame_count"] // 2
     rate_fps = Fraction(newest["rate_fps_num"], newest["rate_fps_den"])
     image = next(read_images(settings.data_folder / newest["video_path"], [middle_frame_index], rate_fps))
     return render_zones_page(camera, settings.camera(camera), image)
+
+
+def _start_utc(row: RecordingRow, settings: Settings) -> datetime:
+    start = recording_start(row, settings)
+    mtime_utc: datetime = row["mtime_utc"]
+    return start[0] if start else mtime_utc
 
 
 def render_zones_page(camera: str, camera_settings: CameraSettings, image: np.ndarray) -> str:

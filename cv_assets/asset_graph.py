@@ -10,19 +10,15 @@ from cv_assets.camera_settings import CameraObserver
 from cv_assets.crops import crops
 from cv_assets.detections import model_stage
 from cv_assets.normalized_video import normalized_video
-from cv_assets.partitions import recordings_partitions
 from cv_assets.recordings import recordings
 from cv_assets.scenes import scenes
 from cv_assets.stage_asset import ANALYSIS, INGEST, StageAsset
 from cv_assets.summaries import summaries
 from cv_assets.track_links import track_links
 from cv_assets.tracks import tracks
-from cv_assets.wall_clock import wall_clock
 from cv_assets.zone_events import zone_events
 from cv_assets.zone_summaries import zone_summaries
 from resources.config.settings import Settings
-from resources.dagster_instance.event_log import AssetHistory
-from resources.dagster_instance.private_api import AssetJob
 
 
 def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
@@ -31,7 +27,6 @@ def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
         recordings,
         normalized_video,
         scenes,
-        wall_clock,
         model_stage(settings.detections),
         tracks,
         track_links,
@@ -66,31 +61,38 @@ class AssetGraph:
             observer: Records the settings of single cameras; None creates one for the settings.
         """
         observer = observer or CameraObserver(settings)
-        return cls(settings, observer, tuple(stage.build(settings, observer) for stage in stages_in_order(settings)))
+        stages = stages_in_order(settings)
+        stage_of_asset = {name: stage.stage.name for stage in stages for name in stage.stage.asset_names}
+        return cls(settings, observer, tuple(stage.build(settings, observer, stage_of_asset) for stage in stages))
 
-    @cached_property
-    def ingest_job(self) -> AssetJob:
-        """The job that probes and normalizes."""
-        return define_asset_job(
+    # Without a return type, because Dagster does not export the type of an asset job.
+    ingest_job = cached_property(
+        lambda self: define_asset_job(
             INGEST,
             AssetSelection.groups(INGEST),
             description="Probe and normalize recordings: CPU only, several runs at once.",
         )
+    )
+    """The job that probes and normalizes."""
 
-    @cached_property
-    def analysis_job(self) -> AssetJob:
-        """The job that detects, tracks and summarizes."""
-        return define_asset_job(
+    analysis_job = cached_property(
+        lambda self: define_asset_job(
             ANALYSIS,
             AssetSelection.groups(ANALYSIS),
             description="Detect, track, crop and summarize: tagged gpu, bounded by the run queue.",
         )
+    )
+    """The job that detects, tracks and summarizes."""
 
-    @property
-    def history(self) -> AssetHistory:
-        """The part of Dagster's event log that decides which assets are missing or stale."""
-        keys = [spec.key for assets in self.assets for spec in assets.specs]
-        return AssetHistory(recordings_partitions.name or "", list(self.observer.aspects), keys)
+    @cached_property
+    def stages(self) -> Mapping[str, tuple[str, ...]]:
+        """The assets of each stage, upstream first; a step has the name of its stage."""
+        return {assets.op.name: tuple(spec.key.to_user_string() for spec in assets.specs) for assets in self.assets}
+
+    @cached_property
+    def stage_of_asset(self) -> Mapping[str, str]:
+        """The stage of each asset."""
+        return {name: stage for stage, names in self.stages.items() for name in names}
 
     @cached_property
     def last_of_step(self) -> Mapping[str, str]:

@@ -1,7 +1,8 @@
 """The loop over the recordings of one run: a failed recording does not affect the others.
 
 A run contains one recording or a range of them. The recordings that succeed are materialized; if any fails, the step
-fails at the end and names the failed recordings.
+fails at the end and names the failed recordings. Every attempt that ends is appended to the table stage_runs, after its
+results and before Dagster's event.
 """
 
 import time
@@ -18,39 +19,41 @@ from dagster import (
     DagsterExecutionInterruptedError,
     DataVersion,
     Failure,
-    JsonMetadataValue,
     MaterializeResult,
     MetadataValue,
     RunsFilter,
 )
 
+from cv_assets.attempt_log import CANCELED_ERROR, AttemptLog
 from cv_assets.camera_settings import CameraObserver, cameras_of
 from cv_assets.crash_marker import crash_marker
 from cv_assets.data_versions import DataVersions
-from cv_assets.media_status import media_status
 from cv_assets.stage_metadata import Metadata, progress_reporter
+from resources.config.settings import Settings
 from resources.dagster_instance.dagster_names import UNFINISHED_STATUSES
 from resources.dagster_instance.private_api import add_asset_metadata
-from resources.errors import PipelineError, RecordingError, RunFencedError
+from resources.errors import PipelineError, RecordingError, RejectedRecordingError, RunFencedError
 from resources.media.progress import ReportProgress
 from resources.schema.columns import Table
-from resources.schema.recording_tables import RECORDINGS
 from resources.schema.row_checks import broken_rules
 from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder, disk_problem
+from resources.storage.recording_rows import read_recording_rows
 from resources.storage.results_database import publish
 
 CHECK_NAME = "keys_and_ranges"
-ATTEMPT_TAG = "cv_assets/attempt"
 STOPPED_TAG = "cv_assets/stopped"
 """Tag of a run that stopped for a reason unrelated to its recordings; the run does not count as an attempt."""
 
 _MIN_FREE_BYTES = 100_000_000  # runs stop before Dagster's own storage has no space left
 _FAILED_KEY = "failed_recordings"
-_CLOCK = ("started_at_utc", "started_at_source")
 
 ProcessRecording = Callable[[str, ReportProgress], Mapping[str, Metadata]]
-"""Processes one recording: takes its id and a progress callback; returns metadata by asset name."""
+"""Processes one recording: takes its id and a progress callback; returns metadata by asset name.
+
+The entries `status` and `error` of the metadata become the status of the attempt in the table stage_runs; without them
+it is `ok`.
+"""
 CheckRecordings = Callable[[Store, Sequence[str]], AssetCheckResult]
 """Checks the stored results of some recordings."""
 
@@ -65,6 +68,8 @@ class Stage:
         files: Names of assets that are files, not tables.
         runs_on_rejected: Whether the stage reads the source file, and therefore also runs on rejected recordings.
         check: A further check of the stored results.
+        code_version: Version of its logic and settings.
+        input_stages: Stage of each input by the name of its asset.
     """
 
     name: str
@@ -72,6 +77,8 @@ class Stage:
     files: tuple[str, ...] = ()
     runs_on_rejected: bool = False
     check: CheckRecordings | None = None
+    code_version: str = ""
+    input_stages: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def asset_names(self) -> tuple[str, ...]:
@@ -98,6 +105,7 @@ def process_batch(
     stage: Stage,
     context: AssetExecutionContext,
     store: Store,
+    settings: Settings,
     observer: CameraObserver,
     process: ProcessRecording,
 ) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
@@ -107,6 +115,7 @@ def process_batch(
         stage: The stage.
         context: The step's context.
         store: The tables.
+        settings: The settings in force.
         observer: Records the settings of single cameras.
         process: Processes one recording.
 
@@ -118,27 +127,23 @@ def process_batch(
         RunFencedError: The run is no longer active.
     """
     recording_ids = _recording_ids(context)
-    if not stage.runs_on_rejected:
-        process = _fail_on_rejected(process, store, recording_ids)
     with (
         store.fenced_by(lambda: _check_run_is_active(context)),
         crash_marker(store, context.run.run_id, stage.name) as mark_recording,
     ):
-        columns = ["recording_id", "failed_stage", "duration_s_from_content", *_CLOCK]
-        rows = store.read(RECORDINGS, recording_ids, columns).to_pylist()
-        versions = DataVersions.read(context, stage.asset_names, cameras_of(store, recording_ids), observer)
-        result = _process_each(stage, context, store, process, recording_ids, rows, mark_recording)
+        cameras = cameras_of(store, recording_ids)
+        versions = DataVersions.read(context.instance, store, stage.code_version, stage.input_stages, cameras, observer)
+        attempts = AttemptLog(store, stage.name, context.run, recording_ids, versions)
+        result = _process_each(stage, context, store, process, recording_ids, attempts, mark_recording)
         try:
-            _update_clocks(stage, store, rows)
-            publish(store)
+            publish(store, settings)
         except PipelineError as error:
             result.stop = result.stop or error
         if result.stop:
             context.instance.add_run_tags(context.run.run_id, {STOPPED_TAG: "true"})
         _check_run_is_active(context)
         if result.failed or result.stop:
-            for recording_id, metadata in result.metadata.items():
-                versions.log_materialization(context, recording_id, metadata)
+            versions.log_materializations(context, result.metadata)
             # Without these results the UI would show the checks as not executed, as if they had failed.
             yield from _check_rows(stage, store, list(result.metadata))
             raise Failure(
@@ -156,30 +161,48 @@ def _process_each(
     store: Store,
     process: ProcessRecording,
     recording_ids: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
+    attempts: AttemptLog,
     mark_recording: Callable[[str], None],
 ) -> _BatchResult:
-    failed_before = {row["recording_id"] for row in rows if row["failed_stage"] in (stage.name, *stage.asset_names)}
-    durations_s = {row["recording_id"]: row["duration_s_from_content"] for row in rows}
+    durations_s = {
+        recording_id: row["duration_s_from_content"]
+        for recording_id, row in read_recording_rows(store, recording_ids, ["duration_s_from_content"]).items()
+    }
     result = _BatchResult()
-    for recording_id in recording_ids:
+    for position, recording_id in enumerate(recording_ids):
         try:
             check_data_folder(store.data_folder, _MIN_FREE_BYTES)
+            attempts.flush_if_due()
             mark_recording(recording_id)
-            result.metadata[recording_id] = _process_one(
-                stage, context, store, process, recording_id, durations_s.get(recording_id)
-            )
-            if recording_id in failed_before:
-                status, error = media_status(store.read(RECORDINGS, [recording_id]).to_pylist()[0])
-                store.update(RECORDINGS, recording_id, {"status": status, "error": error, "failed_stage": None})
+            attempts.start(recording_id)
+            if recording_id in attempts.rejected and not stage.runs_on_rejected:
+                raise RecordingError(
+                    f"The recording has no results, because its file was rejected: {attempts.rejected[recording_id]}"
+                )
+            metadata = _process_one(stage, context, store, process, recording_id, durations_s.get(recording_id))
+            result.metadata[recording_id] = metadata
+            attempts.end(recording_id, *_status_in_metadata(metadata), has_results=True)
         except RecordingError as error:
+            context.log.error(f"{recording_id}: {error}")
             result.failed[recording_id] = str(error)
+            status = "rejected" if isinstance(error, RejectedRecordingError) else "failed"
+            attempts.end(recording_id, status, str(error))
         except PipelineError as error:
             result.stop = error
+            attempts.interrupt(recording_ids[position:], str(error))
             break
         except DagsterExecutionInterruptedError:
             context.instance.add_run_tags(context.run.run_id, {STOPPED_TAG: "true"})
+            attempts.interrupt(recording_ids[position:], CANCELED_ERROR)
+            attempts.flush()
             raise
+    try:
+        attempts.flush()
+        mark_recording("")  # a kill from here on is no crash of the last recording
+    except PipelineError as error:
+        # Without its row an attempt has no state, so its materialization must not be reported either.
+        result.stop = result.stop or error
+        result.metadata.clear()
     return result
 
 
@@ -205,28 +228,20 @@ def _process_one(
         Metadata by asset name, including the elapsed seconds.
 
     Raises:
-        RecordingError: The recording failed; the reason is logged and stored in its row.
+        RecordingError: The recording failed.
         PipelineError: No recording can be processed until a person has solved the problem.
     """
     started_s = time.monotonic()
     try:
         metadata = process(recording_id, progress_reporter(context, stage.asset_names[0], recording_id))
-    except (PipelineError, RunFencedError):
+    except (RecordingError, PipelineError, RunFencedError):
         raise
     except Exception as error:
         # Any error of one recording is caught, so that the other recordings of the batch are still processed.
         if sentence := disk_problem(error, store.data_folder):
             raise PipelineError(sentence) from error
-        sentence = str(error)
-        if not isinstance(error, RecordingError):
-            sentence = f"Unexpected {type(error).__name__}: {error}"
-            context.log.error(f"{recording_id}: {''.join(traceback.format_exception(error))}")
-        context.log.error(f"{recording_id}: {sentence}")
-        row = store.read(RECORDINGS, [recording_id], ["status"]).to_pylist()
-        if row and row[0]["status"] != "rejected":
-            values = {"status": "failed", "error": sentence, "failed_stage": stage.name}
-            store.update(RECORDINGS, recording_id, values)
-        raise RecordingError(sentence) from error
+        context.log.error(f"{recording_id}: {''.join(traceback.format_exception(error))}")
+        raise RecordingError(f"Unexpected {type(error).__name__}: {error}") from error
     elapsed_s = round(time.monotonic() - started_s, 3)
     timing: dict[str, float] = {"seconds": elapsed_s}
     duration_s = next((values["duration_s"] for values in metadata.values() if "duration_s" in values), duration_s)
@@ -235,15 +250,12 @@ def _process_one(
     return {name: {**values, **timing} for name, values in metadata.items()}
 
 
-def _update_clocks(stage: Stage, store: Store, rows_before: Sequence[Mapping[str, Any]]) -> None:
-    """Correct the wall-clock times of recordings whose clock was changed while the stage ran."""
-    if not stage.tables:
-        return
-    clocks_before = {row["recording_id"]: tuple(row[name] for name in _CLOCK) for row in rows_before}
-    for row in store.read(RECORDINGS, list(clocks_before), ["recording_id", *_CLOCK]).to_pylist():
-        clock = tuple(row[name] for name in _CLOCK)
-        if clock != clocks_before[row["recording_id"]]:
-            store.set_clock(stage.tables, row["recording_id"], *clock)
+def _status_in_metadata(metadata_by_asset: Mapping[str, Metadata]) -> tuple[str, str | None]:
+    """Status and error that a stage has stated in its metadata; `ok` without them."""
+    for metadata in metadata_by_asset.values():
+        if "status" in metadata:
+            return str(metadata["status"]), metadata.get("error")
+    return "ok", None
 
 
 def _materialize(
@@ -254,22 +266,24 @@ def _materialize(
     versions: DataVersions,
 ) -> Iterator[MaterializeResult[Any]]:
     step = context.get_step_execution_context()
-    versions.mark_observations_as_read(step)
     for name in stage.asset_names:
         add_asset_metadata(
             step, name, {recording_id: metadata[name] for recording_id, metadata in metadata_by_recording.items()}
         )
+    data_version = DataVersion(versions.common_version)
     for name in stage.files:
-        yield MaterializeResult(asset_key=name, data_version=DataVersion(versions.common_versions[name]))
+        yield MaterializeResult(asset_key=name, data_version=data_version)
     for table in stage.tables:
         yield MaterializeResult(
             asset_key=table.name,
-            data_version=DataVersion(versions.common_versions[table.name]),
+            data_version=data_version,
             metadata={"dagster/row_count": store.row_count(table)},
         )
-    for recording_id in versions.differing_recordings():
-        # Dagster gives all recordings of a batch one data version; recordings with other inputs get their own event.
-        versions.log_materialization(context, recording_id, metadata_by_recording[recording_id])
+    # Dagster gives all recordings of a batch one data version and one set of inputs; the others get their own events.
+    own_events = versions.recordings_with_own_event()
+    versions.log_materializations(
+        context, {recording_id: metadata_by_recording[recording_id] for recording_id in own_events}
+    )
 
 
 def _check_rows(stage: Stage, store: Store, recording_ids: Sequence[str]) -> Iterator[AssetCheckResult]:
@@ -286,21 +300,6 @@ def _check_rows(stage: Stage, store: Store, recording_ids: Sequence[str]) -> Ite
         )
     if stage.check is not None:
         yield stage.check(store, recording_ids)
-
-
-def _fail_on_rejected(process: ProcessRecording, store: Store, recording_ids: Sequence[str]) -> ProcessRecording:
-    """Wrap a function so that a rejected recording fails with the reason of its rejection."""
-    rows = store.read(RECORDINGS, recording_ids, ["recording_id", "status", "error"]).to_pylist()
-    rejected = {row["recording_id"]: row["error"] for row in rows if row["status"] == "rejected"}
-
-    def process_unless_rejected(recording_id: str, progress: ReportProgress) -> Mapping[str, Metadata]:
-        if recording_id in rejected:
-            raise RecordingError(
-                f"The recording has no results, because its file was rejected: {rejected[recording_id]}"
-            )
-        return process(recording_id, progress)
-
-    return process_unless_rejected
 
 
 def _check_run_is_active(context: AssetExecutionContext) -> None:
@@ -331,16 +330,12 @@ def _describe_failures(stage_name: str, recording_count: int, result: _BatchResu
     return f"{stage_name}:{failed}{f' {result.stop}' if result.stop else ''}"
 
 
-def failed_recordings(failure: DagsterEvent) -> frozenset[str] | None:
-    """Recordings that failed in a step, from its failure event; None if the step failed for another reason."""
-    data = failure.step_failure_data
-    error = data.error
-    while error is not None:
-        if error.cls_name == RunFencedError.__name__:
-            return frozenset()  # a fenced run is not a failure of its recordings
+def is_fenced(failure: DagsterEvent) -> bool:
+    """Whether a step failed because its run was no longer active, from its failure event."""
+    error = failure.step_failure_data.error
+    while error is not None and error.cls_name != RunFencedError.__name__:
         error = error.cause
-    failed = data.user_failure_data.metadata.get(_FAILED_KEY) if data.user_failure_data else None
-    return frozenset(failed.value) if isinstance(failed, JsonMetadataValue) and isinstance(failed.value, list) else None
+    return error is not None
 
 
 def failure_sentence(failure: DagsterEvent) -> str | None:

@@ -20,7 +20,7 @@ from resources.config.media_config import VideoSettings
 from resources.config.settings import Settings
 from resources.dagster_instance.dagster_names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 from resources.dagster_instance.event_log import AssetEvent, observations
-from resources.schema.recording_tables import RECORDINGS
+from resources.schema.recording_tables import RECORDINGS, SOURCE_FILES
 from resources.storage.delta_store import Store
 
 NO_VERSION = "none"
@@ -67,11 +67,6 @@ def _video_json(settings: Settings, camera: str | None) -> str:
     return video.model_dump_json(include=overridden) if overridden else ""
 
 
-CAMERA_CLOCK = CameraAspect(
-    "camera_clock",
-    "Time zone and clock offset",
-    lambda settings, camera: settings.camera(camera).own_settings_json("time_zone", "clock_offset_s"),
-)
 CAMERA_VIDEO = CameraAspect("camera_video", "Settings of normalization that differ from `video`", _video_json)
 
 CAMERA_TRACK_LINKING = CameraAspect(
@@ -114,12 +109,13 @@ class SettingsObservation:
     Attributes:
         version: Data version of the settings.
         storage_id: Id of the event; if the camera has no settings of its own, an id before all its observations.
-        is_newest: False if a process with newer settings has recorded another observation since.
+        is_what_dagster_read: Whether Dagster, which reads the newest observation when a step begins, has read this one:
+            False if this process has only now recorded it, or one with newer settings has recorded another.
     """
 
     version: str
     storage_id: int
-    is_newest: bool
+    is_what_dagster_read: bool
 
 
 def settings_data_version(settings_json: str) -> str:
@@ -133,9 +129,12 @@ def observed_version(event: AssetEvent | None) -> str:
 
 
 def cameras_of(store: Store, recording_ids: Sequence[str] | None = None) -> dict[str, str | None]:
-    """Camera by recording, for some recordings or for all that were probed; None if it is unknown."""
-    rows = store.read(RECORDINGS, recording_ids, ["recording_id", "camera"]).to_pylist()
-    return dict.fromkeys(recording_ids or ()) | {row["recording_id"]: row["camera"] for row in rows}
+    """Camera by recording, for some recordings or for all; None if it is unknown."""
+    cameras: dict[str, str | None] = dict.fromkeys(recording_ids or ())
+    for table in (SOURCE_FILES, RECORDINGS):  # a recording that was not probed yet is only in the first
+        rows = store.read(table, recording_ids, ["recording_id", "camera"]).to_pylist()
+        cameras |= {row["recording_id"]: row["camera"] for row in rows if row["recording_id"]}
+    return cameras
 
 
 class CameraObserver:
@@ -149,7 +148,7 @@ class CameraObserver:
     def __init__(self, settings: Settings, read_at_s: float | None = None) -> None:
         self._settings, self._read_at_s = settings, time.time() if read_at_s is None else read_at_s
         aspects = (
-            *(CAMERA_CLOCK, CAMERA_VIDEO, CAMERA_TRACK_LINKING, CAMERA_ZONES, camera_regions()),
+            *(CAMERA_VIDEO, CAMERA_TRACK_LINKING, CAMERA_ZONES, camera_regions()),
             *(camera_regions(model.name) for model in settings.models),
         )
         self.aspects: Mapping[AssetKey, CameraAspect] = {aspect.key: aspect for aspect in aspects}
@@ -178,7 +177,8 @@ class CameraObserver:
     def _record_one(
         self, instance: DagsterInstance, aspect: CameraAspect, cameras: Mapping[str, str | None]
     ) -> dict[str, SettingsObservation]:
-        if not (newest := instance.fetch_observations(aspect.key, limit=1).records):
+        newest = instance.fetch_observations(aspect.key, limit=1).records
+        if is_first := not newest:
             # Dagster compares data versions with those of the event that was read, so there must be an event.
             instance.report_runless_asset_event(AssetObservation(aspect.key))
             newest = instance.fetch_observations(aspect.key, limit=1).records
@@ -186,7 +186,7 @@ class CameraObserver:
         by_camera = {camera: aspect.settings_json(self._settings, camera) for camera in set(cameras.values())}
         settings_by_recording = {recording_id: by_camera[camera] for recording_id, camera in cameras.items()}
         events = observations(instance, aspect.key, set(settings_by_recording))
-        has_recorded = False
+        recorded: set[str] = set()
         for recording_id, settings_json in settings_by_recording.items():
             newest_event = events.get(recording_id, [])[:1]
             version = settings_data_version(settings_json)
@@ -194,12 +194,15 @@ class CameraObserver:
                 continue
             if newest_event or settings_json:
                 instance.report_runless_asset_event(self._observation(aspect, recording_id, settings_json))
-                has_recorded = True
-        if has_recorded:
+                recorded.add(recording_id)
+        if recorded:
             events = observations(instance, aspect.key, set(settings_by_recording))
         return {
             recording_id: _newest_matching_observation(
-                settings_data_version(settings_json), events.get(recording_id, []), last_id
+                settings_data_version(settings_json),
+                events.get(recording_id, []),
+                last_id,
+                is_recorded_now=is_first or recording_id in recorded,
             )
             for recording_id, settings_json in settings_by_recording.items()
         }
@@ -217,10 +220,14 @@ class CameraObserver:
         return AssetObservation(aspect.key, partition=recording_id, metadata={"settings": settings}, tags=tags)
 
 
-def _newest_matching_observation(version: str, events: Sequence[AssetEvent], last_id: int) -> SettingsObservation:
+def _newest_matching_observation(
+    version: str, events: Sequence[AssetEvent], last_id: int, *, is_recorded_now: bool
+) -> SettingsObservation:
     match = next((event for event in events if observed_version(event) == version), None)
     id_before_all = events[-1].storage_id - 1 if events else last_id
-    storage_id = match.storage_id if match else id_before_all
+    is_newest = version == observed_version(events[0] if events else None)
     return SettingsObservation(
-        version, storage_id, is_newest=version == observed_version(events[0] if events else None)
+        version,
+        match.storage_id if match else id_before_all,
+        is_what_dagster_read=is_newest and not is_recorded_now,
     )

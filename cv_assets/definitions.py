@@ -10,7 +10,7 @@ from resources.storage.delta_store import Store
 from sensors.notifications_sensor import build_notifications_sensor
 from sensors.reconciliation_sensor import build_reconciliation_sensor
 from sensors.retention_schedule import build_retention_job, build_retention_schedule
-from sensors.watched_folder_sensor import watched_folder_sensor
+from sensors.watched_folder_sensor import build_watched_folder_sensor
 
 
 def build_definitions(settings: Settings) -> Definitions:
@@ -22,7 +22,7 @@ def build_definitions(settings: Settings) -> Definitions:
         jobs=[graph.ingest_job, graph.analysis_job, retention_job],
         schedules=[build_retention_schedule(retention_job, settings.retention)],
         sensors=[
-            watched_folder_sensor,
+            build_watched_folder_sensor(graph),
             build_reconciliation_sensor(graph),
             build_notifications_sensor(graph),
         ],

@@ -136,7 +136,6 @@ def _class_columns(
     confidence = np.concatenate([boxes.confidence for boxes in detections] or [np.empty(0)])
     return {
         "time_s": frame_rows["time_s"],
-        "captured_at_utc": frame_rows["captured_at_utc"],
         "class_id": class_id,
         "class_name": pa.array([detector.class_names[int(number)] for number in class_id], pa.string()),
         "confidence": confidence.astype(np.float64).clip(0, 1),

@@ -34,7 +34,7 @@ from resources.schema.table_registry import model_tables
 from resources.storage.checkpoints import Checkpoints
 from resources.storage.delta_store import Store
 
-_LOGIC = "detections 5"
+_LOGIC = "detections 6"
 _REUSED = "reused_frame_count"
 _METADATA = ("engine_name", "model_id", "frame_count", "analysed_frame_count", "reused_frame_count")
 

@@ -5,37 +5,35 @@ from pathlib import Path
 from typing import Any
 
 from resources.errors import RecordingError
-from resources.schema.recording_tables import RECORDINGS
 from resources.storage.delta_store import Store
+from resources.storage.recording_rows import RecordingRow, read_recording_rows
 
 NO_NORMALIZED_VIDEO = "The recording has no normalized video: materialize normalized_video first."
 _NAMED_STRETCHES = 3
 
 
-def read_normalized_row(recording_id: str, store: Store) -> dict[str, Any]:
-    """Read the row of a recording that has been normalized.
+def read_normalized_row(recording_id: str, store: Store) -> RecordingRow:
+    """Read the row of header and content of a recording that has been normalized.
 
     Raises:
         RecordingError: The recording has not been normalized.
     """
-    row = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
+    row = read_recording_rows(store, [recording_id]).get(recording_id)
     if row is None or row["frame_count"] is None:
         raise RecordingError(NO_NORMALIZED_VIDEO)
-    return dict(row)
+    return row
 
 
 def find_normalized_video(row: Mapping[str, Any], data_folder: Path) -> Path:
     """Path of a recording's normalized video.
 
     Args:
-        row: The recording's row of `recordings`.
+        row: The recording's row of `recording_contents`.
         data_folder: Folder that paths in tables are relative to.
 
     Raises:
-        RecordingError: The video was never written, or was deleted.
+        RecordingError: The video was deleted.
     """
-    if row["status"] == "rejected":
-        raise RecordingError(NO_NORMALIZED_VIDEO)
     if row["video_path"] is None or not (data_folder / row["video_path"]).exists():
         raise RecordingError(
             "The normalized video was deleted, by retention (retention.media_after_days) or by hand: materialize "
@@ -48,10 +46,8 @@ def media_status(row: Mapping[str, Any]) -> tuple[str, str | None]:
     """Status and error of a recording according to its packet ledger: `ok`, or `partial` with the missing stretches.
 
     Args:
-        row: A row of `recordings`; its ledger columns may be None.
+        row: A row of `recording_contents`; its ledger columns may be None.
     """
-    if row["frame_count_from_content"] is None:
-        return "ok", None
     missing = [(stretch["start_s"], stretch["end_s"]) for stretch in row["missing_s"] or ()]
     sentences = []
     if row["corrupt_count"] or missing:

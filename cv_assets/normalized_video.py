@@ -1,11 +1,11 @@
 """normalized_video: one MP4 per recording; frames: one row per frame of it (recording_id, frame_index).
 
-Every later stage reads this video and never the source. `frames` has the source frame of each frame, and its time.
+Every later stage reads this video and never the source. `frames` has the source frame of each frame, and its time;
+`recording_contents` has what decoding every frame of the source has shown.
 """
 
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,17 @@ from cv_assets.recordings import NOT_PROBED
 from cv_assets.stage_asset import INGEST, FileAsset, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata, sheet_metadata
 from resources.config.settings import Settings, settings_version
-from resources.errors import RecordingError, RejectedRecordingError
+from resources.errors import RecordingError
 from resources.media.frame_reader import read_frame_count
 from resources.media.isolation import normalize_in_subprocess
 from resources.media.normalized_file import NormalizedVideo
 from resources.media.progress import ReportProgress
 from resources.previews.contact_sheet import contact_sheet
 from resources.previews.timeline_chart import format_clock
-from resources.schema.recording_tables import FRAMES, RECORDINGS
+from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORDINGS
 from resources.source_index import SourceIndex
-from resources.storage.clock_times import wall_clock_times
 from resources.storage.delta_store import Store
+from resources.storage.recording_rows import read_recording_rows
 from resources.watched_files import resolve_source_path
 
 NORMALIZED_VIDEO = "normalized_video"
@@ -39,30 +39,25 @@ _TENTHS_BELOW_S = 2 * _SHEET_FRAMES  # in shorter videos, neighbouring frames of
 _DURATION_TOLERANCE = 0.02  # headers round their duration: only a larger share of it counts as missing
 
 _METADATA = (
-    *("status", "time_source", "normalized_by", "rate_fps", "width_px", "height_px", "video_path"),
+    *("time_source", "normalized_by", "rate_fps", "width_px", "height_px", "video_path"),
     *("corrupt_count", "discarded_count", "decimated_count", "duplicated_count"),
 )
 
 
-def frame_rows(recording_id: str, video: NormalizedVideo, started_at_utc: Any, started_at_source: Any) -> pa.Table:
+def frame_rows(recording_id: str, video: NormalizedVideo) -> pa.Table:
     """Build the rows of `frames` for a normalized video.
 
     Args:
         recording_id: The recording.
         video: The result of normalization.
-        started_at_utc: Wall-clock time of the first frame, or None.
-        started_at_source: Source of that time, or None.
     """
     count, frames, measures = len(video.frames), video.frames, video.measures
-    time_s = np.array(frames.time_s)
     return pa.table(
         {
             "recording_id": pa.repeat(recording_id, count),
             "frame_index": np.arange(count, dtype=np.int32),
             "source_frame_index": np.array(frames.source_frame_index, np.int32),
-            "time_s": time_s,
-            "captured_at_utc": wall_clock_times(started_at_utc, time_s),
-            "captured_at_source": pa.array([started_at_source] * count, pa.string()),
+            "time_s": np.array(frames.time_s, float),
             "is_duplicated": np.array(frames.is_duplicated, bool),
             "gap_s": np.array(frames.gap_s, float),
             "brightness": np.array(measures.brightness, float),
@@ -75,11 +70,11 @@ def frame_rows(recording_id: str, video: NormalizedVideo, started_at_utc: Any, s
 
 
 def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns of `recordings` that are known only after every frame has been decoded.
+    """Columns of `recording_contents` that normalization knows once it has decoded every frame.
 
     Args:
         video: The result of normalization.
-        row: The recording's row with the columns of its header.
+        row: The recording's row of `recordings`.
     """
     ledger = video.ledger
     missing_s = [{"start_s": start_s, "end_s": end_s} for start_s, end_s in ledger.missing_s]
@@ -123,28 +118,11 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _normalization_columns(before: Mapping[str, Any], video: NormalizedVideo, video_path: str) -> dict[str, list[Any]]:
-    """Columns of a recording's row that normalization decides.
-
-    The start time is that of the row, corrected where the content differs from the header. It is not computed from the
-    settings again: they may be newer than the clock from which the times in all other tables were derived.
-    """
-    columns = content_columns(video, before) | {"video_path": video_path}
-    status, error = media_status({**before, **columns})
-    columns |= {"status": status, "error": error, "failed_stage": None}
-    if before["started_at_source"] == "mtime":  # the file was last written when the recording ended
-        columns["started_at_utc"] = before["mtime_utc"] - timedelta(seconds=video.duration_s)
-    elif before["started_at_utc"] is not None:
-        shift_s = video.lead_s - (before["lead_s"] or 0.0)
-        columns["started_at_utc"] = before["started_at_utc"] + timedelta(seconds=shift_s)
-    return {name: [value] for name, value in columns.items()}
-
-
 def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list[str]:
     """Describe each sum of packets or frames of a recording that does not add up; empty if all do.
 
     Args:
-        row: The recording's row of `recordings`.
+        row: The recording's row of `recording_contents`.
         frames: Its rows of `frames`, with source_frame_index and is_duplicated.
         video: Path of its normalized video.
     """
@@ -178,7 +156,7 @@ def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list
 
 def ledger_check(store: Store, recording_ids: Sequence[str]) -> AssetCheckResult:
     """Check that every packet and frame of some recordings is accounted for."""
-    rows = store.read(RECORDINGS, recording_ids).to_pylist()
+    rows = store.read(RECORDING_CONTENTS, recording_ids).to_pylist()
     columns = ["recording_id", "source_frame_index", "is_duplicated"]
     faults = []
     for row in rows:
@@ -196,37 +174,37 @@ def ledger_check(store: Store, recording_ids: Sequence[str]) -> AssetCheckResult
 def normalize_recording(
     recording_id: str, store: Store, settings: Settings, progress: ReportProgress
 ) -> dict[str, Metadata]:
-    """Normalize one recording; store its video, its frames and the columns of its content.
+    """Normalize one recording; store its video, its frames and what its content is.
+
+    Returns:
+        Metadata by asset name; the status is `partial` if a part of the file does not decode.
 
     Raises:
-        RejectedRecordingError: The file cannot be processed; the reason is stored in its row too.
+        RejectedRecordingError: The file cannot be processed.
         RecordingError: The recording has not been probed.
     """
-    row = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
+    row = read_recording_rows(store, [recording_id]).get(recording_id)
     if row is None:
         raise RecordingError(NOT_PROBED)
-    if row["status"] == "rejected":
-        raise RejectedRecordingError(row["error"])
     source_file = SourceIndex(store).find_source_file(recording_id, settings.watched_folder)
     source = resolve_source_path(settings, source_file.source_path if source_file else row["source_path"])
-    try:
-        video, path = _write_video(recording_id, source, row["camera"], store, settings, progress)
-    except RejectedRecordingError as error:
-        store.update(RECORDINGS, recording_id, {"status": "rejected", "error": str(error), "failed_stage": None})
-        raise
-    # The row is read again, because its clock may have been corrected while the video was written.
-    store.change(RECORDINGS, [recording_id], lambda rows: _normalization_columns(rows.to_pylist()[0], video, path))
-    row = store.read(RECORDINGS, [recording_id]).to_pylist()[0]
-    frames = frame_rows(recording_id, video, row["started_at_utc"], row["started_at_source"])
-    store.replace(FRAMES, [recording_id], frames)
-    metadata = {name: row[name] for name in _METADATA}
+    video, path = _write_video(recording_id, source, row["camera"], store, settings, progress)
+    content = {"recording_id": recording_id, **content_columns(video, row), "video_path": path}
+    contents = pa.Table.from_pylist([content], schema=RECORDING_CONTENTS.arrow_schema)
+    store.replace(FRAMES, [recording_id], frame_rows(recording_id, video))
+    # Later stages consider a recording with a row of contents as normalized, so this row is the last.
+    store.replace(RECORDING_CONTENTS, [recording_id], contents)
+    status, error = media_status(content)
+    metadata: dict[str, Any] = {"status": status} if error is None else {"status": status, "error": error}
+    metadata |= {name: content[name] for name in _METADATA}
     metadata |= {"frame_count": len(video.frames), "duration_s": video.duration_s, "contact_sheet": frames_sheet(video)}
     means = ("brightness", "sharpness", "motion")
     return {
+        NORMALIZED_VIDEO: metadata,
         FRAMES.name: count_metadata(
             len(video.frames), **{f"mean_{name}": float(np.mean(getattr(video.measures, name))) for name in means}
         ),
-        NORMALIZED_VIDEO: metadata,
+        RECORDING_CONTENTS.name: count_metadata(1),
     }
 
 
@@ -279,9 +257,9 @@ def frames_sheet(video: NormalizedVideo) -> MetadataValue:
             checks={LEDGER_CHECK: "Every packet read and every frame decoded is accounted for."},
         ),
     ),
-    tables=(FRAMES,),
+    tables=(FRAMES, RECORDING_CONTENTS),
     deps=(RECORDINGS.name, CAMERA_VIDEO.name),
-    code_version=lambda settings: settings_version("normalized_video 3", settings.video.output_settings),
+    code_version=lambda settings: settings_version("normalized_video 4", settings.video.output_settings),
     kinds=("ffmpeg",),
     runs_on_rejected=True,
     check=ledger_check,

@@ -23,7 +23,6 @@ from resources.media.progress import ReportProgress
 from resources.previews.annotated_frames import annotate_image
 from resources.previews.preview_throttle import PreviewFrame
 from resources.schema.recording_tables import FRAMES
-from resources.storage.clock_times import add_wall_clock_times
 from resources.storage.delta_store import Store
 
 _SAMPLE_FRAMES = 48
@@ -166,8 +165,8 @@ def prepare_inference(
     """
     row = read_normalized_row(recording_id, store)
     video = find_normalized_video(row, store.data_folder)
-    frames = store.read(FRAMES, [recording_id], ["frame_index", "source_frame_index", "time_s", "captured_at_utc"])
-    frames = add_wall_clock_times(frames.sort_by("frame_index"), row["started_at_utc"])
+    frames = store.read(FRAMES, [recording_id], ["frame_index", "source_frame_index", "time_s"])
+    frames = frames.sort_by("frame_index")
     if frames.num_rows != row["frame_count"]:
         raise RecordingError(
             f"The normalized video has {row['frame_count']} frames, but the table frames has {frames.num_rows} rows: "

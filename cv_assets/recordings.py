@@ -1,16 +1,15 @@
 """recordings: one row per source file (recording_id), with the claims of its header, before any frame is decoded.
 
-The columns about the content are filled by normalized_video, the only stage that decodes every frame of the source. A
-file that cannot be processed has a row too, with status `rejected` and the reason.
+What decoding every frame shows is in recording_contents, which normalized_video writes. A file that cannot be processed
+has a row too, with its path, size and mtime alone; the reason is in stage_runs.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from cv_assets.media_status import media_status
 from cv_assets.stage_asset import INGEST, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
 from resources.config.settings import Settings, settings_version
@@ -19,14 +18,11 @@ from resources.media.isolation import probe_in_subprocess
 from resources.media.progress import ReportProgress
 from resources.schema.recording_tables import RECORDINGS
 from resources.source_index import SourceFile, SourceIndex
-from resources.start_times import determine_start_time
 from resources.storage.delta_store import Store
 from resources.watched_files import resolve_source_path
 
 NOT_PROBED = "The recording has not been probed: materialize recordings first."
-_STAGE_NAME = "recordings"
-_STATUS = ("status", "error", "failed_stage")
-_METADATA = ("status", "error", "camera", "source_path", "size_bytes", "codec_name", "frame_count_from_header")
+_METADATA = ("camera", "source_path", "size_bytes", "codec_name", "frame_count_from_header")
 
 
 def file_columns(source: SourceFile) -> dict[str, Any]:
@@ -34,7 +30,6 @@ def file_columns(source: SourceFile) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(RECORDINGS.arrow_schema.names)
     return row | {
         "recording_id": source.recording_id,
-        "status": "ok",
         "camera": source.camera,
         "source_path": source.source_path,
         "fingerprint": source.fingerprint,
@@ -43,12 +38,15 @@ def file_columns(source: SourceFile) -> dict[str, Any]:
     }
 
 
-def probe_recording(source: SourceFile, settings: Settings) -> dict[str, Any]:
-    """Probe a file and build the row of its recording; columns that need more than header and first frame are None.
+def probe_recording(source: SourceFile, settings: Settings) -> tuple[dict[str, Any], str | None]:
+    """Probe a file and build the row of its recording.
 
     Args:
         source: The file.
         settings: The watched folders and the limits of the probe.
+
+    Returns:
+        The row, and the reason if the file is rejected; all columns of the header are then None.
 
     Raises:
         RecordingError: The file is missing, or is a link out of the watched folder.
@@ -58,45 +56,15 @@ def probe_recording(source: SourceFile, settings: Settings) -> dict[str, Any]:
         path = resolve_source_path(settings, source.source_path)
         header = probe_in_subprocess(path, settings.video_of(source.camera))
     except RejectedRecordingError as error:
-        return row | {"status": "rejected", "error": str(error)}
-    return row | {name: value for name, value in vars(header).items() if name in row}
-
-
-def clock_columns(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Time of the first frame and the source of that time, as columns of `recordings`.
-
-    Only the asset wall_clock may replace a known start: all wall-clock times are derived from it.
-
-    Args:
-        row: The recording's row of `recordings`.
-        settings: Clocks of the cameras, and patterns of file names that contain the time.
-    """
-    lead_s = row["lead_s"] or 0.0
-    content_s = row["duration_s_from_content"]
-    started_at_utc, source = determine_start_time(
-        row["source_path"],
-        row["created_at_utc"],
-        row["mtime_utc"],
-        lead_s + content_s if content_s is not None else row["duration_s_from_header"] or 0.0,
-        settings.ingest,
-        settings.camera(row["camera"]),
-    )
-    return {"started_at_utc": started_at_utc + timedelta(seconds=lead_s), "started_at_source": source}
-
-
-def _keep_content_columns(row: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
-    """Keep the columns that later stages have filled: they stay valid, because a recording's content never changes."""
-    if before is None or row["status"] == "rejected":
-        return row
-    content = {name: value for name, value in before.items() if row[name] is None and name not in _STATUS}
-    if before["status"] == "failed" and before["failed_stage"] != _STAGE_NAME:
-        return row | content | {name: before[name] for name in _STATUS}
-    status, error = media_status(row | content)
-    return row | content | {"status": status, "error": error}
+        return row, str(error)
+    return row | {name: value for name, value in vars(header).items() if name in row}, None
 
 
 def probe_and_store(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
     """Probe the file of one recording and store its row.
+
+    Returns:
+        Metadata by asset name; the status is `rejected` if the file can never be processed.
 
     Raises:
         RecordingError: The file is missing, or no file with this content was ever in the watched folder.
@@ -107,34 +75,21 @@ def probe_and_store(recording_id: str, store: Store, settings: Settings) -> dict
             f"The recording {recording_id} has no file in the source index of {settings.watched_folder}: copy its file "
             "into the watched folder again."
         )
-    before = next(iter(store.read(RECORDINGS, [recording_id]).to_pylist()), None)
-    try:
-        probed = probe_recording(source, settings)
-    except RecordingError as error:
-        if before is None:
-            failure = {"status": "failed", "error": str(error), "failed_stage": _STAGE_NAME}
-            _store_row(file_columns(source) | failure | {"recording_id": recording_id}, store)
-        raise
-    row = _keep_content_columns(probed | {"recording_id": recording_id}, before)
-    if row["status"] != "rejected" and row["started_at_utc"] is None:
-        row |= clock_columns(row, settings)
-    _store_row(row, store)
-    metadata = {name: row[name] for name in _METADATA if row[name] is not None}
-    if duration_s := row["duration_s_from_content"] or row["duration_s_from_header"]:
+    row, rejection = probe_recording(source, settings)
+    row["recording_id"] = recording_id
+    store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
+    metadata = {"status": "ok"} if rejection is None else {"status": "rejected", "error": rejection}
+    metadata |= {name: row[name] for name in _METADATA if row[name] is not None}
+    if duration_s := row["duration_s_from_header"]:
         metadata["duration_s"] = duration_s
     return {RECORDINGS.name: count_metadata(1, **metadata)}
-
-
-def _store_row(row: Mapping[str, Any], store: Store) -> None:
-    rows = pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema)
-    store.replace(RECORDINGS, [row["recording_id"]], rows)
 
 
 @stage_asset(
     group=INGEST,
     tables=(RECORDINGS,),
     deps=(),
-    code_version=lambda settings: settings_version("recordings 3", str(settings.video.max_pixels)),
+    code_version=lambda settings: settings_version("recordings 4", str(settings.video.max_pixels)),
     kinds=("ffmpeg",),
     runs_on_rejected=True,
 )

@@ -15,7 +15,7 @@ from resources.config.media_config import SceneSettings
 from resources.config.settings import settings_version
 from resources.errors import RecordingError
 from resources.media.progress import ReportProgress
-from resources.schema.recording_tables import FRAMES, RECORDINGS, SCENES, STRETCHES
+from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, SCENES, STRETCHES
 from resources.storage.delta_store import Store
 
 _MEASURES = ("frame_index", "time_s", "brightness", "sharpness", "motion", "scene_score", "black_share")
@@ -114,7 +114,7 @@ def find_scenes(recording_id: str, store: Store, settings: SceneSettings) -> dic
     Raises:
         RecordingError: The recording has no normalized video.
     """
-    rate = store.read(RECORDINGS, [recording_id], ["rate_fps"]).to_pylist()
+    rate = store.read(RECORDING_CONTENTS, [recording_id], ["rate_fps"]).to_pylist()
     frames = store.read(FRAMES, [recording_id], list(_MEASURES)).sort_by("frame_index")
     if not rate or not rate[0]["rate_fps"] or not frames.num_rows:
         raise RecordingError(NO_NORMALIZED_VIDEO)

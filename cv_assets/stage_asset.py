@@ -7,6 +7,7 @@ import, and one process can build the assets for several settings.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from dagster import (
@@ -85,20 +86,27 @@ class StageAsset:
     deps: tuple[str, ...]
     kinds: tuple[str, ...]
     files: tuple[FileAsset, ...]
-    further_deps: Mapping[str, tuple[str, ...]]
     pool: str | None
     lease: Callable[[StageRun], AbstractContextManager[str]] | None
     resource_keys: tuple[str, ...]
     description: str
 
-    def build(self, settings: Settings, observer: CameraObserver) -> AssetsDefinition:
+    def build(
+        self, settings: Settings, observer: CameraObserver, stage_of_asset: Mapping[str, str] = MappingProxyType({})
+    ) -> AssetsDefinition:
         """Build the stage's assets for some settings.
 
         Args:
             settings: Decide the code version and the number of recordings per run of a backfill.
             observer: Records the settings of single cameras.
+            stage_of_asset: Stage by asset, for assets that do not have the name of their stage.
         """
         code_version = self.code_version(settings)
+        stage = replace(
+            self.stage,
+            code_version=code_version,
+            input_stages={name: stage_of_asset.get(name, name) for name in self.deps},
+        )
 
         @multi_asset(
             name=self.stage.name,
@@ -116,9 +124,10 @@ class StageAsset:
             with self.lease(run) if self.lease else nullcontext("") as device:
                 run_on_device = replace(run, device=device)
                 yield from process_batch(
-                    self.stage,
+                    stage,
                     context,
                     run.store,
+                    run.settings,
                     observer,
                     lambda recording_id, progress: self.process(recording_id, run_on_device, progress),
                 )
@@ -138,7 +147,7 @@ class StageAsset:
                     description=column.comment,
                     constraints=TableColumnConstraints(nullable=column.nullable, unique=(column.name,) == table.key),
                 )
-                for column in table.columns
+                for column in table.stored_columns
             ]
             metadata = {"dagster/column_schema": TableSchema(columns=columns), "dagster/table_name": table.name}
             kinds = ("deltalake", *self.kinds)
@@ -157,7 +166,7 @@ class StageAsset:
     ) -> AssetSpec:
         return AssetSpec(
             name,
-            deps=[*self.deps, *self.further_deps.get(name, ())],
+            deps=self.deps,
             description=description,
             group_name=self.group,
             code_version=code_version,
@@ -192,7 +201,6 @@ def stage_asset(
     tables: Sequence[Table] = (),
     files: Sequence[FileAsset] = (),
     kinds: Sequence[str] = (),
-    further_deps: Mapping[str, Sequence[str]] | None = None,
     name: str | None = None,
     runs_on_rejected: bool = False,
     check: CheckRecordings | None = None,
@@ -209,7 +217,6 @@ def stage_asset(
         tables: Tables that the stage writes.
         files: Assets that are files, not tables.
         kinds: Technologies, shown as badges in the UI.
-        further_deps: Further dependencies of single assets, by name of the asset.
         name: Name of the stage; None takes the name of the function.
         runs_on_rejected: Whether the stage reads the source file, and therefore also runs on rejected recordings.
         check: A further check of the stored results.
@@ -234,7 +241,6 @@ def stage_asset(
             deps=tuple(deps),
             kinds=tuple(kinds),
             files=tuple(files),
-            further_deps={asset: tuple(names) for asset, names in (further_deps or {}).items()},
             pool=pool,
             lease=lease,
             resource_keys=tuple(resource_keys),

@@ -1,7 +1,8 @@
 """summaries: one row per recording; class_minutes: one row per recording, class and minute in which it occurs.
 
-Further tables: heatmap_cells, one row per recording, class and cell of the frame; recording_hours, one row per
-recording, class and hour of the wall clock.
+Further tables: heatmap_cells, one row per recording, class and cell of the frame; class_presence, one row per
+recording, class and interval with a constant number of objects: results.duckdb computes the hours of the wall clock
+from it.
 """
 
 from collections import Counter
@@ -14,18 +15,16 @@ from dagster import MetadataValue
 from cv_assets.media_status import NO_NORMALIZED_VIDEO
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
-from cv_assets.wall_clock import WALL_CLOCK
 from resources.config.settings import settings_version
 from resources.errors import RecordingError
 from resources.media.progress import ReportProgress
 from resources.previews.image_encoding import embed_in_markdown
 from resources.previews.timeline_chart import TIMELINE_BINS, peak_counts_by_class, timeline_chart
 from resources.schema.model_tables import DETECTIONS, MODEL_RUNS
-from resources.schema.recording_tables import FRAMES, RECORDINGS
-from resources.schema.summary_tables import CLASS_MINUTES, HEATMAP_CELLS, RECORDING_HOURS, SUMMARIES
+from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORDINGS
+from resources.schema.summary_tables import CLASS_MINUTES, CLASS_PRESENCE, HEATMAP_CELLS, SUMMARIES
 from resources.schema.track_tables import TRACK_BOXES, TRACKS
 from resources.storage.arrow_sql import select
-from resources.storage.clock_times import add_wall_clock_times
 from resources.storage.delta_store import Store
 
 _SUMMARY_SQL = """
@@ -39,7 +38,7 @@ SELECT recordings.recording_id, camera, duration_s_from_content AS duration_s, f
     (SELECT any_value(engine_name) FROM model_runs) AS engine_name,
     (SELECT any_value(analysed_frame_count) FROM model_runs) AS analysed_frame_count,
     (SELECT any_value(reused_frame_count) FROM model_runs) AS reused_frame_count
-FROM recordings
+FROM recordings JOIN recording_contents USING (recording_id)
 """
 
 _CLASS_MINUTE_SQL = """
@@ -63,8 +62,7 @@ started AS (
 )
 SELECT (SELECT recording_id FROM recordings) AS recording_id, class_name, minute_index,
     track_count::INTEGER AS track_count, coalesce(new_track_count, 0)::INTEGER AS new_track_count,
-    max_at_once::INTEGER AS max_at_once, boxes / frames AS mean_at_once,
-    (SELECT started_at_utc FROM recordings) + to_seconds(60 * minute_index) AS minute_start_utc
+    max_at_once::INTEGER AS max_at_once, boxes / frames AS mean_at_once
 FROM track_counts JOIN peaks USING (class_name, minute_index) JOIN minute_frames USING (minute_index)
     LEFT JOIN started USING (class_name, minute_index)
 ORDER BY class_name, minute_index
@@ -72,7 +70,7 @@ ORDER BY class_name, minute_index
 
 
 _HEATMAP_SQL = """
-WITH frame AS (SELECT recording_id, rate_fps, width_px, width_px / 32 AS cell_px, height_px FROM recordings),
+WITH frame AS (SELECT recording_id, rate_fps, width_px, width_px / 32 AS cell_px, height_px FROM recording_contents),
 cells AS (
     SELECT class_name, track_id,
         floor(least(greatest(y_max_px, 0), height_px - 1) / cell_px) AS row_index,
@@ -85,32 +83,30 @@ SELECT (SELECT recording_id FROM frame) AS recording_id, class_name, row_index::
 FROM cells GROUP BY class_name, row_index, column_index ORDER BY class_name, row_index, column_index
 """
 
-_HOURS_SQL = """
-WITH boxes AS (
-    SELECT class_name, track_id, frame_index, to_timestamp(floor(epoch(captured_at_utc) / 3600) * 3600) AS hour_utc
-    FROM track_boxes WHERE captured_at_utc IS NOT NULL
+# Frames of unequal distance, as after a gap in the source, end an interval: its duration is that of its frames.
+_PRESENCE_SQL = """
+WITH counts AS (
+    SELECT class_name, frame_index, any_value(time_s) AS time_s, count(*)::INTEGER AS object_count
+    FROM track_boxes GROUP BY class_name, frame_index
 ),
-at_once AS (
-    SELECT class_name, hour_utc, frame_index, count(*) AS objects FROM boxes GROUP BY class_name, hour_utc, frame_index
+frame AS (SELECT recording_id, 1 / rate_fps AS frame_s FROM recording_contents),
+marked AS (
+    SELECT *, coalesce(
+        object_count <> lag(object_count) OVER in_order OR frame_index <> lag(frame_index) OVER in_order + 1
+        OR time_s - lag(time_s) OVER in_order > 1.5 * frame_s, true)::INTEGER AS is_first
+    FROM counts, frame WINDOW in_order AS (PARTITION BY class_name ORDER BY frame_index)
 ),
-peaks AS (
-    SELECT class_name, hour_utc, max(objects) AS max_at_once, sum(objects) AS boxes
-    FROM at_once GROUP BY class_name, hour_utc
-),
-first_hours AS (SELECT class_name, track_id, min(hour_utc) AS hour_utc FROM boxes GROUP BY class_name, track_id),
-started AS (
-    SELECT class_name, hour_utc, count(*) AS new_track_count FROM first_hours GROUP BY class_name, hour_utc
-)
-SELECT recording_id, camera, hour_utc, class_name, coalesce(new_track_count, 0)::INTEGER AS new_track_count,
-    max_at_once::INTEGER AS max_at_once, boxes / rate_fps AS object_s
-FROM peaks LEFT JOIN started USING (class_name, hour_utc), recordings ORDER BY hour_utc, class_name
+numbered AS (SELECT *, sum(is_first) OVER (PARTITION BY class_name ORDER BY frame_index) AS interval_number FROM marked)
+SELECT any_value(recording_id) AS recording_id, class_name, min(time_s) AS start_s,
+    max(time_s) + any_value(frame_s) AS end_s, any_value(object_count) AS object_count
+FROM numbered GROUP BY class_name, interval_number ORDER BY class_name, start_s
 """
 
 _QUERIES = {
     SUMMARIES: _SUMMARY_SQL,
     CLASS_MINUTES: _CLASS_MINUTE_SQL,
     HEATMAP_CELLS: _HEATMAP_SQL,
-    RECORDING_HOURS: _HOURS_SQL,
+    CLASS_PRESENCE: _PRESENCE_SQL,
 }
 TABLES = tuple(_QUERIES)
 _METADATA = (
@@ -128,8 +124,8 @@ def summarize(inputs: dict[str, pa.Table]) -> dict[str, pa.Table]:
     """Aggregate the stored rows of one recording, by table name.
 
     Args:
-        inputs: The recording's rows of recordings, frames, detections, tracks and track_boxes, and the detector's row
-            of model_runs, by table name.
+        inputs: The recording's rows of recordings, recording_contents, frames, detections, tracks and track_boxes, and
+            the detector's row of model_runs, by table name.
     """
     return {table.name: select(query, inputs) for table, query in _QUERIES.items()}
 
@@ -141,23 +137,19 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
         RecordingError: The recording has no normalized video.
     """
     columns_by_table = {
-        RECORDINGS: [
-            "recording_id", "camera", "started_at_utc", "duration_s_from_content", "frame_count", "rate_fps",
-            "width_px", "height_px",
+        RECORDINGS: ["recording_id", "camera"],
+        RECORDING_CONTENTS: [
+            "recording_id", "duration_s_from_content", "frame_count", "rate_fps", "width_px", "height_px",
         ],
         FRAMES: ["frame_index", "time_s"],
         DETECTIONS: ["frame_index"],
         MODEL_RUNS: ["asset_name", "model_id", "engine_name", "analysed_frame_count", "reused_frame_count"],
         TRACKS: ["track_id", "class_name", "start_s"],
-        TRACK_BOXES: [
-            "track_id", "class_name", "frame_index", "time_s", "captured_at_utc", "x_min_px", "x_max_px", "y_max_px",
-        ],
+        TRACK_BOXES: ["track_id", "class_name", "frame_index", "time_s", "x_min_px", "x_max_px", "y_max_px"],
     }  # fmt: skip
     inputs = {table.name: store.read(table, [recording_id], names) for table, names in columns_by_table.items()}
-    if inputs[RECORDINGS.name]["frame_count"].to_pylist() in ([], [None]):
+    if inputs[RECORDING_CONTENTS.name]["frame_count"].to_pylist() in ([], [None]):
         raise RecordingError(NO_NORMALIZED_VIDEO)
-    started_at_utc = inputs[RECORDINGS.name]["started_at_utc"][0].as_py()
-    inputs[TRACK_BOXES.name] = add_wall_clock_times(inputs[TRACK_BOXES.name], started_at_utc)
     model_runs = inputs[MODEL_RUNS.name]
     inputs[MODEL_RUNS.name] = model_runs.filter(pc.equal(model_runs["asset_name"], DETECTIONS.name))
     rows_by_table = summarize(inputs)
@@ -183,10 +175,9 @@ def _timeline(track_boxes: pa.Table, duration_s: float) -> MetadataValue:
     group=ANALYSIS,
     tables=TABLES,
     deps=(DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name),
-    further_deps={RECORDING_HOURS.name: (WALL_CLOCK,)},
-    code_version=lambda _: settings_version("summaries 2"),
+    code_version=lambda _: settings_version("summaries 3"),
     kinds=("duckdb",),
 )
 def summaries(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
-    """Summarize each recording: totals, minutes, hours and a heatmap."""
+    """Summarize each recording: totals, minutes, intervals of presence and a heatmap."""
     return summarize_recording(recording_id, run.store)

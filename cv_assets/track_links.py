@@ -4,7 +4,7 @@ An object that is in view when one file ends and the next begins has a track in 
 count the tracks without a link.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,12 +14,13 @@ from cv_assets.camera_settings import CAMERA_TRACK_LINKING
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
 from cv_assets.tracks import track_ends
-from cv_assets.wall_clock import WALL_CLOCK
 from resources.config.settings import Settings, settings_version
 from resources.media.progress import ReportProgress
 from resources.schema.recording_tables import RECORDINGS
 from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS, TRACKS
+from resources.start_times import CLOCK_COLUMNS, recording_start
 from resources.storage.delta_store import Store
+from resources.storage.recording_rows import read_recording_rows
 from resources.tracking.track_linking import TrackEnds, link_tracks
 
 _CLOCK_SLACK_S = 1.0  # start times in whole seconds let a file seem to begin before its predecessor ends
@@ -33,7 +34,7 @@ def adjacent_recordings(
 
     Args:
         recording_id: The recording.
-        rows: Rows of `recordings` with recording_id, camera, started_at_utc and duration_s_from_content.
+        rows: Recordings with recording_id, camera, started_at_utc and duration_s_from_content.
         max_gap_s: The longest time between two files.
 
     Returns:
@@ -61,8 +62,8 @@ def link_rows(before: dict[str, Any], after: dict[str, Any], boxes: dict[str, pa
     """Build the rows of `track_links` between two consecutive recordings.
 
     Args:
-        before: Row of `recordings` of the first.
-        after: Row of `recordings` of the second.
+        before: The first, with recording_id, started_at_utc and duration_s_from_content.
+        after: The second.
         boxes: Rows of `track_boxes` of both by recording_id, sorted by track_id and frame_index.
         max_gap_s: The longest time between the files.
     """
@@ -95,19 +96,33 @@ def link_recording(recording_id: str, store: Store, settings: Settings) -> dict[
     If the following recording is already tracked, its links are written too: so the rows do not depend on the order in
     which the files arrive.
     """
-    names = ["recording_id", "camera", "started_at_utc", "duration_s_from_content"]
-    rows = store.read(RECORDINGS, columns=names).to_pylist()
-    by_id = {row["recording_id"]: row for row in rows}
-    camera = settings.camera(by_id.get(recording_id, {}).get("camera"))
+    cameras = store.read(RECORDINGS, columns=["recording_id", "camera"])
+    name = next(iter(cameras.filter(pc.equal(cameras["recording_id"], recording_id))["camera"].to_pylist()), None)
+    camera = settings.camera(name)
     links = {recording_id: TRACK_LINKS.empty}
     if camera.track_link_gap_s:
-        before, after = adjacent_recordings(recording_id, rows, camera.track_link_gap_s)
+        is_of_camera = pc.is_null(cameras["camera"]) if name is None else pc.equal(cameras["camera"], name)
+        by_id = timed_rows(cameras.filter(is_of_camera)["recording_id"].to_pylist(), store, settings)
+        before, after = adjacent_recordings(recording_id, list(by_id.values()), camera.track_link_gap_s)
         boxes = _boxes_by_recording([name for name in (before, recording_id, after) if name], store)
         for first, second in ((before, recording_id), (recording_id, after)):
             if first and second:
                 links[second] = link_rows(by_id[first], by_id[second], boxes, camera.track_link_gap_s)
     store.replace(TRACK_LINKS, list(links), pa.concat_tables(links.values()))
     return {TRACK_LINKS.name: count_metadata(links[recording_id].num_rows)}
+
+
+def timed_rows(recording_ids: Sequence[str], store: Store, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Rows of header and content of some recordings with their started_at_utc, by recording_id.
+
+    The start is computed from the settings: the table recording_clocks is only updated when results are published.
+    """
+    rows = read_recording_rows(store, recording_ids, CLOCK_COLUMNS)
+    starts = {recording_id: recording_start(row, settings) for recording_id, row in rows.items()}
+    return {
+        recording_id: {**rows[recording_id], "started_at_utc": start[0] if start else None}
+        for recording_id, start in starts.items()
+    }
 
 
 def _boxes_by_recording(recording_ids: list[str], store: Store) -> dict[str, pa.Table]:
@@ -123,8 +138,8 @@ def _boxes_by_recording(recording_ids: list[str], store: Store) -> dict[str, pa.
 @stage_asset(
     group=ANALYSIS,
     tables=(TRACK_LINKS,),
-    deps=(TRACKS.name, TRACK_BOXES.name, WALL_CLOCK, CAMERA_TRACK_LINKING.name),
-    code_version=lambda _: settings_version("track_links 2"),
+    deps=(TRACKS.name, TRACK_BOXES.name, CAMERA_TRACK_LINKING.name),
+    code_version=lambda _: settings_version("track_links 3"),
     kinds=("numpy",),
 )
 def track_links(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

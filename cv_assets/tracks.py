@@ -23,14 +23,13 @@ from resources.schema.model_tables import DETECTIONS
 from resources.schema.recording_tables import FRAMES
 from resources.schema.track_tables import TRACK_BOXES, TRACKS
 from resources.storage.arrow_sql import select
-from resources.storage.clock_times import add_wall_clock_times
 from resources.storage.delta_store import Store
 from resources.tracking.track_linking import TrackEnds, link_tracks
 from resources.tracking.tracker import Tracker
 
 _CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
-_DETECTION_COLUMNS = ("recording_id", "frame_index", "detection_index", "time_s", "captured_at_utc", "class_id",
-                      "class_name", "confidence", *_CORNERS)  # fmt: skip
+_DETECTION_COLUMNS = ("recording_id", "frame_index", "detection_index", "time_s", "class_id", "class_name",
+                      "confidence", *_CORNERS)  # fmt: skip
 _END_SPEED_WINDOW_S = 0.5  # the speed at the end of a track is measured over its last half second
 
 # Each track gets the class with the largest sum of confidences, and a track_id in the order in which tracks start.
@@ -224,7 +223,6 @@ def fill_gaps(boxes: pa.Table, frames: pa.Table, max_gap_s: float) -> pa.Table:
     columns: dict[str, Any] = {
         "frame_index": pa.array(frame, pa.int32()),
         "time_s": gap_frames["time_s"],
-        "captured_at_utc": gap_frames["captured_at_utc"],
         "detection_index": pa.nulls(len(row), pa.int32()),
         "is_interpolated": pa.repeat(True, len(row)),
         "confidence": pa.nulls(len(row), pa.float64()),
@@ -268,10 +266,8 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     """
     row = read_normalized_row(recording_id, store)
     detections = store.read(DETECTIONS, [recording_id], list(_DETECTION_COLUMNS))
-    detections = add_wall_clock_times(detections, row["started_at_utc"])
     detections = detections.sort_by([("frame_index", "ascending"), ("detection_index", "ascending")])
-    frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s", "captured_at_utc"]).sort_by("frame_index")
-    frames = add_wall_clock_times(frames, row["started_at_utc"])
+    frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
     track_ids = assign_track_ids(detections, row["rate_fps"], settings.tracks)
     boxes = detections.append_column("track_id", pa.array(track_ids))
     tracks, track_boxes = track_rows(boxes, frames, row["rate_fps"], settings.tracks)
@@ -290,7 +286,7 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     group=ANALYSIS,
     tables=(TRACKS, TRACK_BOXES),
     deps=(DETECTIONS.name, FRAMES.name),
-    code_version=lambda settings: settings_version("tracks 2", settings.tracks),
+    code_version=lambda settings: settings_version("tracks 3", settings.tracks),
     kinds=("numpy",),
 )
 def tracks(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

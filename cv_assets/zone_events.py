@@ -35,18 +35,19 @@ from resources.media.progress import ReportProgress
 from resources.previews.image_encoding import embed_in_markdown
 from resources.previews.timeline_chart import TIMELINE_BINS, peak_counts_by_class, timeline_chart
 from resources.schema.columns import Table
-from resources.schema.recording_tables import FRAMES, RECORDINGS
+from resources.schema.recording_tables import FRAMES
 from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS
 from resources.schema.zone_tables import GROUND_TRACKS, LINE_TRIPS, ZONE_EVENTS, ZONE_SECONDS
+from resources.start_times import recording_start
 from resources.storage.arrow_sql import select
-from resources.storage.clock_times import add_wall_clock_times
 from resources.storage.delta_store import Store
+from resources.storage.recording_rows import read_recording_rows
 
 TABLES = (ZONE_EVENTS, ZONE_SECONDS, LINE_TRIPS, GROUND_TRACKS)
 _SPEED_WINDOW_S = 1.0  # long enough that the jitter of a box does not count as movement
 
-_BOX_COLUMNS = ("track_id", "frame_index", "time_s", "captured_at_utc", "class_id", "class_name", "x_min_px",
-                "y_min_px", "x_max_px", "y_max_px")  # fmt: skip
+_BOX_COLUMNS = ("track_id", "frame_index", "time_s", "class_id", "class_name", "x_min_px", "y_min_px",
+                "x_max_px", "y_max_px")  # fmt: skip
 
 _EVENTS_SQL = """
 SELECT *, row_number() OVER (PARTITION BY track_id ORDER BY time_s, event, zone_name, line_name)::INTEGER - 1
@@ -58,7 +59,7 @@ _TRIPS_SQL = """
 WITH crossings AS (SELECT * FROM events WHERE line_name IS NOT NULL),
 pairs AS (
     SELECT recording_id, track_id, class_id, class_name,
-        line_name AS from_line, event AS from_direction, time_s AS start_s, captured_at_utc,
+        line_name AS from_line, event AS from_direction, time_s AS start_s,
         lead(line_name) OVER path AS to_line, lead(event) OVER path AS to_direction,
         lead(time_s) OVER path - time_s AS travel_s,
         sqrt((lead(x_px) OVER path - x_px) ** 2 + (lead(y_px) OVER path - y_px) ** 2) AS distance_px,
@@ -103,7 +104,6 @@ class _BoxPositions:
         xyxy = corners(boxes)
         self.boxes = boxes
         self.track_id, self.time_s = boxes["track_id"].to_numpy(), boxes["time_s"].to_numpy()
-        self.captured_us = boxes["captured_at_utc"].to_numpy().astype("datetime64[us]")
         self.points = anchor_points(xyxy, camera.anchor)
         self.height_px = np.maximum(xyxy[:, 3] - xyxy[:, 1], 1)
         self.margin_px = camera.hysteresis * self.height_px
@@ -259,13 +259,9 @@ def _event_rows(recording_id: str, positions: _BoxPositions, event_columns: list
         row = columns["row"]
         box_rows = positions.boxes.select(["track_id", "frame_index", "class_id", "class_name"]).take(pa.array(row))
         columns["time_s"] = np.maximum(columns["time_s"], 0)
-        # The wall-clock time of the box before the event, advanced to the event.
-        advance_us = np.round((columns["time_s"] - positions.time_s[row]) * 1e6).astype("timedelta64[us]")
-        captured = positions.captured_us[row] + advance_us
         values = {
             **{name: box_rows[name] for name in box_rows.column_names},
             **{name: columns[name] for name in schema.names if name in columns},
-            "captured_at_utc": pa.array(captured).cast(pa.timestamp("us", tz="UTC")),
         }
         values = {
             # Unknown values are NaN in arrays and NULL in tables.
@@ -314,8 +310,8 @@ def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dic
     metadata: dict[str, Metadata] = {}
     if camera.zones or camera.lines or camera.ground:
         boxes = store.read(TRACK_BOXES, [recording_id], list(_BOX_COLUMNS))
-        boxes = pa.concat_tables([boxes, boxes_of_preceding(row, store)]) if camera.track_link_gap_s else boxes
-        boxes = add_wall_clock_times(boxes, row["started_at_utc"])
+        if camera.track_link_gap_s:
+            boxes = pa.concat_tables([boxes, boxes_of_preceding(row, store, settings)])
         boxes = boxes.sort_by([("track_id", "ascending"), ("time_s", "ascending")])
         frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
         rows_by_table = zone_rows(recording_id, boxes, frames, camera, row["width_px"], row["height_px"])
@@ -346,12 +342,13 @@ def _event_metadata(rows_by_table: dict[str, pa.Table], boxes: pa.Table, duratio
     }
 
 
-def boxes_of_preceding(row: Mapping[str, Any], store: Store) -> pa.Table:
+def boxes_of_preceding(row: Mapping[str, Any], store: Store, settings: Settings) -> pa.Table:
     """Boxes of tracks of the preceding recording that continue in this one, with times relative to its start.
 
     Args:
         row: The recording's row of `recordings`.
         store: The tables.
+        settings: The settings in force, for the clocks of both recordings.
 
     Returns:
         Rows of `track_boxes` with negative times and the track ids of this recording.
@@ -360,8 +357,9 @@ def boxes_of_preceding(row: Mapping[str, Any], store: Store) -> pa.Table:
     links = store.read(TRACK_LINKS, [row["recording_id"]], names)
     preceding = links["previous_recording_id"].unique().to_pylist()
     boxes = store.read(TRACK_BOXES, preceding, list(_BOX_COLUMNS))
-    starts = [preceding_row["started_at_utc"] for preceding_row in store.read(RECORDINGS, preceding).to_pylist()]
-    offset_s = (row["started_at_utc"] - starts[0]).total_seconds() if starts else 0.0
+    starts = [recording_start(other, settings) for other in (row, *read_recording_rows(store, preceding).values())]
+    times_utc = [start[0] for start in starts if start]
+    offset_s = (times_utc[0] - times_utc[1]).total_seconds() if len(times_utc) > 1 else 0.0
     query = """
         SELECT boxes.* REPLACE (links.track_id AS track_id, time_s - $offset_s AS time_s, 0::INTEGER AS frame_index)
         FROM boxes JOIN links ON boxes.track_id = previous_track_id WHERE time_s < $offset_s
@@ -373,7 +371,7 @@ def boxes_of_preceding(row: Mapping[str, Any], store: Store) -> pa.Table:
     group=ANALYSIS,
     tables=TABLES,
     deps=(TRACK_BOXES.name, TRACK_LINKS.name, FRAMES.name, CAMERA_ZONES.name),
-    code_version=lambda _: settings_version("zone_events 2"),
+    code_version=lambda _: settings_version("zone_events 3"),
     kinds=("numpy",),
 )
 def zone_events(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

@@ -11,7 +11,6 @@ from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
 from resources.config.settings import settings_version
 from resources.media.progress import ReportProgress
-from resources.schema.recording_tables import RECORDINGS
 from resources.schema.zone_tables import LINE_MINUTES, ORIGIN_DESTINATIONS, ZONE_EVENTS, ZONE_MINUTES, ZONE_SECONDS
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
@@ -28,17 +27,16 @@ transitions AS (
         quantile_cont(dwell_s, 0.9) AS dwell_p90_s
     FROM zone_events WHERE zone_name IS NOT NULL GROUP BY zone_name, minute_index
 )
-SELECT inside.*, started_at_utc + to_seconds(60 * minute_index) AS minute_start_utc,
+SELECT inside.*,
     coalesce(enters, 0)::INTEGER AS enter_count, coalesce(exits, 0)::INTEGER AS exit_count, dwell_p50_s, dwell_p90_s
-FROM inside LEFT JOIN transitions USING (zone_name, minute_index) JOIN recordings USING (recording_id)
+FROM inside LEFT JOIN transitions USING (zone_name, minute_index)
 ORDER BY zone_name, minute_index
 """
 
 _LINE_MINUTE_SQL = """
 SELECT recording_id, line_name, event AS direction, class_name, floor(time_s / 60)::INTEGER AS minute_index,
-    any_value(started_at_utc) + to_seconds(60 * floor(time_s / 60)::INTEGER) AS minute_start_utc,
     count(*)::INTEGER AS crossing_count
-FROM zone_events JOIN recordings USING (recording_id) WHERE line_name IS NOT NULL
+FROM zone_events WHERE line_name IS NOT NULL
 GROUP BY recording_id, line_name, event, class_name, floor(time_s / 60)::INTEGER
 ORDER BY line_name, direction, class_name, minute_index
 """
@@ -66,14 +64,14 @@ def summarize_zones(inputs: dict[str, pa.Table]) -> dict[str, pa.Table]:
     """Aggregate the events of one recording by table name.
 
     Args:
-        inputs: The recording's rows of recordings, zone_events and zone_seconds, by table name.
+        inputs: The recording's rows of zone_events and zone_seconds, by table name.
     """
     return {table.name: select(query, inputs) for table, query in _QUERIES.items()}
 
 
 def summarize_recording_zones(recording_id: str, store: Store) -> dict[str, Metadata]:
     """Aggregate one recording's events at zones and lines, and store the rows."""
-    inputs = {table.name: store.read(table, [recording_id]) for table in (RECORDINGS, ZONE_EVENTS, ZONE_SECONDS)}
+    inputs = {table.name: store.read(table, [recording_id]) for table in (ZONE_EVENTS, ZONE_SECONDS)}
     rows_by_table = summarize_zones(inputs)
     for table in TABLES:
         store.replace(table, [recording_id], rows_by_table[table.name])
@@ -84,7 +82,7 @@ def summarize_recording_zones(recording_id: str, store: Store) -> dict[str, Meta
     group=ANALYSIS,
     tables=TABLES,
     deps=(ZONE_EVENTS.name, ZONE_SECONDS.name),
-    code_version=lambda _: settings_version("zone_summaries 1"),
+    code_version=lambda _: settings_version("zone_summaries 2"),
     kinds=("duckdb",),
 )
 def zone_summaries(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

@@ -69,7 +69,6 @@ class Crowd:
             "detection_index": (np.arange(count) - frame_start).astype(np.int32),
             "source_frame_index": frame_index,
             "time_s": frame_index / self.settings.rate_fps,
-            "captured_at_utc": pa.nulls(count, pa.timestamp("us", tz="UTC")),
             "class_id": np.zeros(count, np.int32),
             "class_name": pa.repeat("person", count),
             "confidence": self.detected_boxes[:, 5],

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from resources.config.settings import Settings
-from resources.config.settings_file import PROJECT_ROOT, SETTINGS_VARIABLE, load_settings
-from resources.dagster_instance.postgres_database import check_database
-from resources.errors import PipelineError
+from resources.config.settings_file import SETTINGS_VARIABLE, load_settings
+from resources.dagster_instance.instance_file import write_instance_file
+from resources.dagster_instance.postgres_database import check_database, claim_database, name_postgres_driver
 from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder, disk_errors
 
@@ -42,30 +42,25 @@ def choose_settings(
     loaded_settings = load_settings()
     os.environ["DAGSTER_HOME"] = str(loaded_settings.data_folder / "dagster")
     os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+    name_postgres_driver()
     return loaded_settings
 
 
 def prepare_data_folder(data_folder: Path) -> None:
-    """Create the data folder with Dagster's home, into which the project's dagster.yaml is linked.
+    """Create the data folder with Dagster's home, and write the instance file into it.
 
     Raises:
-        PipelineError: The folder cannot be created or written, its disk is full, another version wrote its tables, or
+        PipelineError: The folder cannot be created or written, its disk is full, its format is too old or too new, or
             the database of Dagster's storage cannot be used.
     """
     check_data_folder(data_folder)
-    if outdated := Store(data_folder).outdated_tables():
-        raise PipelineError(
-            f"The data folder {data_folder} was written by another version, whose tables have different columns "
-            f"({', '.join(outdated)}): choose a new one with --data or data_folder."
-        )
+    Store(data_folder).check_format()
     with disk_errors(data_folder):
         home = data_folder / "dagster"
         home.mkdir(exist_ok=True)
-        link, target = home / "dagster.yaml", PROJECT_ROOT / "dagster.yaml"
-        if not link.is_symlink() or link.readlink() != target:
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
-    check_database(data_folder)
+        write_instance_file(home)
+    if check_database(data_folder):
+        claim_database(data_folder)
 
 
 def _absolute_if_file(weights: str) -> str:

@@ -7,11 +7,12 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from resources.config.settings import Settings
 from resources.schema.recording_tables import SOURCE_FILES
@@ -29,7 +30,7 @@ class SourceFile:
     """A file of a watched folder, and its recording or the reason why it has no recording of its own.
 
     Every field is a column of `source_files`. `source_path` is relative to the watched folder, and absolute in a
-    further one.
+    further one. `replaces` is the recording of the beginning of this file, ingested while the file was still growing.
     """
 
     source_path: str
@@ -41,6 +42,7 @@ class SourceFile:
     reason: str | None
     camera: str | None = None
     seen_at_utc: datetime = field(default_factory=lambda: datetime.now(UTC), compare=False)
+    replaces: str | None = field(default=None, compare=False)
 
     @property
     def may_become_readable(self) -> bool:
@@ -94,6 +96,18 @@ class SourceIndex:
         """Read the known files by path: all of them, or those of some recordings."""
         rows = self._store.read(SOURCE_FILES, recording_ids, [column.name for column in fields(SourceFile)])
         return {row["source_path"]: SourceFile(**row) for row in rows.to_pylist()}
+
+    def recordings_seen_since(self, since: datetime) -> dict[str, datetime]:
+        """Recordings whose file was first found stable after a time, with the time of each."""
+        rows = self._store.read(SOURCE_FILES, columns=["recording_id", "seen_at_utc"])
+        rows = rows.filter((pc.field("seen_at_utc") > since) & pc.field("recording_id").is_valid())
+        return dict(zip(rows["recording_id"].to_pylist(), rows["seen_at_utc"].to_pylist(), strict=True))
+
+    def replaced_recordings(self) -> dict[str, str]:
+        """Id of the complete file's recording, by id of the recording of its beginning."""
+        rows = self._store.read(SOURCE_FILES, columns=["recording_id", "replaces"])
+        rows = rows.filter(pc.field("replaces").is_valid())
+        return dict(zip(rows["replaces"].to_pylist(), rows["recording_id"].to_pylist(), strict=True))
 
     def save(self, files: Iterable[SourceFile]) -> None:
         """Replace all rows of the table."""
@@ -188,8 +202,8 @@ def skipped_files(listing: Listing, folders: Sequence[Path]) -> dict[str, Source
 
 def find_grown_recordings(
     settings: Settings, identified: Mapping[str, SourceFile], known: Mapping[str, SourceFile]
-) -> dict[str, str]:
-    """Find recordings that were ingested before their file was complete, because the copy had paused.
+) -> dict[str, SourceFile]:
+    """Find files whose beginning was ingested before they were complete, because the copy had paused.
 
     Args:
         settings: Settings that name the watched folders.
@@ -197,9 +211,9 @@ def find_grown_recordings(
         known: All previously known files, by path.
 
     Returns:
-        Id of the complete file's recording, by id of the recording of its beginning.
+        The files of `identified`; `replaces` is filled in those whose beginning is a recording.
     """
-    complete_ids = {}
+    files = dict(identified)
     for path, file in identified.items():
         earlier_file = known.get(path)
         if earlier_file is None or earlier_file.recording_id is None or earlier_file.size_bytes >= file.size_bytes:
@@ -209,8 +223,8 @@ def find_grown_recordings(
         except OSError:
             continue  # deleted in the meantime, so whether the file had grown cannot be determined
         if file.recording_id and fingerprint == earlier_file.fingerprint:
-            complete_ids[earlier_file.recording_id] = file.recording_id
-    return complete_ids
+            files[path] = replace(file, replaces=earlier_file.recording_id)
+    return files
 
 
 def find_emptied_folders(settings: Settings, listing: Listing, known: Mapping[str, SourceFile]) -> dict[Path, int]:

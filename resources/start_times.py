@@ -3,12 +3,51 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from resources.config.camera_config import CameraSettings
 from resources.config.media_config import IngestSettings
+from resources.config.settings import Settings, settings_version
+
+CLOCK_COLUMNS = (
+    *("recording_id", "camera", "source_path", "mtime_utc", "created_at_utc", "container_name"),
+    *("duration_s_from_header", "duration_s_from_content", "lead_s"),
+)
+"""The columns of `recordings` and `recording_contents` from which the start of a recording is computed."""
 
 _MIN_EPOCH_S = 946_684_800  # the year 2000: smaller numbers are serial numbers
+
+
+def recording_start(row: Mapping[str, Any], settings: Settings) -> tuple[datetime, str] | None:
+    """Wall-clock time of a recording's first frame and the source of that time; None for a file without any video.
+
+    Args:
+        row: The CLOCK_COLUMNS of the recording; those of its content are None before normalization.
+        settings: Clocks of the cameras, and patterns of file names that contain the time.
+    """
+    if row["container_name"] is None:
+        return None
+    lead_s = row["lead_s"] or 0.0
+    content_s = row["duration_s_from_content"]
+    started_at_utc, source = determine_start_time(
+        row["source_path"],
+        row["created_at_utc"],
+        row["mtime_utc"],
+        lead_s + content_s if content_s is not None else row["duration_s_from_header"] or 0.0,
+        settings.ingest,
+        settings.camera(row["camera"]),
+    )
+    return started_at_utc + timedelta(seconds=lead_s), source
+
+
+def clock_version(settings: Settings) -> str:
+    """Hash of the settings that decide the starts of recordings."""
+    cameras = {
+        name: camera.own_settings_json("time_zone", "clock_offset_s") for name, camera in settings.cameras.items()
+    }
+    own_clocks = [f"{name}: {clock}" for name, clock in sorted(cameras.items()) if clock]
+    return settings_version(settings.ingest.time_zone, *settings.ingest.captured_at_patterns, "cameras", *own_clocks)
 
 
 def determine_start_time(

@@ -15,8 +15,7 @@ from resources.dagster_instance.postgres_database import is_database_unreachable
 def fail_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
     """Fail the runs that a power cut or a kill interrupted, so that the run planner requests their work again at once.
 
-    Orphaned processes are killed first, before they can write. The interrupted runs' concurrency slots are freed. Runs
-    that stopped because a person must act are retried without their usual delay.
+    Orphaned processes are killed first, before they can write. The interrupted runs' concurrency slots are freed.
 
     Call this function only in the process that holds the data folder's lock, before that process starts a daemon.
 
@@ -24,11 +23,9 @@ def fail_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
         Number of interrupted runs.
     """
     _kill_orphaned_processes(data_folder / "dagster")
-    for record in instance.get_run_records(RunsFilter(tags={STOPPED_TAG: "true"})):
-        instance.add_run_tags(record.dagster_run.run_id, {STOPPED_TAG: "earlier"})
     interrupted = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_STATUSES))
     for run in interrupted:
-        instance.add_run_tags(run.run_id, {STOPPED_TAG: "earlier"})
+        instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
         instance.report_run_failed(run, "Interrupted: the pipeline was stopped before this run ended.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return len(interrupted)

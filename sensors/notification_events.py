@@ -4,46 +4,40 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from dagster import DagsterInstance, RunsFilter
+from dagster import DagsterInstance
 
 from cv_assets.asset_graph import AssetGraph
-from cv_assets.batch import STOPPED_TAG
+from cv_assets.camera_settings import cameras_of
 from cv_assets.stage_asset import ANALYSIS
 from resources.config.settings import Settings
 from resources.errors import PipelineError
 from resources.inference.weights import check_weights
 from resources.notifications.delivery import send_messages
 from resources.notifications.messages import NotificationEvent
-from resources.schema.recording_tables import RECORDINGS
 from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder
 from resources.storage.locks import exclusive_lock
 from resources.watched_files import camera_of, list_watched_files
 from sensors.notification_ledger import FinalResult, NotificationLedger
-from sensors.quarantine import quarantine_crashed
 from sensors.recording_states import RecordingState, RecordingStates, read_recording_states
-from sensors.retries import run_failure_sentence
 
 _RESULT_KINDS = ("success", "failure", "recovery")
 
 
-def final_status_and_error(state: RecordingState | None, row: Mapping[str, Any]) -> tuple[str, str | None]:
+def final_status_and_error(state: RecordingState | None) -> tuple[str, str | None]:
     """Read the status and error of a recording for which no further run will be requested.
 
     Args:
         state: Its state; None if it is unknown.
-        row: Its row of `recordings`; empty if it has none.
     """
-    status, error = row.get("status", "failed"), row.get("error")
-    if status in ("ok", "partial") and (state is None or state.missing):
-        # The run crashed before it could store an error, so the stored status is outdated.
-        status = "failed"
-        unfinished = ", ".join(sorted(state.failed if state else ())) or "The run"
-        error = f"{unfinished} did not finish: see the run's log in the UI."
-    return str(status), error
+    if state is not None and state.status in ("rejected", "quarantined", "failed"):
+        return state.status, state.error
+    if state is None or state.status is None or state.missing:
+        unfinished = ", ".join(sorted(state.missing if state else ())) or "The run"
+        return "failed", f"{unfinished} did not finish: see the run's log in the UI."
+    return state.status, state.error
 
 
 @dataclass(frozen=True)
@@ -80,12 +74,11 @@ def notify(instance: DagsterInstance, store: Store, graph: AssetGraph, now: floa
         ledger = NotificationLedger(store, at)
         ledger.close_interrupted_deliveries()
         states = read_recording_states(instance, store, graph)
-        quarantine_crashed(store, states, graph)
         results = _final_results(states, store, settings)
         if ledger.is_empty:
             ledger.add_baseline(results)
         ledger.add_events(_result_events(ledger, results), settings.notifications)
-        hold = _hold_sentence(instance, store, graph, states)
+        hold = _hold_sentence(store, graph, states)
         ledger.add_events(_backlog_events(ledger, states, hold, settings), settings.notifications)
         ledger.add_events(_camera_events(ledger, store, settings, at), settings.notifications)
         messages = [(channel, message) for channel in channels if (message := ledger.begin_delivery(channel))]
@@ -100,18 +93,15 @@ def notify(instance: DagsterInstance, store: Store, graph: AssetGraph, now: floa
 
 def _final_results(states: RecordingStates, store: Store, settings: Settings) -> list[FinalResult]:
     """The final results of recordings, and of files that cannot be recordings."""
-    columns = ["recording_id", "status", "error", "camera", "source_path"]
-    rows = {row["recording_id"]: row for row in store.read(RECORDINGS, columns=columns).to_pylist()}
-    results = []
+    cameras, results = cameras_of(store), []
     for state in states.states:
         if not state.is_done(settings.batches.max_attempts):
             continue
-        row = rows.get(state.recording_id, {})
-        status, error = final_status_and_error(state, row)
+        status, error = final_status_and_error(state)
         result = {"ok": "succeeded", "partial": "succeeded partially"}.get(status, status)
         message = f"{state.recording_id} {result}{f': {error}' if error else '.'}"
         is_success = status in ("ok", "partial")
-        results.append(FinalResult(state.recording_id, row.get("camera"), is_success, message))
+        results.append(FinalResult(state.recording_id, cameras.get(state.recording_id), is_success, message))
     for path, file in SourceIndex(store).load().items():
         if file.state == "unreadable":
             results.append(FinalResult(path, file.camera, False, f"{path} cannot be ingested: {file.reason}"))
@@ -166,7 +156,7 @@ def _backlog_events(
     return []
 
 
-def _hold_sentence(instance: DagsterInstance, store: Store, graph: AssetGraph, states: RecordingStates) -> str | None:
+def _hold_sentence(store: Store, graph: AssetGraph, states: RecordingStates) -> str | None:
     """Why work is on hold until a person acts; None if it is not."""
     settings = graph.settings
     waiting = [state for state in states.states if not state.is_done(settings.batches.max_attempts)]
@@ -180,11 +170,8 @@ def _hold_sentence(instance: DagsterInstance, store: Store, graph: AssetGraph, s
                 raise PipelineError(f"The watched folder {folder} does not exist: create or mount it.")
     except PipelineError as error:
         return f"Work is on hold. {error}"
-    if any(state.failed and not state.is_in_flight and state.retry_at_s > time.time() for state in waiting):
-        for record in instance.get_run_records(RunsFilter(tags={STOPPED_TAG: "true"}), limit=1):
-            if sentence := run_failure_sentence(instance, record.dagster_run.run_id):
-                return f"Work is on hold. {sentence}"
-    return None
+    hold_reasons = (state.hold_reason for state in waiting if state.hold_reason and not state.is_in_flight)
+    return next((f"Work is on hold. {reason}" for reason in hold_reasons), None)
 
 
 def _camera_events(

@@ -1,7 +1,8 @@
 """Sensor that sends notifications: success, failure, recovery and no-data alerts, to each channel of the settings."""
 
+import json
 import time
-from dataclasses import dataclass
+from typing import Any
 
 from dagster import (
     DefaultSensorStatus,
@@ -18,24 +19,8 @@ from resources.storage.delta_store import Store
 from sensors.notification_events import notify
 from sensors.recording_states import change_token
 
+_MIN_INTERVAL_S = 60
 _RECHECK_AFTER_S = 300.0  # a camera without data does not change the token
-
-
-@dataclass(frozen=True)
-class _LastCheck:
-    """The last check.
-
-    Attributes:
-        token: Its change token.
-        valid_until_s: Time by the monotonic clock until which there is no other check while the token is unchanged.
-    """
-
-    token: object
-    valid_until_s: float
-
-
-_last_checks: dict[str, _LastCheck] = {}
-"""By data folder, in this process, so that every start checks again."""
 
 
 def build_notifications_sensor(graph: AssetGraph) -> SensorDefinition:
@@ -44,7 +29,7 @@ def build_notifications_sensor(graph: AssetGraph) -> SensorDefinition:
 
     @sensor(
         name="notifications",
-        minimum_interval_seconds=settings.interval_s,
+        minimum_interval_seconds=max(settings.interval_s, _MIN_INTERVAL_S),
         default_status=DefaultSensorStatus.RUNNING if settings.channels else DefaultSensorStatus.STOPPED,
         description="Sends success, failure, recovery and no-data alerts to the channels of the settings.",
     )
@@ -52,16 +37,16 @@ def build_notifications_sensor(graph: AssetGraph) -> SensorDefinition:
         """Send what happened since the last check; a delivery that fails is recorded and retried."""
         if not settings.channels:
             return SkipReason("The settings contain no channel in the section notifications.")
-        folder = str(store.data_folder)
-        last, token, now_s = _last_checks.get(folder), change_token(context.instance, store), time.monotonic()
-        if last is not None and last.token == token and now_s < last.valid_until_s:
+        last: dict[str, Any] = json.loads(context.cursor) if context.cursor else {}
+        token, now_s = change_token(context.instance, store), time.time()
+        if last.get("token") == token and now_s < last["valid_until_s"]:
             return SkipReason("No new events.")
         try:
             result = notify(context.instance, store, graph)
         except PipelineError as error:
             return SkipReason(str(error))
         valid_until_s = now_s if result.has_pending else now_s + _RECHECK_AFTER_S
-        _last_checks[folder] = _LastCheck(token, valid_until_s)
+        context.update_cursor(json.dumps({"token": token, "valid_until_s": valid_until_s}))
         return SkipReason(result.sentence)
 
     return notifications_sensor

@@ -1,32 +1,47 @@
 """The state of every recording: missing and failed assets, attempts, and whether an unfinished run contains it."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 from dagster import DagsterInstance, DagsterRun, RunsFilter
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import cameras_of
 from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.partitions import recordings_partitions
-from cv_assets.stage_asset import ANALYSIS, INGEST
-from resources.dagster_instance.dagster_names import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-    QUEUED_STATUSES,
-    UNFINISHED_STATUSES,
-)
-from resources.dagster_instance.private_api import read_partition_statuses
-from resources.schema.recording_tables import RECORDINGS
+from cv_assets.stage_asset import ANALYSIS
+from resources.dagster_instance.dagster_names import QUEUED_STATUSES, UNFINISHED_STATUSES
+from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
 from resources.source_index import SourceIndex
+from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
-from sensors.retries import NO_ATTEMPTS, AssetStatus, count_attempts
+from resources.storage.stage_runs import newest_stage_runs
+from sensors.retries import NO_ATTEMPTS, count_attempts, process_start_s, recordings_of_run
 from sensors.staleness import stale_assets
 
 STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"  # set for a pipeline that recomputes stale assets
+
+_STATUS_ORDER = ("rejected", "quarantined", "failed", "interrupted", "partial", "ok")
+_FAILED_STATUSES = ("quarantined", "failed", "interrupted")
+
+# Thousands of recordings are complete, so their rows are counted here and never become Python objects.
+_STORED_STAGES_SQL = """
+SELECT recording_id, CAST(sum(1 << position) AS BIGINT) AS stored_stages
+FROM newest JOIN stages USING (stage)
+WHERE status NOT IN ('quarantined', 'failed', 'interrupted') AND data_version IS NOT NULL GROUP BY recording_id
+"""
+_OTHER_ROWS_SQL = """
+SELECT recording_id, stage, position, attempt, status, error, finished_at_utc
+FROM newest JOIN stages USING (stage) WHERE status <> 'ok' ORDER BY recording_id, position
+"""
+_DURATIONS_SQL = """
+SELECT recording_id, coalesce(duration_s_from_content, duration_s_from_header, 0.0) AS duration_s
+FROM headers LEFT JOIN contents USING (recording_id)
+"""
 
 
 @dataclass(frozen=True)
@@ -36,12 +51,14 @@ class RecordingState:
     Attributes:
         recording_id: The recording.
         missing: Assets that are not materialized; stale ones, too, where the pipeline recomputes them.
-        failed: The missing assets whose last attempt failed.
+        failed: The missing assets whose last attempt failed or was interrupted.
         attempt_count: Number of attempts at the failed assets.
         retry_at_s: Time before which the recording is not retried, in seconds since 1970.
         is_in_flight: Whether an unfinished run contains the recording.
         is_rejected: Whether its file can never be processed.
-        status: Its status in `recordings`; None while it has no row.
+        status: Its status, from the newest attempt at every stage; None before the first attempt has ended.
+        error: Reason of a status other than ok.
+        failed_stage: The stage that failed, was interrupted or quarantined; None with another status.
         hold_reason: What a person must fix before a retry can succeed; empty if nothing holds the recording.
         duration_s: Duration of the recording; 0 while unknown.
     """
@@ -54,6 +71,8 @@ class RecordingState:
     is_in_flight: bool = False
     is_rejected: bool = False
     status: str | None = None
+    error: str | None = None
+    failed_stage: str | None = None
     hold_reason: str = ""
     duration_s: float = 0.0
 
@@ -77,111 +96,128 @@ class RecordingStates:
     queued_run_counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_recording_states(instance: DagsterInstance, store: Store, graph: AssetGraph) -> RecordingStates:
+def read_unfinished_runs(instance: DagsterInstance) -> Sequence[DagsterRun]:
+    """Read the runs that are queued or in progress."""
+    return instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES))
+
+
+def read_recording_states(
+    instance: DagsterInstance, store: Store, graph: AssetGraph, unfinished_runs: Sequence[DagsterRun] | None = None
+) -> RecordingStates:
     """Read the state of every recording; if CV_ASSETS_RECOMPUTE_STALE is set, stale assets count as missing.
 
     Args:
         instance: Dagster's instance.
         store: The tables.
         graph: The asset graph of the settings in force.
+        unfinished_runs: The unfinished runs, if they were read before; None reads them.
     """
+    # The runs first: the rows of one that ends meanwhile are complete, and its recordings count as in flight.
+    runs = read_unfinished_runs(instance) if unfinished_runs is None else unfinished_runs
     recording_ids = list(instance.get_dynamic_partitions(recordings_partitions.name or ""))
-    asset_names = (*graph.assets_of(INGEST), *graph.assets_of(ANALYSIS))
-    last_assets = list(dict.fromkeys(graph.last_of_step[name] for name in asset_names))
-    statuses = _read_asset_statuses(instance, last_assets)
-    in_flight, queued_run_counts = _read_unfinished_runs(instance, recording_ids)
-    columns = ["recording_id", "status", "duration_s_from_content", "duration_s_from_header", "video_path"]
-    rows = {row["recording_id"]: row for row in store.read(RECORDINGS, columns=columns).to_pylist()}
-    attempts = count_attempts(instance, store, graph, statuses)
-    stale = _stale_assets(instance, store, graph, recording_ids, rows) if os.environ.get(STALE_VARIABLE) else {}
+    in_flight = {recording_id for run in runs for recording_id in recordings_of_run(run, recording_ids)}
+    queued_run_counts: dict[str, int] = {}
+    for run in runs:
+        if run.status in QUEUED_STATUSES:
+            queued_run_counts[run.job_name] = queued_run_counts.get(run.job_name, 0) + 1
+    stages = list(graph.stages)
+    stored_stages, other_rows = _read_stage_rows(store, stages)
+    stale = _stale_assets(store, graph, recording_ids) if os.environ.get(STALE_VARIABLE) else {}
+    durations_s, started_s = _read_durations(store), process_start_s()
+    missing_assets: dict[int, frozenset[str]] = {}
     states = []
-    same_step = {name: graph.same_step(name) for name in last_assets}
     for recording_id in recording_ids:
-        row = rows.get(recording_id, {})
-        failed = frozenset(name for name in last_assets if recording_id in statuses[name].failed)
-        missing = [same_step[name] for name in last_assets if recording_id not in statuses[name].materialized]
-        recording_attempts = attempts.get(recording_id, NO_ATTEMPTS) if failed else NO_ATTEMPTS
+        stored, rows = stored_stages.get(recording_id, 0), other_rows.get(recording_id, ())
+        if stored not in missing_assets:
+            lacking = (stage for position, stage in enumerate(stages) if not stored >> position & 1)
+            missing_assets[stored] = frozenset(name for stage in lacking for name in graph.stages[stage])
+        missing = missing_assets[stored]
+        worst = min(rows, key=lambda row: _STATUS_ORDER.index(row["status"]), default=None)
+        failed_rows = [row for row in rows if row["status"] in _FAILED_STATUSES]
+        attempts = count_attempts(failed_rows, started_s) if failed_rows else NO_ATTEMPTS
         states.append(
             RecordingState(
                 recording_id,
-                missing=frozenset[str]().union(*missing, stale.get(recording_id, ())),
-                failed=failed,
-                attempt_count=recording_attempts.attempt_count,
-                retry_at_s=recording_attempts.retry_at_s,
+                missing=missing | stale[recording_id] if recording_id in stale else missing,
+                failed=frozenset(name for row in failed_rows for name in graph.stages[row["stage"]]),
+                attempt_count=attempts.attempt_count,
+                retry_at_s=attempts.retry_at_s,
                 is_in_flight=recording_id in in_flight,
-                is_rejected=row.get("status") == "rejected",
-                status=row.get("status"),
-                hold_reason=recording_attempts.hold_reason,
-                duration_s=row.get("duration_s_from_content") or row.get("duration_s_from_header") or 0.0,
+                is_rejected=worst is not None and worst["status"] == "rejected",
+                status=worst["status"] if worst else "ok" if stored else None,
+                error=worst["error"] if worst else None,
+                failed_stage=worst["stage"] if worst and worst["status"] in _FAILED_STATUSES else None,
+                hold_reason=attempts.hold_reason,
+                duration_s=durations_s.get(recording_id, 0.0),
             )
         )
     return RecordingStates(states, queued_run_counts)
 
 
-def change_token(instance: DagsterInstance, store: Store) -> object:
+def change_token(instance: DagsterInstance, store: Store) -> str:
     """Cheap fingerprint of run and table state: sensors skip while it is unchanged.
 
-    Events inside a run do not change it before the run ends: until then its recordings are in flight.
+    Events inside a run do not change it before the run ends: until then its recordings are in flight. It differs in
+    every process, so that each start checks again.
     """
-    unfinished = instance.run_storage.get_run_ids(RunsFilter(statuses=UNFINISHED_STATUSES))
+    unfinished = sorted(instance.get_run_ids(RunsFilter(statuses=UNFINISHED_STATUSES)))
+    newest_partition = instance.get_paginated_dynamic_partitions(
+        recordings_partitions.name or "", limit=1, ascending=False
+    )
+    parts: list[object] = [process_start_s(), newest_partition.results, unfinished]
     if unfinished:
-        queued = instance.run_storage.get_run_ids(RunsFilter(statuses=QUEUED_STATUSES))
-        return frozenset(unfinished), frozenset(queued)
-    return instance.event_log_storage.get_maximum_record_id(), store.commit_times()
+        parts.append(sorted(instance.get_run_ids(RunsFilter(statuses=QUEUED_STATUSES))))
+    else:
+        newest_runs = instance.get_run_records(limit=1, order_by="update_timestamp")
+        parts.append([(record.dagster_run.run_id, record.update_timestamp) for record in newest_runs])
+        parts.append(sorted(store.commit_times()))
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
-def _read_asset_statuses(instance: DagsterInstance, names: Sequence[str]) -> dict[str, AssetStatus]:
-    return {
-        name: AssetStatus(materialized, failed)
-        for name, materialized, failed in read_partition_statuses(instance, names, recordings_partitions)
-    }
+def _read_stage_rows(store: Store, stages: Sequence[str]) -> tuple[dict[str, int], dict[str, list[dict[str, Any]]]]:
+    """Read the newest row of every stage.
 
-
-def recordings_of_run(run: DagsterRun, recording_ids: Sequence[str]) -> list[str]:
-    """The recordings that a run contains.
-
-    Args:
-        run: The run.
-        recording_ids: All recordings in partition order, which a range refers to.
+    Returns:
+        By recording, the stages with stored results as bits (the first stage is bit 0), and the rows whose status is
+        not ok, upstream first.
     """
-    if single := run.tags.get(PARTITION_NAME_TAG):
-        return [single]
-    start, end = run.tags.get(ASSET_PARTITION_RANGE_START_TAG), run.tags.get(ASSET_PARTITION_RANGE_END_TAG)
-    if start in recording_ids and end in recording_ids:
-        return list(recording_ids[recording_ids.index(start) : recording_ids.index(end) + 1])
-    return []
+    columns = ("recording_id", "stage", "attempt", "status", "error", "data_version", "finished_at_utc")
+    tables = {
+        "newest": newest_stage_runs(store, columns=columns),
+        "stages": pa.table({"stage": list(stages), "position": list(range(len(stages)))}),
+    }
+    stored = select(_STORED_STAGES_SQL, tables)
+    stored_stages = dict(zip(stored["recording_id"].to_pylist(), stored["stored_stages"].to_pylist(), strict=True))
+    other_rows: dict[str, list[dict[str, Any]]] = {}
+    for row in select(_OTHER_ROWS_SQL, tables).to_pylist():
+        other_rows.setdefault(row["recording_id"], []).append(row)
+    return stored_stages, other_rows
 
 
-def _read_unfinished_runs(instance: DagsterInstance, recording_ids: Sequence[str]) -> tuple[set[str], dict[str, int]]:
-    """Read which recordings are in flight, and how many runs of each job are queued."""
-    in_flight: set[str] = set()
-    queued_run_counts: dict[str, int] = {}
-    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES)):
-        in_flight.update(recordings_of_run(run, recording_ids))
-        if run.status in QUEUED_STATUSES:
-            queued_run_counts[run.job_name] = queued_run_counts.get(run.job_name, 0) + 1
-    return in_flight, queued_run_counts
+def _read_durations(store: Store) -> dict[str, float]:
+    tables = {
+        "headers": store.read(RECORDINGS, columns=["recording_id", "duration_s_from_header"]),
+        "contents": store.read(RECORDING_CONTENTS, columns=["recording_id", "duration_s_from_content"]),
+    }
+    rows = select(_DURATIONS_SQL, tables)
+    return dict(zip(rows["recording_id"].to_pylist(), rows["duration_s"].to_pylist(), strict=True))
 
 
-def _stale_assets(
-    instance: DagsterInstance,
-    store: Store,
-    graph: AssetGraph,
-    recording_ids: Sequence[str],
-    rows: Mapping[str, Mapping[str, Any]],
-) -> dict[str, set[str]]:
+def _stale_assets(store: Store, graph: AssetGraph, recording_ids: Sequence[str]) -> dict[str, set[str]]:
     """By recording, the stale assets that can be recomputed.
 
     If retention has deleted the normalized video, the video is recomputed first from the source file. If that file is
     missing, too, the assets that need the video stay stale and keep their results.
     """
     stale: dict[str, set[str]] = {}
-    for asset in stale_assets(instance, cameras_of(store, recording_ids), graph):
+    for asset in stale_assets(store, cameras_of(store, recording_ids), graph):
         stale.setdefault(asset.recording_id, set()).add(asset.asset_name)
     folder, index = graph.settings.watched_folder, SourceIndex(store)
     needs_video = set(graph.with_downstream(graph.direct_downstream(NORMALIZED_VIDEO), ANALYSIS))
+    contents = store.read(RECORDING_CONTENTS, columns=["recording_id", "video_path"]).to_pylist()
+    video_paths = {row["recording_id"]: row["video_path"] for row in contents}
     for recording_id, names in stale.items():
-        video_path = rows.get(recording_id, {}).get("video_path")
+        video_path = video_paths.get(recording_id)
         if not names & needs_video or (video_path is not None and (store.data_folder / video_path).exists()):
             continue
         if any((folder / source_path).is_file() for source_path in index.load([recording_id])):

@@ -1,61 +1,92 @@
 """Retention: deletes old runs and logs and, if the settings say so, videos and crop images; archives old recordings.
 
-The latest materializations of every recording and the events that they depend on stay, so asset status and staleness
-are unaffected. Rows stay queryable.
+The runs of the newest attempts and results of every recording stay, and those of their inputs, so asset status and
+staleness are unaffected. Rows of results stay queryable.
 """
 
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from dagster import (
-    AssetKey,
-    AssetRecordsFilter,
-    DagsterInstance,
-    RunRecord,
-    RunsFilter,
-)
+from dagster import DagsterInstance, RunRecord, RunsFilter
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.partitions import recordings_partitions
-from resources.dagster_instance.dagster_names import FINISHED_STATUSES, input_event_pointer_tag
-from resources.dagster_instance.private_api import run_events_file
-from resources.schema.recording_tables import RECORDINGS
+from resources.dagster_instance.dagster_names import FINISHED_STATUSES
+from resources.schema.operations_tables import STAGE_RUNS
+from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
 from resources.schema.track_tables import CROPS
 from resources.source_index import SourceIndex
+from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
+from resources.storage.stage_runs import decode_input_versions, newest_stage_runs
 from sensors.recording_states import RecordingState, RecordingStates, read_recording_states
 
 _DAY_S = 86_400.0
 _PAGE_SIZE = 1000
 _MAX_RUNS = 5000
+_PORTION_SIZE = 2000  # recordings whose rows of stage_runs are deleted in one commit
 _LEFTOVER_AFTER_S = _DAY_S  # no live process can still be writing a file this old
-_VIDEO_ASSET, _CROPS_ASSET = "normalized_video", CROPS.name
+_VIDEO_STAGE, _CROPS_STAGE = "normalized_video", "crops"
+
+# Dagster compares the newest materialization of an input with the one that was read. Without the latter it would show
+# results as stale that were computed from an equal data version, so that its run must stay, too.
+_IS_REQUIRED_SQL = """
+WITH numbered AS (
+    SELECT *,
+        row_number() OVER (PARTITION BY recording_id, stage ORDER BY finished_at_utc DESC, attempt DESC) AS age,
+        CASE WHEN data_version IS NOT NULL THEN row_number() OVER (
+            PARTITION BY recording_id, stage, data_version IS NOT NULL ORDER BY finished_at_utc DESC, attempt DESC
+        ) END AS result_age
+    FROM stage_runs
+), read_rows AS (
+    SELECT input.row_id
+    FROM numbered AS output
+        JOIN inputs USING (input_versions)
+        JOIN numbered AS input ON input.recording_id = output.recording_id AND input.stage = inputs.stage
+            AND input.data_version = inputs.data_version
+            AND input.finished_at_utc <= coalesce(output.started_at_utc, output.finished_at_utc)
+    WHERE output.result_age = 1
+    QUALIFY row_number() OVER (
+        PARTITION BY output.row_id, inputs.stage ORDER BY input.finished_at_utc DESC, input.attempt DESC
+    ) = 1
+)
+SELECT age = 1 OR coalesce(result_age = 1, FALSE) OR row_id IN (SELECT row_id FROM read_rows) AS is_required
+FROM numbered ORDER BY row_id
+"""
 
 
 @dataclass(frozen=True)
-class RequiredHistory:
-    """The part of Dagster's history that must stay.
+class ResultTimes:
+    """When the newest results of every recording and stage were stored.
 
     Attributes:
-        run_ids: Runs with a latest materialization, with one that it depends on, or with the latest failed attempt.
-        materialized_at_s: Time of the latest materialization by (asset, recording), in seconds since 1970.
+        rows: The columns `recording_id`, `stage` and `finished_at_utc`.
     """
 
-    run_ids: frozenset[str]
-    materialized_at_s: Mapping[tuple[str, str], float]
+    rows: pa.Table
 
-    def recordings_older_than(self, asset_name: str, before_s: float) -> set[str]:
-        """Recordings whose latest materialization of an asset is older than a time."""
-        return {
-            recording_id
-            for (name, recording_id), at_s in self.materialized_at_s.items()
-            if name == asset_name and at_s < before_s
-        }
+    @classmethod
+    def read(cls, store: Store) -> "ResultTimes":
+        """Read the times from the table stage_runs."""
+        return cls(
+            newest_stage_runs(store, columns=("recording_id", "stage", "finished_at_utc"), only_materialized=True)
+        )
+
+    def recordings_older_than(self, stage_name: str, before_s: float) -> set[str]:
+        """Recordings whose newest results of a stage are older than a time, in seconds since 1970."""
+        is_old = pc.less(self.rows["finished_at_utc"], _timestamp(before_s))
+        is_stage = pc.equal(self.rows["stage"], stage_name)
+        return set(self.rows.filter(pc.and_(is_old, is_stage))["recording_id"].to_pylist())
+
+    def recordings_since(self, start_s: float) -> set[str]:
+        """Recordings of which any stage has results that are not older than a time, in seconds since 1970."""
+        is_recent = pc.greater_equal(self.rows["finished_at_utc"], _timestamp(start_s))
+        return set(self.rows.filter(is_recent)["recording_id"].to_pylist())
 
 
 @dataclass
@@ -103,27 +134,25 @@ def delete_old_data(
         PipelineError: The data folder cannot be written.
     """
     now, settings, counts = time.time() if now is None else now, graph.settings.retention, DeletionCounts()
-    required = find_required_history(instance, graph)
     if settings.runs_after_days is not None:
-        for record in _runs_ended_before(instance, now - settings.runs_after_days * _DAY_S):
-            if record.dagster_run.run_id not in required.run_ids and counts.runs < _MAX_RUNS:
-                _delete_run(instance, record.dagster_run.run_id)
-                counts.runs += 1
+        counts.runs = _delete_runs(instance, store, graph, now - settings.runs_after_days * _DAY_S)
     if settings.logs_after_days is not None:
         for record in _runs_ended_before(instance, now - settings.logs_after_days * _DAY_S):
             _delete_logs(instance, record.dagster_run.run_id)
+    times = ResultTimes.read(store)
     states = {state.recording_id: state for state in read_recording_states(instance, store, graph).states}
     idle = {recording_id for recording_id, state in states.items() if not state.is_in_flight}
     if settings.media_after_days is not None:
         before_s = now - settings.media_after_days * _DAY_S
-        counts.videos = _delete_videos(store, required.recordings_older_than(_VIDEO_ASSET, before_s) & idle)
+        counts.videos = _delete_videos(store, times.recordings_older_than(_VIDEO_STAGE, before_s) & idle)
     if settings.crops_after_days is not None:
         before_s = now - settings.crops_after_days * _DAY_S
-        old_ids = required.recordings_older_than(_CROPS_ASSET, before_s) & idle
-        counts.recordings_without_images = _delete_crop_images(store, old_ids)
+        counts.recordings_without_images = _delete_crop_images(
+            store, times.recordings_older_than(_CROPS_STAGE, before_s) & idle
+        )
     if settings.archive_after_days is not None:
-        before_s, max_attempts = now - settings.archive_after_days * _DAY_S, graph.settings.batches.max_attempts
-        recent = {recording_id for (_, recording_id), at_s in required.materialized_at_s.items() if at_s >= before_s}
+        recent = times.recordings_since(now - settings.archive_after_days * _DAY_S)
+        max_attempts = graph.settings.batches.max_attempts
         done = {recording_id for recording_id, state in states.items() if state.is_done(max_attempts)}
         counts.archived = _archive_recordings(instance, store, done - recent)
     counts.leftovers = _delete_leftovers(store, graph, states, now - _LEFTOVER_AFTER_S)
@@ -132,76 +161,54 @@ def delete_old_data(
     return counts
 
 
-def find_required_history(instance: DagsterInstance, graph: AssetGraph) -> RequiredHistory:
-    """Find the runs that must stay, from every materialization and every failed attempt."""
-    specs = [spec for assets in graph.assets for spec in assets.specs]
-    histories = {spec.key: _History.read(instance, spec.key, {dep.asset_key for dep in spec.deps}) for spec in specs}
-    run_ids: set[str] = set()
-    for spec in specs:
-        for recording_id, inputs in histories[spec.key].inputs.items():
-            run_ids.add(histories[spec.key].events[recording_id][0].run_id)
-            for key, storage_id in inputs.items():
-                events = histories[key].events.get(recording_id, []) if key in histories else []
-                # The newest event at that time, the same that sensors/staleness.py finds.
-                run_ids.update(event.run_id for event in [e for e in events if e.storage_id <= storage_id][:1])
-        failed_attempts = (
-            instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
-                spec.key
-            )
-        )
-        run_ids.update(run_id for run_id, _ in failed_attempts.values())
-    materialized_at_s = {
-        (key.to_user_string(), recording_id): events[0].at_s
-        for key, history in histories.items()
-        for recording_id, events in history.events.items()
-    }
-    return RequiredHistory(frozenset(run_ids), materialized_at_s)
+def is_required(rows: pa.Table, stage_of_asset: Mapping[str, str]) -> pa.ChunkedArray:
+    """Which attempts must stay: the newest of each stage, the newest with results, and the inputs of these results.
 
+    Args:
+        rows: All rows of `stage_runs` of some recordings.
+        stage_of_asset: The stage of each asset.
 
-@dataclass(frozen=True)
-class _Materialization:
-    """One materialization: its event's storage id, its run, and its time in seconds since 1970."""
-
-    storage_id: int
-    run_id: str
-    at_s: float
-
-
-@dataclass(frozen=True)
-class _History:
-    """The materializations of one asset.
-
-    Attributes:
-        events: Materializations by recording, newest first.
-        inputs: By recording, the storage ids of the inputs of the newest one, by upstream asset.
+    Returns:
+        A boolean for each row.
     """
+    inputs = [
+        {"input_versions": text, "stage": stage_of_asset[name], "data_version": version}
+        for text in rows["input_versions"].unique().to_pylist()
+        for name, version in decode_input_versions(text).items()
+        if name in stage_of_asset  # the others are settings of cameras
+    ]
+    tables = {
+        "stage_runs": rows.append_column("row_id", pa.array(range(rows.num_rows), pa.int64())),
+        "inputs": pa.Table.from_pylist(
+            inputs, pa.schema([(name, pa.string()) for name in ("input_versions", "stage", "data_version")])
+        ),
+    }
+    return select(_IS_REQUIRED_SQL, tables)["is_required"]
 
-    events: dict[str, list[_Materialization]] = field(default_factory=dict)
-    inputs: dict[str, dict[AssetKey, int]] = field(default_factory=dict)
 
-    @classmethod
-    def read(cls, instance: DagsterInstance, key: AssetKey, upstream: Collection[AssetKey]) -> "_History":
-        history = cls()
-        run_ids: dict[str, str] = {}
-        cursor: str | None = None
-        while True:
-            page = instance.fetch_materializations(AssetRecordsFilter(asset_key=key), limit=_PAGE_SIZE, cursor=cursor)
-            for record in page.records:
-                event = record.asset_materialization
-                if event is None or event.partition is None:
-                    continue
-                run_id = run_ids.setdefault(record.run_id, record.run_id)  # all events of a run share one string
-                materialization = _Materialization(record.storage_id, run_id, record.timestamp)
-                history.events.setdefault(event.partition, []).append(materialization)
-                if event.partition not in history.inputs:
-                    tags = event.tags or {}
-                    pointers = {dep: tags.get(input_event_pointer_tag(dep), "") for dep in upstream}
-                    history.inputs[event.partition] = {
-                        dep: int(pointer) for dep, pointer in pointers.items() if pointer.isdigit()
-                    }
-            cursor = page.cursor
-            if not page.has_more:
-                return history
+def _delete_runs(instance: DagsterInstance, store: Store, graph: AssetGraph, before_s: float) -> int:
+    """Delete the runs and attempts that ended before a time and are not required; returns the number of runs."""
+
+    def is_kept(rows: pa.Table) -> pa.ChunkedArray:
+        is_recent = pc.greater_equal(rows["finished_at_utc"], _timestamp(before_s))
+        return pc.or_(is_recent, is_required(rows, graph.stage_of_asset))
+
+    attempts = store.read(STAGE_RUNS)
+    is_kept_attempt = is_kept(attempts)
+    kept_run_ids = set(attempts.filter(is_kept_attempt)["run_id"].unique().to_pylist())
+    run_count = 0
+    for record in list(_runs_ended_before(instance, before_s)):  # a page after a deleted run would be empty
+        if record.dagster_run.run_id not in kept_run_ids and run_count < _MAX_RUNS:
+            _delete_run(instance, store, record.dagster_run.run_id)
+            run_count += 1
+    recording_ids = sorted(attempts.filter(pc.invert(is_kept_attempt))["recording_id"].unique().to_pylist())
+    for start in range(0, len(recording_ids), _PORTION_SIZE):
+        store.filter_rows(STAGE_RUNS, recording_ids[start : start + _PORTION_SIZE], is_kept)
+    return run_count
+
+
+def _timestamp(time_s: float) -> datetime:
+    return datetime.fromtimestamp(time_s, UTC)
 
 
 def _runs_ended_before(instance: DagsterInstance, before_s: float) -> Iterator[RunRecord]:
@@ -216,12 +223,12 @@ def _runs_ended_before(instance: DagsterInstance, before_s: float) -> Iterator[R
         cursor = records[-1].dagster_run.run_id
 
 
-def _delete_run(instance: DagsterInstance, run_id: str) -> None:
+def _delete_run(instance: DagsterInstance, store: Store, run_id: str) -> None:
     _delete_logs(instance, run_id)
     instance.delete_run(run_id)
-    if events_file := run_events_file(instance, run_id):
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{events_file}{suffix}").unlink(missing_ok=True)
+    # With SQLite, a run has a file of its own, which Dagster empties but never deletes.
+    for suffix in ("", "-wal", "-shm"):
+        (store.data_folder / "dagster" / "history" / "runs" / f"{run_id}.db{suffix}").unlink(missing_ok=True)
 
 
 def _delete_logs(instance: DagsterInstance, run_id: str) -> None:
@@ -231,7 +238,7 @@ def _delete_logs(instance: DagsterInstance, run_id: str) -> None:
 
 def _delete_videos(store: Store, recording_ids: Collection[str]) -> int:
     """Delete normalized videos, except those that are references to the source file; returns how many."""
-    rows = store.read(RECORDINGS, columns=["recording_id", "video_path"]).to_pylist()
+    rows = store.read(RECORDING_CONTENTS, columns=["recording_id", "video_path"]).to_pylist()
     videos = {
         row["recording_id"]: store.data_folder / row["video_path"]
         for row in rows
@@ -242,7 +249,7 @@ def _delete_videos(store: Store, recording_ids: Collection[str]) -> int:
     }
     if own_videos:
         # The rows first, so that no row ever names a missing video; after a kill the files are leftovers.
-        store.update(RECORDINGS, list(own_videos), {"video_path": None})
+        store.update(RECORDING_CONTENTS, list(own_videos), {"video_path": None})
     for path in own_videos.values():
         path.unlink(missing_ok=True)
     return len(own_videos)
@@ -292,7 +299,7 @@ def _delete_leftovers(store: Store, graph: AssetGraph, states: Mapping[str, Reco
         else:
             entry.unlink(missing_ok=True)  # the crash marker of a run
         count += 1
-    rows = store.read(RECORDINGS, columns=["recording_id", "video_path"]).to_pylist()
+    rows = store.read(RECORDING_CONTENTS, columns=["recording_id", "video_path"]).to_pylist()
     referenced = {store.data_folder / row["video_path"] for row in rows if row["video_path"]}
     for file in store.media_folder.glob("*/*"):
         state = states.get(file.parent.name)
@@ -307,7 +314,8 @@ def remove_replaced_recordings(instance: DagsterInstance, store: Store, states: 
     """Remove the results of rejected recordings that no longer have a file.
 
     They were ingested while their file was still growing. The recording of the complete file replaces them: with both,
-    its objects would be counted twice. Their rows in `recordings` stay, with the reason of the rejection.
+    its objects would be counted twice. Their rows in `recordings` and `stage_runs` stay, with the reason of the
+    rejection.
 
     Args:
         instance: Dagster's instance.
@@ -324,12 +332,11 @@ def remove_replaced_recordings(instance: DagsterInstance, store: Store, states: 
     replaced = sorted(set(rejected) - with_file)
     if not replaced:
         return []
-    rows = store.read(RECORDINGS, replaced).to_pylist()
-    columns = ("recording_id", "status", "error", "camera", "source_path", "fingerprint", "size_bytes", "mtime_utc")
-    identity_rows = [{name: row[name] for name in columns} for row in rows]
+    columns = ("recording_id", "camera", "source_path", "fingerprint", "size_bytes", "mtime_utc")
+    rows = store.read(RECORDINGS, replaced, columns).to_pylist()
     for table in store.tables():
-        if table.per_recording:
-            remaining = pa.Table.from_pylist(identity_rows if table is RECORDINGS else [], table.arrow_schema)
+        if table.per_recording and table is not STAGE_RUNS:
+            remaining = pa.Table.from_pylist(rows if table is RECORDINGS else [], table.arrow_schema)
             store.replace(table, replaced, remaining)
     for recording_id in replaced:
         shutil.rmtree(store.media_folder / recording_id, ignore_errors=True)

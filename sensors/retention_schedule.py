@@ -26,8 +26,8 @@ def build_retention_job(graph: AssetGraph) -> JobDefinition:
 
     @job(
         name="retention",
-        description="Deletes finished runs that are not a latest materialization, old logs and, by setting, videos and "
-        "crop images.",
+        description="Deletes finished runs that no newest attempt or result needs, old logs and, by setting, videos "
+        "and crop images.",
         tags=HOUSEKEEPING_TAG,
     )
     def retention() -> None:

@@ -1,18 +1,29 @@
 """The run planner: decides which runs to request so that every recording becomes complete."""
 
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from dagster import AssetKey, DagsterInstance, RunRequest
+
 from cv_assets.asset_graph import AssetGraph
-from cv_assets.batch import ATTEMPT_TAG
+from cv_assets.attempt_log import ATTEMPT_TAG
+from cv_assets.camera_settings import cameras_of
 from cv_assets.stage_asset import ANALYSIS, INGEST
 from resources.dagster_instance.dagster_names import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
+from resources.storage.delta_store import Store
 from sensors.recording_states import RecordingState, RecordingStates
 
+TICK_INTERVAL_S = 3
+"""Least time between two ticks of the sensors that request runs.
+
+Dagster looks every 5 s which sensors are due, so they tick every 5 s. With 5 s here, a tick would be left out whenever
+the one before began a moment late.
+"""
 _MAX_QUEUED_RUNS = {INGEST: 2, ANALYSIS: 1}
 
 
@@ -54,6 +65,18 @@ def exclude_assets(states: RecordingStates, asset_names: set[str]) -> RecordingS
         states,
         states=[
             replace(state, missing=state.missing - asset_names, failed=state.failed - asset_names)
+            for state in states.states
+        ],
+    )
+
+
+def select_recordings(states: RecordingStates, recording_ids: Collection[str]) -> RecordingStates:
+    """Keep the work of some recordings only; the others stay, so that batches remain consecutive in partition order."""
+    nothing = frozenset[str]()
+    return replace(
+        states,
+        states=[
+            state if state.recording_id in recording_ids else replace(state, missing=nothing, failed=nothing)
             for state in states.states
         ],
     )
@@ -104,6 +127,29 @@ def plan_runs(states: RecordingStates, graph: AssetGraph, now: float | None = No
                 batch_selection = None
     close_batch()
     return _limit_queue(planned, states)
+
+
+def request_runs(
+    instance: DagsterInstance, store: Store, graph: AssetGraph, planned: Sequence[PlannedRun]
+) -> list[RunRequest]:
+    """Build the requests for planned runs.
+
+    The settings of the recordings' cameras are recorded first, so that the runs have read them in Dagster's eyes.
+    """
+    recording_ids = [recording_id for run in planned for recording_id in run.recording_ids]
+    if recording_ids:
+        graph.observer.record(instance, graph.observer.aspects, cameras_of(store, recording_ids))
+    return [run_request(run) for run in planned]
+
+
+def run_request(run: PlannedRun) -> RunRequest:
+    """Build the request for a planned run: exactly its assets and its recordings."""
+    return RunRequest(
+        job_name=run.job_name,
+        asset_selection=[AssetKey(name) for name in run.asset_names],
+        tags=run.tags,
+        partition_key=run.recording_ids[0] if len(run.recording_ids) == 1 else None,
+    )
 
 
 def _limit_queue(planned: list[PlannedRun], states: RecordingStates) -> list[PlannedRun]:

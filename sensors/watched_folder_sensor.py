@@ -1,26 +1,28 @@
-"""Sensor that adds a partition for each new stable file; the reconciliation sensor requests its runs."""
+"""Sensor that adds a partition for each new stable file, and requests the ingest runs of these recordings."""
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
 
 from dagster import (
     DagsterInstance,
     DefaultSensorStatus,
     ResourceParam,
+    RunRequest,
+    SensorDefinition,
     SensorEvaluationContext,
+    SensorResult,
     SkipReason,
     sensor,
 )
 
+from cv_assets.asset_graph import AssetGraph
 from cv_assets.partitions import recordings_partitions
+from cv_assets.stage_asset import INGEST
 from resources.config.settings import Settings
 from resources.errors import PipelineError
-from resources.schema.recording_tables import RECORDINGS
 from resources.source_index import (
     SourceFile,
     SourceIndex,
@@ -32,161 +34,176 @@ from resources.source_index import (
 from resources.storage.delta_store import Store
 from resources.watched_files import FileState, Listing, list_watched_files
 from sensors.file_stability import UnstableFiles, split_stable_files, stability_rule
-from sensors.sensor_wakeup import (
-    BUSY_CHECK_INTERVAL_S,
-    IDLE_CHECK_INTERVAL_S,
-    MAX_TICK_S,
-    FolderWatcher,
-    count_added_partitions,
-    wait_for_change,
-)
+from sensors.recording_states import read_recording_states
+from sensors.retries import process_start_s
+from sensors.run_planner import TICK_INTERVAL_S, plan_runs, request_runs, select_recordings
 
 _REREAD_AFTER_S = 60.0  # files that could not be read
 _MAX_NAMED_FILES = 3
-_LIST_INTERVAL_S = 5.0  # also without any file-system event
 
-# Listing a large folder must not keep a core or a network share busy. The interval is at least these multiples of the
-# last listing's CPU time (with and without file-system events) and of its duration.
-_INTERVAL_PER_CPU_S, _INTERVAL_PER_CPU_S_WITHOUT_EVENTS, _INTERVAL_PER_LISTING_S = 400, 30, 5
-
-
-def _load_cursor(cursor: str | None) -> dict[str, tuple[int, int, float]]:
-    """Decode the unstable files from a sensor cursor."""
-    values_by_path: dict[str, Any] = json.loads(cursor) if cursor else {}
-    return {path: (values[0], values[1], values[2]) for path, values in values_by_path.items()}
+# Listing a large folder must not keep a core or a network share busy: the interval between two listings is at least
+# these multiples of the last one's CPU time and of its duration.
+_INTERVAL_PER_CPU_S, _INTERVAL_PER_LISTING_S = 30, 5
 
 
-class _FolderLister:
-    """Lists the watched folders of this process when they may have changed.
+@dataclass(frozen=True)
+class _Cursor:
+    """What the sensor remembers from one tick to the next; all times in seconds since 1970.
 
-    Args:
-        folders: The watched folders.
+    Attributes:
+        unstable: Files that may still be written, by path.
+        done_listing: Hash of the last listing that needed no work; empty if the last one needed work.
+        sentence: Why that listing needed no work.
+        has_unreadable: Whether a file could not be read for a reason that may be temporary.
+        reread_at_s: When such files were last read.
+        listed_at_s: When the folders were last listed.
+        listing_s: Duration of that listing.
+        listing_cpu_s: CPU time of that listing.
+        process_started_s: When the process started that listed them.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._watcher = FolderWatcher(folders)
-        self._listed_at_s, self._listing_s, self._listing_cpu_s = float("-inf"), 0.0, 0.0
-        self.done_listing: Listing | None = None
-        """The listing that needs no more work."""
-        self._has_unreadable_files = False
-        self._reread_at_s = time.monotonic()
+    unstable: Mapping[str, tuple[int, int, float]] = field(default_factory=dict)
+    done_listing: str = ""
+    sentence: str = ""
+    has_unreadable: bool = False
+    reread_at_s: float = 0.0
+    listed_at_s: float = 0.0
+    listing_s: float = 0.0
+    listing_cpu_s: float = 0.0
+    process_started_s: float = 0.0
 
-    def is_done(self, listing: Listing) -> bool:
-        """Whether a listing needs no work: it equals the last such listing, and no file is due for rereading."""
-        is_reread_due = self._has_unreadable_files and time.monotonic() >= self._reread_at_s + _REREAD_AFTER_S
-        return listing == self.done_listing and not is_reread_due
+    @classmethod
+    def load(cls, text: str | None) -> "_Cursor":
+        """Decode a sensor cursor; a new process lists at once, by its own settings."""
+        cursor, started_s = cls(**json.loads(text)) if text else cls(), process_start_s()
+        unstable = {path: (values[0], values[1], values[2]) for path, values in cursor.unstable.items()}
+        if cursor.process_started_s == started_s:
+            return replace(cursor, unstable=unstable)
+        return cls(unstable, reread_at_s=time.time(), process_started_s=started_s)
 
-    def set_done(self, listing: Listing | None, known: Mapping[str, SourceFile] = MappingProxyType({})) -> None:
-        """Remember the listing that needs no more work.
+    def dump(self) -> str:
+        """Encode the cursor."""
+        return json.dumps(asdict(self))
 
-        Args:
-            listing: The listing; None if it needs work.
-            known: All known files by path.
-        """
-        self.done_listing = listing
-        self._has_unreadable_files = any(file.may_become_readable for file in known.values())
+    def is_listing_due(self, now: float) -> bool:
+        """Whether to list the folders: always, unless the last listing took long."""
+        elapsed_s = now - self.listed_at_s
+        if elapsed_s < 0:
+            return True  # the clock was set back
+        if self.unstable:
+            return elapsed_s >= self.listing_s
+        return elapsed_s >= max(_INTERVAL_PER_LISTING_S * self.listing_s, _INTERVAL_PER_CPU_S * self.listing_cpu_s)
 
-    def take_files_to_reread(self, listing: Listing, known: Mapping[str, SourceFile]) -> dict[str, FileState]:
-        """Files that could not be read and may be readable now, at most once per `_REREAD_AFTER_S`."""
-        if time.monotonic() < self._reread_at_s + _REREAD_AFTER_S:
-            return {}
-        self._reread_at_s = time.monotonic()
-        return {
-            path: file.file_state
-            for path, file in known.items()
-            if file.may_become_readable and listing.files.get(path) == file.file_state
-        }
+    def is_reread_due(self, now: float) -> bool:
+        """Whether to read the files again that could not be read."""
+        return self.has_unreadable and not 0 <= now - self.reread_at_s < _REREAD_AFTER_S
 
-    def is_due(self, unstable: UnstableFiles, settle_s: float) -> bool:
-        """Whether to list the folders: an event came, a file may be stable by now, or the interval is over."""
-        elapsed_s = time.monotonic() - self._listed_at_s
-        if elapsed_s < self._listing_s:
-            return False  # while a file is being written, events come all the time
-        per_cpu_s = _INTERVAL_PER_CPU_S if self._watcher.has_events else _INTERVAL_PER_CPU_S_WITHOUT_EVENTS
-        interval_s = max(_LIST_INTERVAL_S, _INTERVAL_PER_LISTING_S * self._listing_s, per_cpu_s * self._listing_cpu_s)
-        if unstable:
-            interval_s = min(interval_s, settle_s / 4)
-        return elapsed_s >= interval_s or self._watcher.take_change()
 
-    def check_interval_s(self, unstable: UnstableFiles) -> float:
-        """Seconds until `is_due` is checked again without an event."""
-        is_quiet = not unstable and self._watcher.has_events and not self._watcher.has_change
-        return IDLE_CHECK_INTERVAL_S if is_quiet else BUSY_CHECK_INTERVAL_S
+def build_watched_folder_sensor(graph: AssetGraph) -> SensorDefinition:
+    """Build the sensor that turns new files into recordings."""
 
-    def list_files(self, settings: Settings) -> Listing:
-        """List the folders; see `list_watched_files`."""
-        started_s, cpu_started_s = time.monotonic(), time.thread_time()
-        if self._watcher.is_outdated:
-            self._watcher.stop()
-            self._watcher = FolderWatcher(self._watcher.folders)
+    @sensor(
+        name="watched_folder",
+        jobs=[graph.ingest_job],
+        minimum_interval_seconds=TICK_INTERVAL_S,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Adds a partition for each new stable file of the watched folders, and requests its ingest.",
+    )
+    def watched_folder_sensor(
+        context: SensorEvaluationContext, store: ResourceParam[Store]
+    ) -> SensorResult | SkipReason:
+        """List the watched folders, add a partition for each new stable file, and request the ingest runs."""
+        cursor = _Cursor.load(context.cursor)
+        if not cursor.is_listing_due(time.time()):
+            return SkipReason(
+                cursor.sentence or "The last listing of the watched folders took long: the next is later."
+            )
         try:
-            return list_watched_files(settings)
-        finally:
-            self._listed_at_s = time.monotonic()
-            self._listing_s = self._listed_at_s - started_s
-            self._listing_cpu_s = time.thread_time() - cpu_started_s
-
-
-@cache
-def _folder_lister(folders: tuple[Path, ...]) -> _FolderLister:
-    return _FolderLister(folders)
-
-
-@sensor(
-    name="watched_folder",
-    minimum_interval_seconds=1,
-    default_status=DefaultSensorStatus.RUNNING,
-    description="Adds a partition for each new stable file of the watched folders.",
-)
-def watched_folder_sensor(
-    context: SensorEvaluationContext, store: ResourceParam[Store], settings: ResourceParam[Settings]
-) -> SkipReason:
-    """List the watched folders once they may have changed, and add a partition for each new stable file."""
-    lister, index = _folder_lister(settings.watched_folders), SourceIndex(store)
-    unstable = _load_cursor(context.cursor)
-    deadline_s = time.monotonic() + MAX_TICK_S
-    sentence = "The watched folders have not changed."
-    # A file that is first listed in this tick may become stable in this tick.
-    while wait_for_change(
-        partial(lister.is_due, unstable, settings.ingest.settle_s),
-        deadline_s - time.monotonic(),
-        partial(lister.check_interval_s, unstable),
-    ):
-        try:
-            listing = lister.list_files(settings)
+            cursor, added = _add_recordings(context.instance, store, graph.settings, cursor)
+            requests = _request_ingest(context.instance, store, graph, added) if added else []
         except PipelineError as error:
             return SkipReason(str(error))
-        if lister.is_done(listing) and not unstable:
-            continue
-        lister.set_done(None)
-        known, now = index.load(), time.time()
-        stable, unstable = split_stable_files(listing.files, known, unstable, now, stability_rule(settings, now))
-        stable |= lister.take_files_to_reread(listing, known)
-        skipped = skipped_files(listing, settings.watched_folders)
-        known_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
-        if stable or skipped != known_skipped or _without_partition(context.instance, known):
-            break
-        lister.set_done(None if unstable else listing, known)
-        sentence = _skip_sentence(settings, listing, unstable, known)
-    else:
-        context.update_cursor(json.dumps(unstable))
-        return SkipReason(sentence)
+        context.update_cursor(cursor.dump())
+        if requests:
+            return SensorResult(run_requests=requests)
+        if added:
+            return SkipReason(f"{len(added)} new recordings: the reconciliation sensor requests their runs.")
+        return SkipReason(cursor.sentence)
+
+    return watched_folder_sensor
+
+
+def _add_recordings(
+    instance: DagsterInstance, store: Store, settings: Settings, cursor: _Cursor
+) -> tuple[_Cursor, list[str]]:
+    """Add a partition for each new stable file.
+
+    Returns:
+        The cursor after the listing, and the recordings that were added.
+
+    Raises:
+        PipelineError: No watched folder can be read, or the data folder cannot be written.
+    """
+    started_s, cpu_started_s, now = time.monotonic(), time.thread_time(), time.time()
+    listing = list_watched_files(settings)
+    cursor = replace(
+        cursor,
+        listed_at_s=time.time(),
+        listing_s=time.monotonic() - started_s,
+        listing_cpu_s=time.thread_time() - cpu_started_s,
+    )
+    listing_hash = _hash_listing(listing)
+    if listing_hash == cursor.done_listing and not cursor.unstable and not cursor.is_reread_due(now):
+        return cursor, []
+    index = SourceIndex(store)
+    known = index.load()
+    stable, unstable = split_stable_files(listing.files, known, cursor.unstable, now, stability_rule(settings, now))
+    if cursor.is_reread_due(now):
+        stable |= _unreadable_files(listing, known)
+        cursor = replace(cursor, reread_at_s=now)
+    skipped = skipped_files(listing, settings.watched_folders)
+    known_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
     identified = identify_files(settings, stable, known)
     changed = {path: file for path, file in identified.items() if file != known.get(path)}
-    for recording_id, complete_id in find_grown_recordings(settings, changed, known).items():
-        error_text = f"The recording was ingested while its file was still growing; {complete_id} is the complete file."
-        store.update(RECORDINGS, recording_id, {"status": "rejected", "error": error_text, "failed_stage": None})
     if changed or skipped != known_skipped:
+        changed = find_grown_recordings(settings, changed, known)
         known = {path: file for path, file in known.items() if file.state != "skipped"} | skipped | changed
         index.save(known.values())
-    added = _without_partition(context.instance, known)
-    context.update_cursor(json.dumps(unstable))
-    if not added:
-        lister.set_done(None if unstable else listing, known)
-        return SkipReason(_skip_sentence(settings, listing, unstable, known))
-    context.instance.add_dynamic_partitions(recordings_partitions.name or "", added)
-    count_added_partitions(len(added))
-    return SkipReason(f"{len(added)} new recordings: the reconciliation sensor requests their runs.")
+    added = _without_partition(instance, known)
+    if added:
+        instance.add_dynamic_partitions(recordings_partitions.name or "", added)
+    needs_work = bool(unstable or added)
+    return replace(
+        cursor,
+        unstable=unstable,
+        done_listing="" if needs_work else listing_hash,
+        sentence=_skip_sentence(settings, listing, unstable, known),
+        has_unreadable=any(file.may_become_readable for file in known.values()),
+    ), added
+
+
+def _request_ingest(
+    instance: DagsterInstance, store: Store, graph: AssetGraph, added: Sequence[str]
+) -> list[RunRequest]:
+    """Request the ingest of added recordings, for which the queue has room; reconciliation requests the rest."""
+    states = select_recordings(read_recording_states(instance, store, graph), set(added))
+    planned = [run for run in plan_runs(states, graph) if run.job_name == INGEST]
+    return request_runs(instance, store, graph, planned)
+
+
+def _hash_listing(listing: Listing) -> str:
+    parts = [f"{path}\0{state.size_bytes}\0{state.mtime_ns}" for path, state in listing.files.items()]
+    parts += [*(f"{path}\0{reason}" for path, reason in listing.skipped.items()), *listing.problems]
+    return hashlib.blake2b("\n".join(parts).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+
+
+def _unreadable_files(listing: Listing, known: Mapping[str, SourceFile]) -> dict[str, FileState]:
+    """Files that could not be read, and may be readable now."""
+    return {
+        path: file.file_state
+        for path, file in known.items()
+        if file.may_become_readable and listing.files.get(path) == file.file_state
+    }
 
 
 def _without_partition(instance: DagsterInstance, known: Mapping[str, SourceFile]) -> list[str]:

@@ -1,1 +1,1 @@
-"""Dagster's instance: run coordinator, storage, event log, tag names, and all imports of Dagster's private modules."""
+"""Dagster's instance: run coordinator, storage, event log, tag names, and all uses of Dagster's private parts."""

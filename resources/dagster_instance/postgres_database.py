@@ -1,6 +1,6 @@
-"""The PostgreSQL database for Dagster's history: its URL from CV_ASSETS_POSTGRES, its checks and its owner.
+"""The PostgreSQL database of Dagster's storage: its URL from CV_ASSETS_POSTGRES, its checks and its owner.
 
-Without the variable Dagster's history is in SQLite files in the data folder. Every process of a pipeline reads the
+Without the variable the storage consists of SQLite files in the data folder. Every process of a pipeline reads the
 variable; the password in it is never stored and never shown.
 """
 
@@ -22,15 +22,27 @@ POSTGRES_VARIABLE = "CV_ASSETS_POSTGRES"
 
 OWNER_KEY = "cv_assets/data_folder"
 """Key in Dagster's key-value store under which a database records the data folder that it belongs to."""
-_EXAMPLE = "postgresql://user:password@host:5432/database"
+_DRIVER = "psycopg2"  # the one that dagster-postgres installs and whose errors it knows
+_PLAIN_SCHEME, _SCHEME = "postgresql://", f"postgresql+{_DRIVER}://"
+_EXAMPLE = f"{_SCHEME}user:password@host:5432/database"
 _CONNECT_TIMEOUT_S = 5
 
 
+def name_postgres_driver() -> None:
+    """Name the driver in CV_ASSETS_POSTGRES, for this process and its child processes, if the URL names none.
+
+    Dagster passes the variable to SQLAlchemy, which would choose a driver that is not installed.
+    """
+    text = os.environ.get(POSTGRES_VARIABLE, "")
+    if text.startswith(_PLAIN_SCHEME):
+        os.environ[POSTGRES_VARIABLE] = _SCHEME + text.removeprefix(_PLAIN_SCHEME)
+
+
 def database_url() -> "sqlalchemy.URL | None":
-    """The URL of the configured database, with the driver that dagster-postgres installs; None means SQLite.
+    """The URL of the configured database; None means SQLite.
 
     Raises:
-        PipelineError: The variable is not the URL of a PostgreSQL database.
+        PipelineError: The variable is not the URL of a PostgreSQL database, or names another driver.
     """
     text = os.environ.get(POSTGRES_VARIABLE)
     if not text:
@@ -49,7 +61,13 @@ def database_url() -> "sqlalchemy.URL | None":
             f"{POSTGRES_VARIABLE} is not the URL of a PostgreSQL database: write it as {_EXAMPLE}, with @ and % in the "
             "password as %40 and %25."
         )
-    return url.set(drivername="postgresql+psycopg2")
+    _, _, driver = url.drivername.partition("+")
+    if driver not in ("", _DRIVER):
+        raise PipelineError(
+            f"{POSTGRES_VARIABLE} names the driver {driver}, which Dagster's storage cannot use: begin the URL with "
+            f"{_SCHEME}."
+        )
+    return url.set(drivername=f"postgresql+{_DRIVER}")
 
 
 def describe_database(url: "sqlalchemy.URL") -> str:
@@ -58,21 +76,18 @@ def describe_database(url: "sqlalchemy.URL") -> str:
     return f"{url.database} on {server}"
 
 
-def check_database(data_folder: Path) -> None:
+def check_database(data_folder: Path) -> bool:
     """Check that the configured database answers, is writable and belongs to this data folder, or to none yet.
 
+    Returns:
+        Whether a database is configured that does not record this data folder, at its present path, as its owner.
+
     Raises:
-        PipelineError: The check failed, or no database is configured although the data folder's history is in one.
+        PipelineError: The check failed.
     """
     url = database_url()
     if url is None:
-        record = _database_record(data_folder)
-        if record.exists():
-            raise PipelineError(
-                f"The history of {data_folder} is in PostgreSQL ({record.read_text().strip()}): set "
-                f"{POSTGRES_VARIABLE} as before; to go back to SQLite, run `cv-assets leave-postgres` with it set."
-            )
-        return
+        return False
     with _connection(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('kvs'), to_regclass('runs'), current_schema(), current_user")
         kvs, runs, schema, user = cursor.fetchone() or ()
@@ -83,14 +98,25 @@ def check_database(data_folder: Path) -> None:
                     f"The user {user} may not create tables in the PostgreSQL database {describe_database(url)}: "
                     f'make it the owner with ALTER DATABASE "{url.database}" OWNER TO "{user}".'
                 )
-            return
+            return True
         cursor.execute("SELECT value FROM kvs WHERE key = %s", (OWNER_KEY,))
         if row := cursor.fetchone():
-            _check_owner(url, json.loads(row[0]), data_folder)
-            return
+            owner = json.loads(row[0])
+            _check_owner(url, owner, data_folder)
+            return bool(owner["path"] != str(data_folder))
         cursor.execute("SELECT EXISTS (SELECT FROM runs)" if runs else "SELECT false")
         if cursor.fetchone() == (True,):
             raise PipelineError(_wrong_owner_sentence(url, "another Dagster instance"))
+        return True
+
+
+def claim_database(data_folder: Path) -> None:
+    """Record this data folder in the configured database as its owner; Dagster creates its tables first."""
+    from dagster import DagsterInstance
+
+    owner = {"id": folder_id(data_folder), "path": str(data_folder)}
+    with DagsterInstance.from_config(str(data_folder / "dagster")) as instance:
+        instance.run_storage.set_cursor_values({OWNER_KEY: json.dumps(owner)})
 
 
 def _check_owner(url: "sqlalchemy.URL", owner: dict[str, Any], data_folder: Path) -> None:
@@ -120,24 +146,6 @@ def folder_id(data_folder: Path) -> str:
     if not file.exists():
         file.write_text(os.urandom(8).hex())
     return file.read_text().strip()
-
-
-def record_database(data_folder: Path, url: "sqlalchemy.URL | None") -> None:
-    """Record in the data folder where its history is, so that a start without the variable is refused.
-
-    Args:
-        data_folder: The data folder.
-        url: The database; None means SQLite.
-    """
-    if url is None:
-        _database_record(data_folder).unlink(missing_ok=True)
-    else:
-        _database_record(data_folder).write_text(describe_database(url) + "\n")
-
-
-def is_history_move_pending(data_folder: Path) -> bool:
-    """Whether a database is configured to which the data folder's history has not been copied yet."""
-    return bool(os.environ.get(POSTGRES_VARIABLE)) and not _database_record(data_folder).exists()
 
 
 def is_database_unreachable() -> bool:
@@ -202,7 +210,3 @@ def _connection(url: "sqlalchemy.URL") -> "Iterator[psycopg2.extensions.connecti
 
 def _id_file(data_folder: Path) -> Path:
     return data_folder / ".pipeline.id"
-
-
-def _database_record(data_folder: Path) -> Path:
-    return data_folder / "dagster" / "postgres"

@@ -1,10 +1,9 @@
 """The run coordinator, which tags every run `gpu=true` or `cpu=true` when it is queued, and limits both kinds."""
 
-import functools
+from typing import Any
 
 from dagster import DagsterRun, QueuedRunCoordinator, SubmitRunContext
 
-from resources.config.operations_config import QueueSettings
 from resources.config.settings_file import load_settings
 from resources.dagster_instance.dagster_names import (
     BACKFILL_ID_TAG,
@@ -13,7 +12,6 @@ from resources.dagster_instance.dagster_names import (
     SCHEDULE_NAME_TAG,
     SENSOR_NAME_TAG,
 )
-from resources.dagster_instance.private_api import RunQueueConfig
 
 GPU_POOL = "gpu"
 GPU_TAG = {"gpu": "true"}
@@ -21,7 +19,6 @@ CPU_TAG = {"cpu": "true"}
 INGEST_PRIORITY = 10
 PERSON_PRIORITY = 20
 _AUTOMATION_TAGS = (SENSOR_NAME_TAG, SCHEDULE_NAME_TAG, BACKFILL_ID_TAG)
-_CONFIG_RETRY_DELAY_S, _MAX_CONFIG_RETRIES = 20, 10_000  # more than two days
 HOUSEKEEPING_TAG = {"cv_assets/housekeeping": "true"}
 
 
@@ -37,7 +34,21 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
 
     Housekeeping runs, which materialize nothing, get neither tag: they must not wait behind a backlog or use one of
     its slots.
+
+    Args:
+        config: The options of QueuedRunCoordinator in dagster.yaml.
+
+    Raises:
+        PipelineError: The settings are invalid; Dagster's daemon does not start then, and queued runs wait for it.
     """
+
+    def __init__(self, **config: Any) -> None:
+        queue = load_settings().queue
+        limits = [(GPU_TAG, queue.gpu_runs), (CPU_TAG, queue.cpu_runs)]
+        config["tag_concurrency_limits"] = [
+            {"key": key, "value": value, "limit": limit} for tag, limit in limits for key, value in tag.items()
+        ]
+        super().__init__(**config)
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Tag the run, then queue it."""
@@ -52,25 +63,5 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
         if PRIORITY_TAG not in run.tags or is_reexecution:
             is_by_person = is_reexecution or not any(tag in run.tags for tag in _AUTOMATION_TAGS)
             tags[PRIORITY_TAG] = str((0 if has_model else INGEST_PRIORITY) + (PERSON_PRIORITY if is_by_person else 0))
-        self._instance.add_run_tags(run.run_id, tags)
+        context.workspace.instance.add_run_tags(run.run_id, tags)
         return super().submit_run(context)
-
-    def get_run_queue_config(self) -> RunQueueConfig:
-        """The limits, from the settings."""
-        queue = _load_queue_settings()
-        limits = [(GPU_TAG, queue.gpu_runs), (CPU_TAG, queue.cpu_runs)]
-        return RunQueueConfig(
-            max_concurrent_runs=-1,
-            # While the settings file is invalid, queued runs wait; they do not fail.
-            max_user_code_failure_retries=_MAX_CONFIG_RETRIES,
-            user_code_failure_retry_delay=_CONFIG_RETRY_DELAY_S,
-            tag_concurrency_limits=[
-                {"key": key, "value": value, "limit": limit} for tag, limit in limits for key, value in tag.items()
-            ],
-        )
-
-
-@functools.cache
-def _load_queue_settings() -> QueueSettings:
-    """Load the queue's settings, once per process: the daemon reads the limits every two seconds."""
-    return load_settings().queue

@@ -18,8 +18,8 @@ class Column:
         minimum: Least allowed value.
         maximum: Greatest allowed value.
         allowed: The allowed values of a text column; None allows any.
-        offset_from_start: For a wall-clock time: the column that holds its offset from the recording's start, and the
-            seconds of one unit of that column.
+        derived_sql: For a column that is not stored: its value in SQL, from the stored columns of the row and from
+            `started_at_utc` and `started_at_source` of the recording's row in `recording_clocks`. Empty for others.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Column:
     minimum: float | None = None
     maximum: float | None = None
     allowed: tuple[str, ...] | None = None
-    offset_from_start: tuple[str, float] | None = None
+    derived_sql: str = ""
 
     @property
     def comment(self) -> str:
@@ -46,9 +46,10 @@ class Table:
         name: Name of the table.
         grain: Meaning of one row, as a sentence.
         key: Names of the columns that identify a row.
-        columns: The columns, in order.
+        columns: The columns, in order, including those that only the views of results.duckdb have.
         per_recording: Whether every row belongs to a recording and is replaced with it.
         is_small: Whether results.duckdb holds the rows themselves, not a view of Parquet files.
+        published_name: Name in results.duckdb, where it differs from that of the table.
     """
 
     name: str
@@ -57,11 +58,19 @@ class Table:
     columns: tuple[Column, ...]
     per_recording: bool = True
     is_small: bool = False
+    published_name: str = ""
+
+    @property
+    def stored_columns(self) -> tuple[Column, ...]:
+        """The columns of the Delta table: all but the derived ones."""
+        return tuple(column for column in self.columns if not column.derived_sql)
 
     @property
     def arrow_schema(self) -> pa.Schema:
-        """The Arrow schema that every batch of rows must have."""
-        return pa.schema([pa.field(column.name, column.type, nullable=column.nullable) for column in self.columns])
+        """The Arrow schema of the stored columns, which every batch of rows must have."""
+        return pa.schema(
+            [pa.field(column.name, column.type, nullable=column.nullable) for column in self.stored_columns]
+        )
 
     @property
     def empty(self) -> pa.Table:
@@ -94,9 +103,23 @@ def nullable(column: Column, meaning: str | None = None) -> Column:
     return replace(column, nullable=True, meaning=meaning or column.meaning)
 
 
+def wall_clock_sql(offset_us: str) -> str:
+    """SQL of the wall-clock time that lies an offset after the start of the recording.
+
+    Args:
+        offset_us: SQL of the offset in microseconds.
+    """
+    # Not started_at_utc + INTERVAL: with a time zone that is calendar arithmetic, which takes four times as long.
+    return f"make_timestamptz(epoch_us(started_at_utc) + round({offset_us})::BIGINT)"
+
+
 TEXT, FLOAT, INT, BIG, FLAG = pa.string(), pa.float64(), pa.int32(), pa.int64(), pa.bool_()
 UTC = pa.timestamp("us", tz="UTC")
-STATUSES = ("ok", "partial", "rejected", "failed")
+STATUSES = ("ok", "partial", "rejected", "failed", "interrupted", "quarantined")
+STATUS_MEANING = (
+    "ok; partial: only a part decodes; rejected: the file can never be processed; failed; interrupted: the run was "
+    "stopped, and the work will be requested again; quarantined: the run crashed at every attempt"
+)
 RECORDING_ID = Column("recording_id", TEXT, "The recording: slug of its file name and fingerprint of its content")
 
 CAMERA = Column("camera", TEXT, "First folder under the watched folder; NULL for files directly in it", nullable=True)
@@ -117,7 +140,7 @@ CAPTURED_AT_UTC = Column(
     "Wall-clock time of the frame; NULL if the recording's start time is unknown",
     "UTC",
     nullable=True,
-    offset_from_start=("time_s", 1.0),
+    derived_sql=wall_clock_sql("time_s * 1e6"),
 )
 
 CAPTURED_AT_SOURCE = Column(
@@ -126,6 +149,7 @@ CAPTURED_AT_SOURCE = Column(
     "Source of captured_at_utc",
     nullable=True,
     allowed=("file_name", "container", "mtime"),
+    derived_sql="started_at_source",
 )
 FIRST_FRAME_INDEX = Column("first_frame_index", INT, "Index of the first frame", minimum=0)
 LAST_FRAME_INDEX = Column("last_frame_index", INT, "Index of the last frame", minimum=0)
@@ -155,6 +179,6 @@ MINUTE_START_UTC = Column(
     "Wall-clock time at which the minute starts; NULL if the recording's start time is unknown",
     "UTC",
     nullable=True,
-    offset_from_start=("minute_index", 60.0),
+    derived_sql=wall_clock_sql("minute_index * 60e6"),
 )
 HOUR_UTC = Column("hour_utc", UTC, "Wall-clock time at which the hour starts", "UTC")

@@ -1,6 +1,17 @@
-"""Tables of operation: notifications."""
+"""Tables of operation: the attempts of stages, and notifications."""
 
-from resources.schema.columns import CAMERA, INT, TEXT, UTC, Column, Table
+from resources.schema.columns import (
+    CAMERA,
+    FLOAT,
+    INT,
+    RECORDING_ID,
+    STATUS_MEANING,
+    STATUSES,
+    TEXT,
+    UTC,
+    Column,
+    Table,
+)
 
 NOTIFICATIONS = Table(
     "notifications",
@@ -36,4 +47,42 @@ NOTIFICATIONS = Table(
     ),
     per_recording=False,
     is_small=True,
+)
+
+STAGE_RUNS = Table(
+    "stage_runs",
+    "One row per recording, stage and attempt; the newest row of a recording and stage is its state.",
+    ("recording_id", "stage", "run_id"),
+    (
+        RECORDING_ID,
+        Column("stage", TEXT, "The stage, which has the name of its step in Dagster"),
+        Column(
+            "attempt", INT, "Number of the attempt, from 1; an interrupted one has the number of the next", minimum=1
+        ),
+        Column("status", TEXT, STATUS_MEANING, allowed=STATUSES),
+        Column("error", TEXT, "Reason of the status in one sentence; NULL if ok", nullable=True),
+        Column(
+            "data_version",
+            TEXT,
+            "Version of the stored results, from code_version and input_versions; NULL if the attempt stored none",
+            nullable=True,
+        ),
+        Column("code_version", TEXT, "Version of the stage's logic and settings", nullable=True),
+        Column(
+            "input_versions",
+            TEXT,
+            "Data version of each input by the name of its asset, as JSON; NULL if the attempt stored no results",
+            nullable=True,
+        ),
+        Column("run_id", TEXT, "Run in Dagster; empty if the run planner found the state without a run"),
+        Column("started_at_utc", UTC, "Start of the attempt; NULL if unknown", "UTC", nullable=True),
+        Column("finished_at_utc", UTC, "End of the attempt", "UTC"),
+        Column("elapsed_s", FLOAT, "Elapsed time of the attempt; NULL if unknown", "s", nullable=True, minimum=0),
+        Column("worker", TEXT, "Machine and process that ran the attempt; NULL if unknown", nullable=True),
+        Column(
+            "requested_by",
+            TEXT,
+            "Who requested the run: the name of a sensor or schedule, backfill, or person",
+        ),
+    ),
 )

@@ -1,6 +1,4 @@
-"""Tables of ingest: source files, recordings, frames, scenes and stretches."""
-
-from dataclasses import replace
+"""Tables of ingest: source files, recordings, their contents and clocks, frames, scenes and stretches."""
 
 import pyarrow as pa
 
@@ -25,7 +23,6 @@ from resources.schema.columns import (
     SIZE_BYTES,
     SOURCE_PATH,
     START_S,
-    STATUSES,
     TEXT,
     TIME_S,
     UTC,
@@ -54,6 +51,12 @@ SOURCE_FILES = Table(
             allowed=("known", "duplicate", "unreadable", "skipped", "archived"),
         ),
         Column("reason", TEXT, "Reason why the file is no recording of its own", nullable=True),
+        Column(
+            "replaces",
+            TEXT,
+            "Recording of the beginning of this file, ingested while the file was still growing; NULL for other files",
+            nullable=True,
+        ),
         Column("seen_at_utc", UTC, "When the file was first found stable in its current version", "UTC"),
     ),
     per_recording=False,
@@ -62,25 +65,15 @@ SOURCE_FILES = Table(
 
 RECORDINGS = Table(
     "recordings",
-    "One row per recording: what its header claims, what its content is, and the status of its processing.",
+    "One row per recording: its file, and what the header of the file claims.",
     ("recording_id",),
     (
         RECORDING_ID,
-        Column(
-            "status",
-            TEXT,
-            "ok; partial: only a part decodes; rejected: the file can never be processed; failed: a stage failed",
-            allowed=STATUSES,
-        ),
-        Column("error", TEXT, "Reason of the status in one sentence; NULL if ok", nullable=True),
-        Column("failed_stage", TEXT, "Stage that failed; NULL unless status is failed", nullable=True),
         CAMERA,
         SOURCE_PATH,
         FINGERPRINT,
         SIZE_BYTES,
         MTIME_UTC,
-        Column("started_at_utc", UTC, "Wall-clock time of the first frame; NULL if unknown", "UTC", nullable=True),
-        replace(CAPTURED_AT_SOURCE, name="started_at_source", meaning="Source of started_at_utc"),
         Column("created_at_utc", UTC, "Creation time according to the container", "UTC", nullable=True),
         Column("created_at_source", TEXT, "Container tag with the creation time", nullable=True),
         Column("container_name", TEXT, "Name of the container format, as in FFmpeg", nullable=True),
@@ -137,22 +130,12 @@ RECORDINGS = Table(
         ),
         Column("rate_fps_from_header", FLOAT, "Average frame rate according to the header", "1/s", nullable=True),
         Column(
-            "rate_fps_num_from_content", INT, "Numerator of the most common frame rate of the packets", nullable=True
-        ),
-        Column(
-            "rate_fps_den_from_content", INT, "Denominator of the most common frame rate of the packets", nullable=True
-        ),
-        Column("rate_fps_from_content", FLOAT, "Most common frame rate of the packets", "1/s", nullable=True),
-        Column("is_variable_rate", FLAG, "Whether timestamps deviate from that rate by half a frame", nullable=True),
-        Column(
             "frame_count_from_header",
             INT,
             "Number of frames according to the header; NULL if it has none",
             nullable=True,
         ),
-        Column("frame_count_from_content", INT, "Number of frames that decoded", nullable=True, minimum=0),
         Column("duration_s_from_header", FLOAT, "Duration according to the header", "s", nullable=True),
-        Column("duration_s_from_content", FLOAT, "Duration of the decoded frames", "s", nullable=True, minimum=0),
         Column(
             "start_time_s_from_header",
             FLOAT,
@@ -160,6 +143,27 @@ RECORDINGS = Table(
             "s",
             nullable=True,
         ),
+    ),
+    is_small=True,
+    published_name="recording_headers",
+)
+
+RECORDING_CONTENTS = Table(
+    "recording_contents",
+    "One row per normalized recording: what decoding every frame of its file has shown, and its normalized video.",
+    ("recording_id",),
+    (
+        RECORDING_ID,
+        Column(
+            "rate_fps_num_from_content", INT, "Numerator of the most common frame rate of the packets", nullable=True
+        ),
+        Column(
+            "rate_fps_den_from_content", INT, "Denominator of the most common frame rate of the packets", nullable=True
+        ),
+        Column("rate_fps_from_content", FLOAT, "Most common frame rate of the packets", "1/s", nullable=True),
+        Column("is_variable_rate", FLAG, "Whether timestamps deviate from that rate by half a frame", nullable=True),
+        Column("frame_count_from_content", INT, "Number of frames that decoded", nullable=True, minimum=0),
+        Column("duration_s_from_content", FLOAT, "Duration of the decoded frames", "s", nullable=True, minimum=0),
         Column(
             "start_time_s_from_content",
             FLOAT,
@@ -232,6 +236,23 @@ RECORDINGS = Table(
             TEXT,
             "Path of the normalized video, relative to the data folder; NULL also after its deletion by retention",
             nullable=True,
+        ),
+    ),
+    is_small=True,
+)
+
+RECORDING_CLOCKS = Table(
+    "recording_clocks",
+    "One row per recording: the wall-clock time of its first frame, from which all wall-clock times are computed.",
+    ("recording_id",),
+    (
+        RECORDING_ID,
+        Column("started_at_utc", UTC, "Wall-clock time of the first frame", "UTC"),
+        Column(
+            "started_at_source",
+            TEXT,
+            "Source of started_at_utc",
+            allowed=("file_name", "container", "mtime"),
         ),
     ),
     is_small=True,

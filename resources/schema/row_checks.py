@@ -17,13 +17,13 @@ def broken_rules(table: Table, rows: pa.Table | Dataset) -> list[str]:
         table: The declaration.
         rows: Rows with the declared columns, in any order.
     """
-    if missing_columns := [column.name for column in table.columns if column.name not in rows.schema.names]:
+    if missing_columns := [column.name for column in table.stored_columns if column.name not in rows.schema.names]:
         return [f"{table.name}: the columns {', '.join(missing_columns)} are missing."]
     total, violations = 0, Counter[str]()
     # Not in SQL: planning so many conditions takes ten times as long as checking the rows of a recording.
     for batch in rows.to_batches(columns=table.arrow_schema.names) if isinstance(rows, Dataset) else rows.to_batches():
         total += batch.num_rows
-        for column in table.columns:
+        for column in table.stored_columns:
             violations.update(dict(_count_violations(column, batch.column(column.name))))
     sentences = [
         f"{table.name}: {count} of {total} rows break the rule: {rule}." for rule, count in violations.items() if count

@@ -1,9 +1,10 @@
-"""Tables of summaries per recording, minute, hour and grid cell."""
+"""Tables of summaries per recording, minute and grid cell, and views of summaries per hour."""
 
 from resources.schema.columns import (
     BIG,
     CAMERA,
     CLASS_NAME,
+    END_S,
     ENGINE_NAME,
     FLOAT,
     FRAME_COUNT,
@@ -13,6 +14,7 @@ from resources.schema.columns import (
     MINUTE_START_UTC,
     MODEL_ID,
     RECORDING_ID,
+    START_S,
     Column,
     Table,
     nullable,
@@ -81,6 +83,19 @@ HEATMAP_CELLS = Table(
     ),
 )
 
+CLASS_PRESENCE = Table(
+    "class_presence",
+    "One row per recording, class and interval with a constant number of tracks of the class.",
+    ("recording_id", "class_name", "start_s"),
+    (
+        RECORDING_ID,
+        CLASS_NAME,
+        START_S,
+        END_S,
+        Column("object_count", INT, "Tracks of the class in each frame of the interval", minimum=1),
+    ),
+)
+
 _HOUR_COLUMNS = (
     Column("max_at_once", INT, "Greatest number of tracks of the class in one frame", minimum=0),
     Column("object_s", FLOAT, "Time in view, summed over all tracks", "s", minimum=0),
@@ -98,7 +113,6 @@ RECORDING_HOURS = Table(
         Column("new_track_count", INT, "Tracks that start in the hour", minimum=0),
         *_HOUR_COLUMNS,
     ),
-    is_small=True,
 )
 
 CAMERA_HOURS = Table(
@@ -117,5 +131,4 @@ CAMERA_HOURS = Table(
         *_HOUR_COLUMNS,
     ),
     per_recording=False,
-    is_small=True,
 )

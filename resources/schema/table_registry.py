@@ -12,9 +12,17 @@ from resources.schema.model_tables import (
     MODELS,
     ORIENTED_BOXES,
 )
-from resources.schema.operations_tables import NOTIFICATIONS
-from resources.schema.recording_tables import FRAMES, RECORDINGS, SCENES, SOURCE_FILES, STRETCHES
-from resources.schema.summary_tables import CLASS_MINUTES, HEATMAP_CELLS, RECORDING_HOURS, SUMMARIES
+from resources.schema.operations_tables import NOTIFICATIONS, STAGE_RUNS
+from resources.schema.recording_tables import (
+    FRAMES,
+    RECORDING_CLOCKS,
+    RECORDING_CONTENTS,
+    RECORDINGS,
+    SCENES,
+    SOURCE_FILES,
+    STRETCHES,
+)
+from resources.schema.summary_tables import CLASS_MINUTES, CLASS_PRESENCE, HEATMAP_CELLS, SUMMARIES
 from resources.schema.track_tables import CROPS, TRACK_BOXES, TRACK_LINKS, TRACKS
 from resources.schema.zone_tables import (
     GROUND_TRACKS,
@@ -31,6 +39,8 @@ TABLES: dict[str, Table] = {
     for table in (
         SOURCE_FILES,
         RECORDINGS,
+        RECORDING_CONTENTS,
+        RECORDING_CLOCKS,
         FRAMES,
         SCENES,
         STRETCHES,
@@ -52,10 +62,11 @@ TABLES: dict[str, Table] = {
         SUMMARIES,
         CLASS_MINUTES,
         HEATMAP_CELLS,
-        RECORDING_HOURS,
+        CLASS_PRESENCE,
         ZONE_MINUTES,
         LINE_MINUTES,
         ORIGIN_DESTINATIONS,
+        STAGE_RUNS,
         NOTIFICATIONS,
     )
 }

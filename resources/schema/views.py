@@ -1,56 +1,291 @@
-"""Views and derived tables that span recordings, computed at each publication of results.duckdb."""
+"""Views and macros of results.duckdb, which span tables: states, clocks, hours and the time lines of cameras."""
 
-from resources.schema.columns import Table
-from resources.schema.summary_tables import CAMERA_HOURS
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-# Tables computed from others at each publication: they span recordings, so no recording owns their rows.
-DERIVED_SQL: dict[str, tuple[Table, str]] = {
-    CAMERA_HOURS.name: (
-        CAMERA_HOURS,
-        """
-        WITH continued AS (
-            SELECT recording_id, class_name,
-                to_timestamp(floor(epoch(started_at_utc + to_seconds(start_s)) / 3600) * 3600) AS hour_utc,
-                count(*) AS continued_count
-            FROM track_links JOIN tracks USING (recording_id, track_id) JOIN recordings USING (recording_id)
-            GROUP BY recording_id, class_name, hour_utc
-        )
-        SELECT camera, hour_utc, class_name,
-            (sum(new_track_count) - coalesce(sum(continued_count), 0))::INTEGER AS track_count,
-            max(max_at_once) AS max_at_once, sum(object_s) AS object_s
-        FROM recording_hours LEFT JOIN continued USING (recording_id, hour_utc, class_name)
-        GROUP BY camera, hour_utc, class_name ORDER BY camera, hour_utc, class_name
-        """,
-    )
-}
-
-CAMERA_TIMELINE = """
-CREATE VIEW camera_timeline AS
-SELECT
-    camera,
-    recording_id,
-    started_at_utc,
-    ended_at_utc,
-    date_diff('microseconds', min(started_at_utc) OVER whole_timeline, started_at_utc) / 1e6 AS timeline_start_s,
-    lag(recording_id) OVER in_time_order AS previous_recording_id,
-    date_diff('microseconds', lag(ended_at_utc) OVER in_time_order, started_at_utc) / 1e6 AS gap_s
-FROM (
-    SELECT *, started_at_utc + to_microseconds((duration_s_from_content * 1e6)::BIGINT) AS ended_at_utc
-    FROM recordings
-    WHERE started_at_utc IS NOT NULL AND duration_s_from_content IS NOT NULL
+from resources.schema.columns import (
+    CAMERA,
+    FINGERPRINT,
+    FLOAT,
+    MTIME_UTC,
+    RECORDING_ID,
+    SIZE_BYTES,
+    SOURCE_PATH,
+    STATUS_MEANING,
+    STATUSES,
+    TEXT,
+    UTC,
+    Column,
+    Table,
+    nullable,
+    wall_clock_sql,
 )
-WINDOW
-    whole_timeline AS (PARTITION BY camera),
-    in_time_order AS (PARTITION BY camera ORDER BY started_at_utc, recording_id)
-"""
+from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS
+from resources.schema.summary_tables import CAMERA_HOURS, RECORDING_HOURS
 
-CAMERA_TIMELINE_COMMENTS = {
-    "": "One row per recording: its position on the time line of its camera. Key: recording_id.",
-    "camera": "First folder under the watched folder; NULL for files directly in it",
-    "recording_id": "The recording",
-    "started_at_utc": "Wall-clock time of the first frame [UTC]",
-    "ended_at_utc": "Wall-clock time of the end [UTC]",
-    "timeline_start_s": "Start of the recording on the camera's time line; add time_s for the position of a frame [s]",
-    "gap_s": "Time from the end of the previous recording; negative if they overlap [s]",
-    "previous_recording_id": "The camera's previous recording; NULL for its first",
+_HOUR_US = 3_600_000_000
+_SEVERITY = ("rejected", "quarantined", "failed", "interrupted", "partial", "ok")
+
+
+@dataclass(frozen=True)
+class View:
+    """A view of results.duckdb.
+
+    Attributes:
+        table: Its name, grain, key and columns, none of which is stored in a Delta table.
+        query: Its SQL, over the tables of results.duckdb and the views before it.
+    """
+
+    table: Table
+    query: str
+
+
+_STATUS_COLUMNS = (
+    Column("status", TEXT, STATUS_MEANING, nullable=True, allowed=STATUSES),
+    Column("error", TEXT, "Reason of the status in one sentence; NULL if ok", nullable=True),
+    Column(
+        "failed_stage",
+        TEXT,
+        "Stage of that status; NULL unless status is failed, interrupted or quarantined",
+        nullable=True,
+    ),
+)
+
+# The order of attempts is that of `newest_stage_runs`.
+RECORDING_STATUS = View(
+    Table(
+        "recording_status",
+        "One row per recording: the most severe state among the newest attempts of its stages.",
+        ("recording_id",),
+        (RECORDING_ID, *_STATUS_COLUMNS),
+    ),
+    f"""
+    WITH newest AS (
+        SELECT recording_id, stage, status, error, finished_at_utc FROM stage_runs
+        QUALIFY row_number() OVER (PARTITION BY recording_id, stage ORDER BY finished_at_utc DESC, attempt DESC) = 1
+    )
+    SELECT recording_id, status, error,
+        CASE WHEN status IN ('failed', 'interrupted', 'quarantined') THEN stage END AS failed_stage
+    FROM newest
+    QUALIFY row_number() OVER (
+        PARTITION BY recording_id
+        ORDER BY list_position({list(_SEVERITY)}, status), finished_at_utc DESC, stage
+    ) = 1
+    """,
+)
+
+_FILE_COLUMNS = (CAMERA, SOURCE_PATH, FINGERPRINT, SIZE_BYTES, MTIME_UTC)
+_CLOCK_COLUMNS = tuple(
+    nullable(column, f"{column.meaning}; NULL if unknown") for column in RECORDING_CLOCKS.columns[1:]
+)
+_CONTENT_BESIDE_HEADER = {
+    "rate_fps_from_header": (
+        *("rate_fps_num_from_content", "rate_fps_den_from_content", "rate_fps_from_content", "is_variable_rate"),
+    ),
+    "frame_count_from_header": ("frame_count_from_content",),
+    "duration_s_from_header": ("duration_s_from_content",),
+    "start_time_s_from_header": ("start_time_s_from_content",),
 }
+
+
+def _media_columns() -> tuple[Column, ...]:
+    """The columns of header and content, those of the same quantity side by side."""
+    contents = {column.name: column for column in RECORDING_CONTENTS.columns[1:]}
+    columns = []
+    for column in RECORDINGS.columns[1 + len(_FILE_COLUMNS) :]:
+        columns += [column, *(contents.pop(name) for name in _CONTENT_BESIDE_HEADER.get(column.name, ()))]
+    return (*columns, *contents.values())
+
+
+def _names(columns: Sequence[Column]) -> list[str]:
+    return [column.name for column in columns]
+
+
+# An attempt can fail before the recording has a header: its file is then known from source_files alone.
+RECORDINGS_VIEW = View(
+    Table(
+        "recordings",
+        "One row per recording: its status, what its header claims, what its content is, and when it starts.",
+        ("recording_id",),
+        (
+            *(RECORDING_ID, *_STATUS_COLUMNS),
+            *(nullable(column) for column in _FILE_COLUMNS),
+            *(*_CLOCK_COLUMNS, *_media_columns()),
+        ),
+    ),
+    f"""
+    WITH files AS (
+        SELECT recording_id, arg_min(camera, state <> 'known') AS camera,
+            arg_min(source_path, state <> 'known') AS source_path,
+            arg_min(fingerprint, state <> 'known') AS fingerprint, arg_min(size_bytes, state <> 'known') AS size_bytes,
+            make_timestamptz(arg_min(mtime_ns, state <> 'known') // 1000) AS mtime_utc
+        FROM source_files WHERE recording_id IS NOT NULL GROUP BY recording_id
+    )
+    SELECT recording_id, status, error, failed_stage,
+        {", ".join(f"coalesce(headers.{name}, files.{name}) AS {name}" for name in _names(_FILE_COLUMNS))},
+        {", ".join(_names((*_CLOCK_COLUMNS, *_media_columns())))}
+    FROM recording_headers AS headers FULL JOIN recording_status USING (recording_id)
+        LEFT JOIN recording_contents USING (recording_id) LEFT JOIN recording_clocks USING (recording_id)
+        LEFT JOIN files USING (recording_id)
+    """,
+)
+
+_CAMERA_TIMELINE = View(
+    Table(
+        "camera_timeline",
+        "One row per recording: its position on the time line of its camera.",
+        ("recording_id",),
+        (
+            CAMERA,
+            RECORDING_ID,
+            Column("started_at_utc", UTC, "Wall-clock time of the first frame", "UTC"),
+            Column("ended_at_utc", UTC, "Wall-clock time of the end", "UTC"),
+            Column(
+                "timeline_start_s",
+                FLOAT,
+                "Start of the recording on the camera's time line; add time_s for the position of a frame",
+                "s",
+            ),
+            Column("previous_recording_id", TEXT, "The camera's previous recording; NULL for its first", nullable=True),
+            Column("gap_s", FLOAT, "Time from the end of the previous recording; negative if they overlap", "s"),
+        ),
+    ),
+    f"""
+    SELECT camera, recording_id, started_at_utc, ended_at_utc,
+        date_diff('microseconds', min(started_at_utc) OVER whole_timeline, started_at_utc) / 1e6 AS timeline_start_s,
+        lag(recording_id) OVER in_time_order AS previous_recording_id,
+        date_diff('microseconds', lag(ended_at_utc) OVER in_time_order, started_at_utc) / 1e6 AS gap_s
+    FROM (
+        SELECT camera, recording_id, started_at_utc, {wall_clock_sql("duration_s_from_content * 1e6")} AS ended_at_utc
+        FROM recording_headers JOIN recording_clocks USING (recording_id) JOIN recording_contents USING (recording_id)
+        WHERE duration_s_from_content IS NOT NULL
+    )
+    WINDOW
+        whole_timeline AS (PARTITION BY camera),
+        in_time_order AS (PARTITION BY camera ORDER BY started_at_utc, recording_id)
+    """,
+)
+
+_RECORDING_HOURS = View(
+    RECORDING_HOURS,
+    f"""
+    WITH intervals AS (
+        SELECT recording_id, class_name, object_count,
+            epoch_us(started_at_utc) + round(start_s * 1e6)::BIGINT AS first_us,
+            epoch_us(started_at_utc) + round(end_s * 1e6)::BIGINT AS end_us
+        FROM class_presence JOIN recording_clocks USING (recording_id)
+    ),
+    pieces AS (
+        SELECT *, unnest(range(first_us // {_HOUR_US}, (end_us - 1) // {_HOUR_US} + 1)) AS hour FROM intervals
+    ),
+    hours AS (
+        SELECT recording_id, class_name, hour, max(object_count) AS max_at_once,
+            sum(object_count * (least(end_us, (hour + 1) * {_HOUR_US}) - greatest(first_us, hour * {_HOUR_US}))) / 1e6
+                AS object_s
+        FROM pieces GROUP BY recording_id, class_name, hour
+    ),
+    started AS (
+        SELECT recording_id, class_name, count(*) AS new_track_count,
+            (epoch_us(started_at_utc) + round(start_s * 1e6)::BIGINT) // {_HOUR_US} AS hour
+        FROM tracks JOIN recording_clocks USING (recording_id) GROUP BY recording_id, class_name, hour
+    )
+    SELECT recording_id, camera, make_timestamptz(hour * {_HOUR_US}) AS hour_utc, class_name,
+        coalesce(new_track_count, 0)::INTEGER AS new_track_count, max_at_once, object_s
+    FROM hours LEFT JOIN started USING (recording_id, class_name, hour) JOIN recording_headers USING (recording_id)
+    """,
+)
+
+_CAMERA_HOURS = View(
+    CAMERA_HOURS,
+    f"""
+    WITH continued AS (
+        SELECT recording_id, class_name,
+            make_timestamptz(
+                (epoch_us(started_at_utc) + round(start_s * 1e6)::BIGINT) // {_HOUR_US} * {_HOUR_US}
+            ) AS hour_utc,
+            count(*) AS continued_count
+        FROM track_links JOIN tracks USING (recording_id, track_id) JOIN recording_clocks USING (recording_id)
+        GROUP BY recording_id, class_name, hour_utc
+    )
+    SELECT camera, hour_utc, class_name,
+        (sum(new_track_count) - coalesce(sum(continued_count), 0))::INTEGER AS track_count,
+        max(max_at_once) AS max_at_once, sum(object_s) AS object_s
+    FROM recording_hours LEFT JOIN continued USING (recording_id, hour_utc, class_name)
+    GROUP BY camera, hour_utc, class_name
+    """,
+)
+
+VIEWS = (RECORDING_STATUS, RECORDINGS_VIEW, _CAMERA_TIMELINE, _RECORDING_HOURS, _CAMERA_HOURS)
+"""All views, in the order in which they are created."""
+
+
+@dataclass(frozen=True)
+class Macro:
+    """A table macro of results.duckdb.
+
+    Attributes:
+        name: Its name.
+        definition: Its parameters and its query, as after CREATE MACRO.
+        comment: What it returns.
+    """
+
+    name: str
+    definition: str
+    comment: str
+
+
+def _utc_sql(parameter: str) -> str:
+    """SQL of a time given as text, date or timestamp: without an offset it is UTC, whatever the session's time zone."""
+    text = f"{parameter}::VARCHAR"
+    offset = (
+        f"CASE WHEN regexp_matches({text}, ':.*([zZ]|[+-])') THEN '' WHEN contains({text}, ':') THEN '+00' "
+        "ELSE ' 00:00:00+00' END"
+    )
+    return f"({text} || {offset})::TIMESTAMPTZ"
+
+
+def macro_between(table: Table, columns: str, source: str) -> Macro | None:
+    """Declare the macro for the rows of one camera between two wall-clock times; None for a table without such times.
+
+    It first selects the recordings of the camera that overlap the interval, and computes the wall-clock time of their
+    rows alone, whereas a condition on that time in the view computes it for every row.
+
+    Args:
+        table: The table.
+        columns: SQL of its columns, given the start of the recording.
+        source: SQL of its stored rows.
+    """
+    time_column = next((column.name for column in table.columns if column.derived_sql and column.type == UTC), None)
+    if time_column is None:
+        return None
+    # The range of ids repeats what the join says, but DuckDB tests a range before it reads other columns, four times as
+    # fast as a join (100 million rows: 100 ms, 410 ms). It helps where the ids of a camera's recordings follow in time.
+    # The column of the same name is renamed, because it would hide the parameter camera.
+    query = f"""
+        WITH timed AS (
+            SELECT recording_id, started_at_utc, started_at_source,
+                coalesce(recording_headers.camera, '') AS camera_name,
+                make_timestamptz(
+                    epoch_us(started_at_utc) + ((coalesce(duration_s_from_content, 0) + 1) * 1e6)::BIGINT
+                ) AS ended_at_utc
+            FROM recording_headers JOIN recording_clocks USING (recording_id)
+                JOIN recording_contents USING (recording_id)
+        ),
+        overlapping AS (
+            SELECT recording_id, started_at_utc, started_at_source FROM timed
+            WHERE camera_name = coalesce(camera, '') AND started_at_utc < {_utc_sql("to_utc")}
+                AND ended_at_utc > {_utc_sql("from_utc")}
+        )
+        SELECT * FROM (
+            SELECT {columns} FROM {source} JOIN overlapping USING (recording_id)
+            WHERE recording_id >= (SELECT min(recording_id) FROM overlapping)
+                AND recording_id <= (SELECT max(recording_id) FROM overlapping)
+        )
+        WHERE {time_column} >= {_utc_sql("from_utc")} AND {time_column} < {_utc_sql("to_utc")}
+    """
+    return Macro(
+        f"{table.name}_between",
+        f"(camera, from_utc, to_utc) AS TABLE {query}",
+        f"The rows of {table.name} of one camera with from_utc <= {time_column} < to_utc. The camera '' has the "
+        "recordings directly in the watched folder; a time without an offset is UTC.",
+    )

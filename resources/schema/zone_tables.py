@@ -19,6 +19,7 @@ from resources.schema.columns import (
     Column,
     Table,
     nullable,
+    wall_clock_sql,
 )
 
 ZONE_NAME = Column("zone_name", TEXT, "Name of the zone in the settings")
@@ -110,7 +111,7 @@ LINE_TRIPS = Table(
         replace(
             CAPTURED_AT_UTC,
             meaning="Wall-clock time of the first crossing; NULL if the recording's start time is unknown",
-            offset_from_start=("start_s", 1.0),
+            derived_sql=wall_clock_sql("start_s * 1e6"),
         ),
         Column("travel_s", FLOAT, "Time from the first crossing to the second", "s", minimum=0),
         Column("distance_px", FLOAT, "Straight distance between the two crossings", "px", minimum=0),

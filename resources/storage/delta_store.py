@@ -1,7 +1,11 @@
 """The store: one Delta Lake table per declared table, whose rows are replaced per recording.
 
 A write is one commit: readers see all of a recording's new rows or all of its old ones. Different processes may write
-different recordings at once; after a conflict the later commit is retried.
+different recordings at once; after a conflict the later commit is retried, with the fence checked again. A write that
+reads rows first (`change`, `filter_rows`) reads and commits at one version of the table, so that no row that another
+process writes in between is lost.
+
+Columns that were declared after a table was written read as NULL, and the first write adds them to the Delta schema.
 """
 
 import logging
@@ -9,10 +13,9 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,15 +24,16 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from pyarrow.dataset import Dataset, dataset, field
 
 from resources.errors import PipelineError
-from resources.schema.columns import CAPTURED_AT_SOURCE, Table
+from resources.schema.columns import Table
 from resources.schema.row_checks import broken_rules
 from resources.schema.table_registry import TABLES, find_table
-from resources.storage.clock_times import clock_columns, is_column_changed
 from resources.storage.disk import disk_errors, disk_problem
+from resources.storage.format_version import check_format, write_format
 from resources.storage.open_tables import OpenTable, open_tables
 
 logger = logging.getLogger(__name__)
-_COMMIT_ATTEMPTS = 12
+_COMMIT_ATTEMPTS = 30
+_MAX_RETRY_PAUSE_S = 0.5
 _COMPACT_ABOVE_FILES = 64
 _KEEP_OLD_FILES = timedelta(hours=24)
 _NO_RETRY = CommitProperties(max_commit_retries=0)
@@ -113,22 +117,40 @@ class Store:
             reader = pa.RecordBatchReader.from_batches(schema, batches)
             delta = self._open_or_create(table)
             self.check_fence()
-            write_deltalake(delta, reader, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
+            _write(delta, reader, "overwrite", predicate)
 
         self._commit_with_retries(table, commit)
         return sum(part.num_rows for part in parts)
 
-    def outdated_tables(self) -> list[str]:
-        """Names of tables whose stored columns differ from the declared ones: another program version wrote them."""
-        table_names = []
-        for table in TABLES.values():
-            try:
-                stored_schema = DeltaTable(str(self._folder(table))).schema()
-            except TableNotFoundError:
-                continue
-            if {column.name for column in stored_schema.fields} != set(table.arrow_schema.names):
-                table_names.append(table.name)
-        return table_names
+    def append(self, table: Table, rows: pa.Table) -> None:
+        """Append rows in one commit; commits of other processes to the same table only delay it.
+
+        Args:
+            table: The declaration of the table.
+            rows: The rows, with the declared columns.
+
+        Raises:
+            ValueError: The rows break the declaration.
+            PipelineError: The data folder is full, read-only or not accessible.
+        """
+        rows = rows.select(table.arrow_schema.names).cast(table.arrow_schema)
+        if sentences := broken_rules(table, rows):
+            raise ValueError(" ".join(sentences))
+
+        def commit() -> None:
+            delta = self._open_or_create(table)
+            self.check_fence()
+            _write(delta, rows, "append")
+
+        self._commit_with_retries(table, commit)
+
+    def check_format(self) -> None:
+        """Check that this version of the program can read and write the tables.
+
+        Raises:
+            PipelineError: The tables have an older or a newer format, or it cannot be read.
+        """
+        check_format(self.tables_folder)
 
     def update(self, table: Table, recording_ids: str | Sequence[str], values: Mapping[str, object]) -> None:
         """Set columns to one value in all rows of one or several recordings, in one commit.
@@ -153,7 +175,7 @@ class Store:
             table: The declaration of the table.
             recording_ids: The recordings.
             compute: Takes all their rows as stored at the commit, returns new values by column name; called again
-                when the commit is retried.
+                when the commit is retried. It must not write to the table.
         """
         predicate = _recordings_condition(recording_ids)
 
@@ -167,40 +189,43 @@ class Store:
                 column = table.arrow_schema.field(position)
                 rows = rows.set_column(position, column, pa.array(values, column.type))
             if rows.num_rows:
-                write_deltalake(delta, rows, mode="overwrite", predicate=predicate, commit_properties=_NO_RETRY)
+                _write(delta, rows, "overwrite", predicate)
 
         self._commit_with_retries(table, commit)
 
-    def set_clock(
+    def filter_rows(
         self,
-        tables: Sequence[Table],
-        recording_id: str,
-        started_at_utc: datetime | None,
-        started_at_source: str | None,
-    ) -> None:
-        """Recompute the wall-clock times of a recording from its start; other columns do not change.
+        table: Table,
+        recording_ids: Sequence[str] | None,
+        keep: Callable[[pa.Table], pa.Array | pa.ChunkedArray],
+    ) -> int:
+        """Delete rows, in one commit; rows that other processes write meanwhile are tested, too.
 
         Args:
-            tables: The tables to change; tables without wall-clock times are skipped.
-            recording_id: The recording.
-            started_at_utc: Wall-clock time of its first frame; None if unknown.
-            started_at_source: Source of this time.
+            table: The declaration of the table.
+            recording_ids: Recordings whose rows are tested; None means all rows of the table.
+            keep: Takes these rows as stored at the commit, returns for each whether it is kept, which NULL means, too;
+                called again when the commit is retried. It must not write to the table.
+
+        Returns:
+            The number of rows deleted.
         """
-        source = {CAPTURED_AT_SOURCE.name: started_at_source}
-        for table in tables:
-            offsets = {column.name: column.offset_from_start for column in table.columns if column.offset_from_start}
-            constants = {name: value for name, value in source.items() if name in table.arrow_schema.names}
-            names = {*offsets, *constants, *(offset for offset, _ in offsets.values())}
-            if not offsets or not self.row_count(table):
-                continue
-            compute = partial(clock_columns, started_at_utc=started_at_utc, offset_columns=offsets, constants=constants)
-            rows = self.read(table, [recording_id], sorted(names))
-            # Times computed in another way may differ in the last microsecond, which is no change.
-            if any(
-                is_column_changed(rows[name], pa.array(values, rows[name].type))
-                for name, values in compute(rows).items()
-            ):
-                self.change(table, [recording_id], compute)
+        if recording_ids is not None and not recording_ids:
+            return 0
+        predicate = None if recording_ids is None else _recordings_condition(recording_ids)
+
+        def commit() -> int:
+            delta = self._open(table)
+            if delta is None:
+                return 0
+            self.check_fence()
+            rows = self._rows(delta, table, recording_ids).to_table().cast(table.arrow_schema)
+            kept_rows = rows.filter(pc.fill_null(keep(rows), True))
+            if kept_rows.num_rows < rows.num_rows:
+                _write(delta, kept_rows, "overwrite", predicate)
+            return int(rows.num_rows - kept_rows.num_rows)
+
+        return self._commit_with_retries(table, commit)
 
     def read(
         self, table: Table, recording_ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
@@ -281,6 +306,15 @@ class Store:
         delta = self._open(table)
         return sorted(delta.file_uris()) if delta is not None else []
 
+    def file_statistics(self, table: Table) -> pa.Table:
+        """The files of an existing table according to its log: absolute path, modification_time, flat statistics."""
+        delta = self._open(table)
+        if delta is None:
+            raise ValueError(f"The table {table.name} does not exist.")
+        files = pa.table(delta.get_add_actions(flatten=True))
+        paths = pa.array([str(self._folder(table) / path) for path in files["path"].to_pylist()], pa.string())
+        return files.set_column(files.column_names.index("path"), "path", paths)
+
     def compact(self, table: Table) -> None:
         """Merge many small files into few, and delete old files that no reader needs any more."""
         delta = self._open(table)
@@ -322,8 +356,10 @@ class Store:
         delta = self._open(table)
         if delta is not None:
             return delta
+        self.check_format()
         with disk_errors(self.data_folder):
             self._folder(table).mkdir(parents=True, exist_ok=True)
+            write_format(self.tables_folder)
         DeltaTable.create(
             str(self._folder(table)), table.arrow_schema, mode="ignore", description=table.comment, name=table.name
         )
@@ -342,12 +378,22 @@ class Store:
                 if attempt == _COMMIT_ATTEMPTS - 1:
                     raise
                 logger.info("A commit to %s conflicts with another one and is retried: %s", table.name, error)
-                time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
+                time.sleep(random.uniform(0.2, 1) * min(0.1 * (attempt + 1), _MAX_RETRY_PAUSE_S))
             except (OSError, DeltaError) as error:
                 if sentence := disk_problem(error, self.data_folder):
                     raise PipelineError(sentence) from error
                 raise
         raise AssertionError("unreachable")
+
+
+def _write(
+    delta: DeltaTable,
+    rows: pa.Table | pa.RecordBatchReader,
+    mode: Literal["append", "overwrite"],
+    predicate: str | None = None,
+) -> None:
+    # "merge" adds columns that were declared later, and fills those that the program does not declare with NULL.
+    write_deltalake(delta, rows, mode=mode, predicate=predicate, schema_mode="merge", commit_properties=_NO_RETRY)
 
 
 def _vacuum(delta: DeltaTable) -> None:

@@ -1,26 +1,47 @@
 """results.duckdb: the database that people query, built as a new file and swapped in, never written in place.
 
-It contains views of the current Parquet files of the large tables, the small tables themselves, and a comment on every
-table and column. A published file is never changed, so no open client blocks the pipeline, and no run breaks a query.
+It contains views of the current Parquet files of the large tables, the small tables themselves, views across tables,
+and a comment on every table and column. Wall-clock times are columns of the views, computed from recording_clocks. A
+published file is never changed, so no open client blocks the pipeline, and no run breaks a query.
 """
 
+import functools
 import json
 import os
 import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import duckdb
 
+from resources.config.settings import Settings, settings_version
 from resources.schema.columns import Table
-from resources.schema.views import CAMERA_TIMELINE, CAMERA_TIMELINE_COMMENTS, DERIVED_SQL
+from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS
+from resources.schema.table_registry import TABLES
+from resources.schema.views import VIEWS, View, macro_between
+from resources.start_times import clock_version
 from resources.storage.delta_store import Store
 from resources.storage.disk import disk_errors
 from resources.storage.locks import exclusive_lock
+from resources.storage.parquet_columns import find_missing_columns
+from resources.storage.recording_clocks import update_recording_clocks
 
 RESULTS_NAME = "results.duckdb"
 _STORAGE_VERSION = "v1.4.0"  # DuckDB clients from 1.4 on can open the file
 _KEEP_OLD_S = 600.0  # under load there is a new file every few seconds; a client that has one open keeps it
 _CATALOG = "published_tables"
+_CATALOG_COMMENTS = {
+    "": "One row per table or view: grain, key, row count, version and publication time. Key: table_name.",
+    "table_name": "Name of the table or view",
+    "grain": "Meaning of one row",
+    "key": "Columns that identify a row",
+    "row_count": "Number of rows; NULL for views that are computed when queried",
+    "delta_version": "Version of the Delta table; NULL for views across tables",
+    "published_at_utc": "Time of publication [UTC]",
+}
 
 
 def results_path(data_folder: Path) -> Path:
@@ -28,27 +49,40 @@ def results_path(data_folder: Path) -> Path:
     return data_folder / RESULTS_NAME
 
 
-def publish(store: Store) -> bool:
-    """Publish the current rows of all tables in results.duckdb.
+def publish(store: Store, settings: Settings) -> bool:
+    """Publish the current rows of all tables in results.duckdb, with the wall clock of the settings.
 
     Safe to call from several processes at once: a lock makes them take turns, and each publishes the newest rows.
 
+    Args:
+        store: The tables.
+        settings: Decide the wall clock of recordings.
+
     Returns:
-        Whether there were new commits to publish.
+        Whether anything has changed since the last publication: rows, the wall clock, or the declared tables.
 
     Raises:
         PipelineError: The data folder is full, read-only or not accessible.
     """
     with disk_errors(store.data_folder), exclusive_lock(store.data_folder, "publish"):
         versions = store.versions()
-        if versions == published_versions(store.data_folder):
+        contents = {
+            "data_folder": str(store.data_folder),
+            "versions": versions,
+            "clock_version": clock_version(settings),
+            "declaration_version": _declaration_version(),
+        }
+        published = _read_contents(store.data_folder)
+        if contents == published:
             return False
+        # The version of the clocks alone is read again: rows that others have committed since then are published next.
+        if _have_clocks_changed(contents, published) and update_recording_clocks(store, settings):
+            versions[RECORDING_CLOCKS.name] = store.versions()[RECORDING_CLOCKS.name]
         folder = store.data_folder / "published"
         folder.mkdir(exist_ok=True)
         database = folder / f"results-{time.time_ns():x}.duckdb"
         try:
             _build(database, store, versions)
-            contents = {"data_folder": str(store.data_folder), "versions": versions}
             database.with_suffix(".json").write_text(json.dumps(contents))
         except BaseException:
             database.unlink(missing_ok=True)
@@ -65,15 +99,34 @@ def publish(store: Store) -> bool:
 
 def published_versions(data_folder: Path) -> dict[str, int] | None:
     """The Delta version of every table in results.duckdb; None if it does not exist or the data folder was moved."""
-    # The versions are in a JSON file: a client that has the database open for writing locks out all others.
-    try:
-        contents = json.loads(results_path(data_folder).resolve().with_suffix(".json").read_text())
-    except FileNotFoundError:
-        return None
-    if contents["data_folder"] != str(data_folder):
+    contents = _read_contents(data_folder)
+    if contents is None or contents["data_folder"] != str(data_folder):
         return None  # the views contain absolute paths in the previous data folder
     versions: dict[str, int] = contents["versions"]
     return versions
+
+
+def _read_contents(data_folder: Path) -> dict[str, Any] | None:
+    """What results.duckdb was built from; None if it does not exist."""
+    # This is in a JSON file: a client that has the database open for writing locks out all others.
+    try:
+        contents: dict[str, Any] = json.loads(results_path(data_folder).resolve().with_suffix(".json").read_text())
+    except FileNotFoundError:
+        return None
+    return contents
+
+
+@functools.cache
+def _declaration_version() -> str:
+    """Hash of the declared tables and views: a new program version publishes its views without any new rows."""
+    return settings_version(repr(TABLES), repr(VIEWS))
+
+
+def _have_clocks_changed(contents: dict[str, Any], published: dict[str, Any] | None) -> bool:
+    if published is None or published["clock_version"] != contents["clock_version"]:
+        return True
+    tables = (RECORDINGS, RECORDING_CONTENTS, RECORDING_CLOCKS)
+    return any(published["versions"].get(table.name) != contents["versions"].get(table.name) for table in tables)
 
 
 def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
@@ -81,64 +134,114 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
         connection.execute(f"ATTACH '{_escape_quotes(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE results")
         connection.execute("BEGIN")  # otherwise every comment would be a write to the disk of its own
-        counts = {table.name: _publish_table(connection, table, store) for table in store.tables()}
-        counts |= {table.name: _derive(connection, table, query) for table, query in DERIVED_SQL.values()}
-        connection.execute(CAMERA_TIMELINE)
-        for column, comment in CAMERA_TIMELINE_COMMENTS.items():
-            target = f"COLUMN camera_timeline.{column}" if column else "VIEW camera_timeline"
-            connection.execute(f"COMMENT ON {target} IS '{_escape_quotes(comment)}'")
+        tables = store.tables()
+        tables.sort(key=lambda table: table != RECORDING_CLOCKS)  # others are computed from it
+        published = [_publish_table(connection, table, store) for table in tables]
+        catalog = [_catalog_row(rows.table, rows.row_count, versions.get(rows.table.name)) for rows in published]
+        for view in VIEWS:
+            _publish_view(connection, view)
+        catalog += [_catalog_row(view.table, None, None) for view in VIEWS]
+        for rows in published:
+            _create_macro(connection, rows)
         connection.execute(
             f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
-            "published_at_utc TIMESTAMPTZ)"
+            "published_at_utc TIMESTAMPTZ DEFAULT now())"
         )
-        for table in (*store.tables(), *(derived for derived, _ in DERIVED_SQL.values())):
-            connection.execute(
-                f"INSERT INTO {_CATALOG} VALUES (?, ?, ?, ?, ?, now())",
-                [
-                    table.name,
-                    table.grain,
-                    ", ".join(table.key),
-                    counts[table.name],
-                    versions.get(table.name),
-                ],
-            )
-        connection.execute(
-            f"COMMENT ON TABLE {_CATALOG} IS 'One row per table: grain, key, row count, version and publication time.'"
-        )
+        names = "table_name, grain, key, row_count, delta_version"
+        connection.executemany(f"INSERT INTO {_CATALOG} ({names}) VALUES (?, ?, ?, ?, ?)", catalog)
+        _comment(connection, "TABLE", _CATALOG, _CATALOG_COMMENTS)
         connection.execute("COMMIT")
         connection.execute("USE memory")
         connection.execute("DETACH results")
 
 
-def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: Store) -> int:
-    files = store.files(table)
+@dataclass(frozen=True)
+class _PublishedRows:
+    """The rows of a Delta table as results.duckdb has them.
+
+    Attributes:
+        table: The table.
+        row_count: Number of rows.
+        columns: SQL of its columns, given the start of the recording.
+        source: SQL of its stored rows.
+    """
+
+    table: Table
+    row_count: int
+    columns: str
+    source: str
+
+
+def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: Store) -> _PublishedRows:
+    name, files = table.published_name or table.name, store.files(table)
+    with_clock = " LEFT JOIN recording_clocks USING (recording_id)" if table.stored_columns != table.columns else ""
     if table.is_small or not files:
         rows = store.read(table)
         connection.register("current_rows", rows)
-        connection.execute(f"CREATE TABLE {table.name} AS SELECT * FROM current_rows ORDER BY {', '.join(table.key)}")
+        columns, order = ", ".join(_column_sql(table)), ", ".join(table.key)
+        connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM current_rows{with_clock} ORDER BY {order}")
         connection.unregister("current_rows")
-        kind, count = "TABLE", rows.num_rows
+        kind, source, count = "TABLE", name, rows.num_rows
     else:
+        missing = find_missing_columns(table, store.file_statistics(table))
+        columns = ", ".join(_column_sql(table, _null_columns(connection, table, missing.in_all_files)))
         file_list = ", ".join(f"'{_escape_quotes(file)}'" for file in files)
-        names = ", ".join(column.name for column in table.columns)
-        connection.execute(f"CREATE VIEW {table.name} AS SELECT {names} FROM read_parquet([{file_list}])")
-        kind = "VIEW"
-        count = connection.execute(f"SELECT count(*) FROM {table.name}").fetchall()[0][0]
-    _comment(connection, kind, table)
-    return int(count)
+        # By default the first file decides the columns; otherwise every query opens all files before it starts.
+        options = ", union_by_name = true" if missing.in_some_files else ""
+        kind, source, count = "VIEW", f"read_parquet([{file_list}]{options})", store.row_count(table)
+        connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source}{with_clock}")
+    _comment(connection, kind, name, _comments(table))
+    return _PublishedRows(table, count, columns, source)
 
 
-def _derive(connection: duckdb.DuckDBPyConnection, table: Table, query: str) -> int:
-    """Create a table from those already in the database."""
-    connection.execute(f"CREATE TABLE {table.name} AS {query}")
-    _comment(connection, "TABLE", table)
-    return int(connection.execute(f"SELECT count(*) FROM {table.name}").fetchall()[0][0])
+def _publish_view(connection: duckdb.DuckDBPyConnection, view: View) -> None:
+    connection.execute(f"CREATE VIEW {view.table.name} AS {view.query}")
+    _comment(connection, "VIEW", view.table.name, _comments(view.table))
 
 
-def _comment(connection: duckdb.DuckDBPyConnection, kind: str, table: Table) -> None:
-    connection.execute(f"COMMENT ON {kind} {table.name} IS '{_escape_quotes(table.comment)}'")
-    for column in table.columns:
-        connection.execute(f"COMMENT ON COLUMN {table.name}.{column.name} IS '{_escape_quotes(column.comment)}'")
+def _catalog_row(table: Table, row_count: int | None, version: int | None) -> tuple[object, ...]:
+    return table.published_name or table.name, table.grain, ", ".join(table.key), row_count, version
+
+
+def _create_macro(connection: duckdb.DuckDBPyConnection, rows: _PublishedRows) -> None:
+    """Create the macro for the rows of a camera between two times, if the table has wall-clock times."""
+    if (macro := macro_between(rows.table, rows.columns, rows.source)) is not None:
+        connection.execute(f"CREATE MACRO {macro.name}{macro.definition}")
+        connection.execute(f"COMMENT ON MACRO TABLE {macro.name} IS '{_escape_quotes(macro.comment)}'")
+
+
+def _null_columns(connection: duckdb.DuckDBPyConnection, table: Table, column_names: Collection[str]) -> dict[str, str]:
+    """SQL of columns that are NULL in every row, by column name."""
+    if not column_names:
+        return {}
+    connection.register("no_rows", table.empty)
+    types = connection.execute("SELECT column_name, column_type FROM (DESCRIBE no_rows)").fetchall()
+    connection.unregister("no_rows")
+    return {name: f"NULL::{kind} AS {name}" for name, kind in types if name in column_names}
+
+
+def _column_sql(table: Table, nulls: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """The columns of a table in SQL, in the declared order.
+
+    Args:
+        table: The table.
+        nulls: SQL of stored columns that no file has yet, because they were declared later, by column name.
+    """
+    return [
+        f"{column.derived_sql} AS {column.name}" if column.derived_sql else nulls.get(column.name, column.name)
+        for column in table.columns
+    ]
+
+
+def _comments(table: Table) -> dict[str, str]:
+    """Comments by column name; that of the table itself has an empty name."""
+    return {"": table.comment} | {column.name: column.comment for column in table.columns}
+
+
+def _comment(connection: duckdb.DuckDBPyConnection, kind: str, name: str, comments: Mapping[str, str]) -> None:
+    for column, comment in comments.items():
+        target = f"COLUMN {name}.{column}" if column else f"{kind} {name}"
+        connection.execute(f"COMMENT ON {target} IS '{_escape_quotes(comment)}'")
 
 
 def _remove_old_files(folder: Path, current: Path) -> None:

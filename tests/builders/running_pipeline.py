@@ -1,6 +1,7 @@
 """A real pipeline under test: UI, daemon and code server as `make dev` starts them, operated over GraphQL."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from resources.config.settings_file import PROJECT_ROOT, SETTINGS_VARIABLE
 from resources.storage.results_database import open_results, results_path
 from tests.builders.command_line import CV_ASSETS, clean_environment, write_settings
 
@@ -61,13 +63,26 @@ class RunningPipeline:
 
     def start(self) -> None:
         """Start the pipeline, and wait until the UI has loaded the code location."""
+        self._start([str(CV_ASSETS), "dev", "--settings", str(self.settings_file), "--port", str(self.port)])
+
+    def start_by_hand(self) -> None:
+        """Run `dagster dev` without DAGSTER_HOME in the folder, which gets the project's files, as a developer does."""
+        for name in ("dagster.yaml", "dg.toml", "workspace.yaml", "pyproject.toml"):
+            shutil.copy(PROJECT_ROOT / name, self.folder)
+        self._start(
+            [str(CV_ASSETS.with_name("dagster")), "dev", "--host", "127.0.0.1", "--port", str(self.port)],
+            **{SETTINGS_VARIABLE: str(self.settings_file)},
+        )
+
+    def _start(self, command: Sequence[str], **variables: str) -> None:
         with (self.folder / "dev.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [CV_ASSETS, "dev", "--settings", self.settings_file, "--port", str(self.port)],
+                command,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env=self.environment,
+                env=self.environment | variables,
+                cwd=self.folder,
                 start_new_session=True,
             )
         self.wait_until(self.is_loaded, 120, "the code location to load")

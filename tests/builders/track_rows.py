@@ -1,7 +1,6 @@
 """Rows of detections, frames and track boxes of objects that move in a known way."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,6 @@ from demo.crowd import Crowd
 from resources.config.tracking_config import TrackSettings
 from resources.schema.model_tables import DETECTIONS
 from resources.schema.track_tables import TRACK_BOXES
-
-STARTED = datetime(2026, 3, 1, 8, tzinfo=UTC)
-"""When the recording of `moving_track_boxes` starts."""
 
 
 def moving_detections(frame_indices: Sequence[int], **overrides: Any) -> pa.Table:
@@ -30,7 +26,6 @@ def moving_detections(frame_indices: Sequence[int], **overrides: Any) -> pa.Tabl
             "frame_index": frame_index,
             "detection_index": 0,
             "time_s": frame_index / 10,
-            "captured_at_utc": None,
             "class_id": 2,
             "class_name": "car",
             "confidence": 0.8,
@@ -50,9 +45,8 @@ def moving_detections(frame_indices: Sequence[int], **overrides: Any) -> pa.Tabl
 
 def frame_rows(count: int) -> pa.Table:
     """Build the rows of `frames` of a recording at 10 fps."""
-    captured = pa.nulls(count, pa.timestamp("us", tz="UTC"))
     frame_index = np.arange(count, dtype=np.int32)
-    return pa.table({"frame_index": frame_index, "time_s": frame_index / 10, "captured_at_utc": captured})
+    return pa.table({"frame_index": frame_index, "time_s": frame_index / 10})
 
 
 def moving_track_boxes(x_px: Sequence[float], rate_fps: float = 10.0, **overrides: Any) -> pa.Table:
@@ -69,7 +63,6 @@ def moving_track_boxes(x_px: Sequence[float], rate_fps: float = 10.0, **override
             "track_id": 1,
             "frame_index": frame_index,
             "time_s": frame_index / rate_fps,
-            "captured_at_utc": STARTED + timedelta(seconds=frame_index / rate_fps),
             "detection_index": 0,
             "is_interpolated": False,
             "class_id": 0,

@@ -1,8 +1,16 @@
-"""The progress that the command process shows while it waits."""
+"""The progress that the command process shows while it waits, and the outcomes that it prints."""
 
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
 from dagster import AssetObservation, DagsterInstance, MetadataValue, OpExecutionContext, job, op
 
-from cli.process_folder import FolderProgress, StageProgress, _read_stage_progress
+from cli.process_folder import FolderProgress, StageProgress, _read_stage_progress, seconds_by_recording
+from resources.storage.delta_store import Store
+from resources.storage.stage_runs import StageRun, append_stage_runs
+from sensors.notification_events import final_status_and_error
+from sensors.recording_states import RecordingState
 
 
 def test_progress_is_read_from_observations_and_other_observations_are_ignored() -> None:
@@ -27,3 +35,43 @@ def test_progress_is_read_from_observations_and_other_observations_are_ignored()
     with DagsterInstance.ephemeral() as instance:
         assert observing_job.execute_in_process(instance=instance).success
     assert progress.stages == {("a", "detections"): StageProgress(200, 200, 12.5)}
+
+
+def test_the_seconds_of_a_recording_are_those_of_the_newest_attempt_at_every_stage(tmp_path: Path) -> None:
+    store, noon = Store(tmp_path), datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def row(recording_id: str, stage: str, attempt: int, elapsed_s: float | None) -> StageRun:
+        finished_at = noon + timedelta(minutes=attempt)
+        return StageRun(
+            recording_id, stage, attempt, "ok", f"run {attempt}", finished_at, "person", elapsed_s=elapsed_s
+        )
+
+    rows = [
+        row("a", "tracks", 1, 50.0),
+        row("a", "tracks", 2, 2.0),
+        row("a", "crops", 1, 0.5),
+        row("b", "crops", 1, None),
+    ]
+    append_stage_runs(store, [*rows, row("other", "crops", 1, 9.0)])
+    assert seconds_by_recording(store, ["a", "b", "c"]) == {"a": 2.5, "b": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("state", "status_and_error"),
+    [
+        (RecordingState("a", status="partial", error="The end is missing."), ("partial", "The end is missing.")),
+        (RecordingState("a", status="quarantined", error="It crashed."), ("quarantined", "It crashed.")),
+        (RecordingState("a", frozenset({"crops"}), status="failed", error="No space."), ("failed", "No space.")),
+        (
+            RecordingState("a", frozenset({"crops"}), status="ok"),
+            ("failed", "crops did not finish: see the run's log in the UI."),
+        ),
+        (RecordingState("a"), ("failed", "The run did not finish: see the run's log in the UI.")),
+        (None, ("failed", "The run did not finish: see the run's log in the UI.")),
+    ],
+    ids=["partial", "quarantined", "failed", "missing", "no attempt", "unknown"],
+)
+def test_a_final_recording_without_all_results_has_failed(
+    state: RecordingState | None, status_and_error: tuple[str, str | None]
+) -> None:
+    assert final_status_and_error(state) == status_and_error

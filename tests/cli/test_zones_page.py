@@ -11,9 +11,8 @@ from cli.zones_page import build_zones_page, render_zones_page
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
 from resources.errors import PipelineError
-from resources.schema.recording_tables import RECORDINGS
 from resources.storage.delta_store import Store
-from tests.builders.table_rows import recording_row, sparse_rows
+from tests.builders.table_rows import store_recordings
 
 CAMERA_SETTINGS = CameraSettings.model_validate(
     {"hysteresis": 0.2, "lines": [{"name": "a <b> & </script>", "points": [[0.5, 1], [0.5, 0]]}]}
@@ -38,7 +37,7 @@ def test_an_unknown_camera_is_reported_with_the_nearest_name(tmp_path: Path) -> 
     settings = Settings(data_folder=tmp_path)
     with pytest.raises(PipelineError, match="no normalized recording yet"):
         build_zones_page("gate", settings)
-    Store(tmp_path).replace(RECORDINGS, ["r"], sparse_rows(RECORDINGS, recording_row() | {"video_path": "media/r.mp4"}))
+    store_recordings(Store(tmp_path), {"recording_id": "r", "video_path": "media/r.mp4"})
     with pytest.raises(PipelineError, match=r"The camera 'gaet' has no recording; did you mean 'gate'\?"):
         build_zones_page("gaet", settings)
     with pytest.raises(PipelineError, match="The camera '' has no recording; known: 'gate'"):

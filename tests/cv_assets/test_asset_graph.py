@@ -13,9 +13,10 @@ from PIL import Image
 
 from resources.previews import preview_throttle
 from resources.schema.model_tables import DETECTIONS
-from resources.schema.recording_tables import RECORDINGS
 from resources.schema.summary_tables import SUMMARIES
 from resources.schema.zone_tables import LINE_MINUTES, ZONE_EVENTS
+from resources.storage.recording_rows import read_recording_rows
+from resources.storage.stage_runs import decode_input_versions, newest_stage_runs
 from tests.builders.pipeline import INGEST_STAGES, RECORDING_NAMES, Pipeline
 
 pytestmark = pytest.mark.slow
@@ -51,9 +52,29 @@ def test_a_batch_materializes_its_good_recordings_and_stores_why_the_bad_one_fai
             AssetCheckKey(AssetKey(asset_name), check_name), limit=5
         )
         assert record.status == AssetCheckExecutionRecordStatus.SUCCEEDED, asset_name
-    rows = {row["recording_id"]: row for row in pipeline.store.read(RECORDINGS).to_pylist()}
-    assert [rows[pipeline.ids[name]]["status"] for name in RECORDING_NAMES] == ["ok", "rejected", "ok"]
+    rows = read_recording_rows(pipeline.store)
     assert [rows[pipeline.ids[name]]["frame_count"] for name in RECORDING_NAMES] == [100, None, 125]
+
+
+def test_every_attempt_has_a_row_with_versions_times_and_the_reason_of_a_rejection(pipeline: Pipeline) -> None:
+    rows = {(row["stage"], row["recording_id"]): row for row in newest_stage_runs(pipeline.store).to_pylist()}
+    statuses = {
+        (stage, name): rows[stage, pipeline.ids[name]]["status"] for stage in INGEST_STAGES for name in RECORDING_NAMES
+    }
+    assert [name for name in statuses if statuses[name] == "rejected"] == [
+        ("recordings", "bad"),
+        ("normalized_video", "bad"),
+    ]
+    assert set(statuses.values()) == {"ok", "rejected"}
+    rejection = rows["normalized_video", pipeline.ids["bad"]]
+    assert "not a video" in rejection["error"]
+    assert (rejection["data_version"], rejection["input_versions"]) == (None, None)
+    row = rows["normalized_video", pipeline.ids["a"]]
+    assert row["data_version"] == pipeline.versions("frames", "a")[0]
+    assert decode_input_versions(row["input_versions"]).keys() == {"recordings", "camera_video"}
+    assert row["finished_at_utc"] >= row["started_at_utc"]
+    assert row["elapsed_s"] > 0
+    assert (row["attempt"], row["requested_by"]) == (1, "person")
 
 
 def test_a_rejected_recording_fails_with_the_reason_of_its_rejection(pipeline: Pipeline) -> None:
@@ -64,8 +85,13 @@ def test_a_rejected_recording_fails_with_the_reason_of_its_rejection(pipeline: P
     assert re.search(
         "The recording has no results, because its file was rejected: .*not a video", str(data.description)
     )
-    rows = {row["recording_id"]: row for row in pipeline.store.read(RECORDINGS).to_pylist()}
-    assert rows[pipeline.ids["bad"]]["status"] == "rejected"  # the failure does not replace the rejection
+    rows = newest_stage_runs(pipeline.store, [pipeline.ids["bad"]]).to_pylist()
+    # So that the stage runs if a later version accepts the file.
+    assert {row["stage"]: row["status"] for row in rows} == {
+        "recordings": "rejected",
+        "normalized_video": "rejected",
+        "scenes": "failed",
+    }
 
 
 def test_data_versions_are_the_same_alone_and_in_a_batch(pipeline: Pipeline) -> None:

@@ -1,7 +1,7 @@
 """Settings of one camera make its own recordings stale, in the stages that read them, and nothing else."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,17 +10,13 @@ from dagster import AssetKey, DagsterInstance
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-import cv_assets.normalized_video as normalized_video_module
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import NO_VERSION
 from cv_assets.definitions import build_definitions
 from cv_assets.stage_asset import ANALYSIS
 from resources.config.settings import Settings
-from resources.media.isolation import normalize_in_subprocess
-from resources.schema.columns import Table
-from resources.schema.recording_tables import RECORDINGS
-from resources.schema.summary_tables import CLASS_MINUTES, RECORDING_HOURS
-from resources.schema.zone_tables import ZONE_EVENTS
+from resources.schema.columns import UTC as UTC_TIMESTAMP
+from resources.storage.results_database import open_results, publish
 from sensors.recording_states import STALE_VARIABLE, read_recording_states
 from sensors.run_planner import plan_runs
 from sensors.staleness import stale_assets
@@ -36,16 +32,12 @@ MOVED_LINE = {"lines": [{"name": "middle", "points": [[0.6, 1], [0.6, 0]]}]}
 CHANGES: Mapping[str, tuple[Mapping[str, Any], set[str], set[str]]] = {
     # Changed settings of the gate; assets that are stale in the UI, which shows direct dependents; all stale assets.
     "line": (MOVED_LINE, ZONE_ASSETS, ZONE_ASSETS_AND_DOWNSTREAM),
-    "clock": (
-        {"clock_offset_s": 5.0},
-        {"wall_clock"},
-        {"wall_clock", "recording_hours", "track_links"} | ZONE_ASSETS_AND_DOWNSTREAM,
-    ),
+    "clock": ({"clock_offset_s": 5.0}, set(), set()),
     "track linking": ({"track_link_gap_s": 2.0}, {"track_links"}, {"track_links"} | ZONE_ASSETS_AND_DOWNSTREAM),
     "video": (
         {"video": {"crf": 30}},
-        {"normalized_video", "frames"},
-        {"normalized_video", "frames", "scenes", "stretches", "wall_clock"} | ANALYSIS_ASSETS,
+        {"normalized_video", "frames", "recording_contents"},
+        {"normalized_video", "frames", "recording_contents", "scenes", "stretches"} | ANALYSIS_ASSETS,
     ),
 }
 
@@ -88,7 +80,7 @@ def record_camera_settings(pipeline: Pipeline) -> None:
 def listed_stale(pipeline: Pipeline) -> set[tuple[str, str]]:
     """Stale assets as `cv-assets stale` lists them, by name of the recording."""
     names = {recording_id: name for name, recording_id in pipeline.ids.items()}
-    stale = stale_assets(pipeline.instance, cameras_by_id(pipeline), pipeline.graph)
+    stale = stale_assets(pipeline.store, cameras_by_id(pipeline), pipeline.graph)
     return {(names[asset.recording_id], asset.asset_name) for asset in stale}
 
 
@@ -159,32 +151,6 @@ def materialize_stale(pipeline: Pipeline) -> list[str]:
     return stage_names
 
 
-def assert_wall_clock_times_match_the_start(pipeline: Pipeline) -> None:
-    """Check that every wall-clock time in every table is the recording's start plus its offset."""
-    for recording in pipeline.store.read(RECORDINGS).to_pylist():
-        for table in pipeline.store.tables():
-            for column in (column for column in table.columns if column.offset_from_start):
-                offset, unit_s = column.offset_from_start or ("", 0.0)
-                for row in pipeline.store.read(table, [recording["recording_id"]], [column.name, offset]).to_pylist():
-                    expected = recording["started_at_utc"] + timedelta(seconds=row[offset] * unit_s)
-                    difference = abs(row[column.name] - expected)
-                    assert difference < timedelta(microseconds=3), (
-                        recording["recording_id"],
-                        table.name,
-                        column.name,
-                    )
-
-
-def start_of(pipeline: Pipeline, name: str) -> datetime:
-    (row,) = pipeline.store.read(RECORDINGS, [pipeline.ids[name]]).to_pylist()
-    started_at_utc: datetime = row["started_at_utc"]
-    return started_at_utc
-
-
-STAGES_OF_CLOCK = ["wall_clock", "track_links", "zone_events", "summaries", "zone_summaries"]
-NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
-
-
 @pytest.fixture
 def recompute_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the run planner treat stale assets as missing."""
@@ -192,86 +158,49 @@ def recompute_stale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("recompute_stale")
-def test_a_corrected_clock_changes_all_wall_clock_times_and_reruns_no_model(pipeline: Pipeline) -> None:
-    detection_versions, hour = pipeline.versions("detections", "a"), timedelta(hours=1)
-    assert_wall_clock_times_match_the_start(pipeline)
-    assert pipeline.store.row_count(ZONE_EVENTS) and pipeline.store.row_count(CLASS_MINUTES)
-    use_gate_settings(pipeline, {"clock_offset_s": 3600.0})
-    assert materialize_stale(pipeline) == STAGES_OF_CLOCK
+def test_moving_a_line_reruns_the_zone_stages_only(pipeline: Pipeline) -> None:
+    detection_versions = pipeline.versions("detections", "a")
+    use_gate_settings(pipeline, MOVED_LINE)
+    assert materialize_stale(pipeline) == ["zone_events", "zone_summaries"]
+    use_gate_settings(pipeline, {})
+    assert materialize_stale(pipeline) == ["zone_events", "zone_summaries"]
     assert pipeline.versions("detections", "a") == detection_versions
-    assert (start_of(pipeline, "a"), start_of(pipeline, "c")) == (NOON + hour, NOON)
-    assert_wall_clock_times_match_the_start(pipeline)
-    hours = pipeline.store.read(RECORDING_HOURS, [pipeline.ids["a"]])["hour_utc"].to_pylist()
-    assert set(hours) == {NOON + hour}
+
+
+def wall_clock_times(pipeline: Pipeline, name: str) -> dict[tuple[str, str], list[datetime]]:
+    """First and last value of every wall-clock column of a recording, by table and column."""
+    publish(pipeline.store, pipeline.settings)
+    times = {}
+    with open_results(pipeline.settings.data_folder) as results:
+        for table in pipeline.store.tables():
+            for column in (column for column in table.columns if column.derived_sql and column.type == UTC_TIMESTAMP):
+                (row,) = results.execute(
+                    f"SELECT min({column.name}), max({column.name}) FROM {table.published_name or table.name} "
+                    "WHERE recording_id = ?",
+                    [pipeline.ids[name]],
+                ).fetchall()
+                times[table.name, column.name] = [time for time in row if time is not None]
+    return times
 
 
 @pytest.mark.usefixtures("recompute_stale")
-def test_wall_clock_times_are_consistent_whichever_stage_runs_first_after_a_correction(pipeline: Pipeline) -> None:
-    use_gate_settings(pipeline, {"clock_offset_s": 60.0})
-    # Launched by hand with the new settings, before wall_clock has set the new start.
-    for stage_name in ("normalized_video", "recordings", "crops"):
-        assert pipeline.run([stage_name], "a", "a").success
-        assert_wall_clock_times_match_the_start(pipeline)
-    assert "wall_clock" in materialize_stale(pipeline)
-    assert start_of(pipeline, "a") == NOON + timedelta(minutes=1)
-    assert_wall_clock_times_match_the_start(pipeline)
-
-
-@pytest.mark.usefixtures("recompute_stale")
-def test_a_clock_correction_that_was_killed_half_way_is_completed_even_if_the_setting_is_reverted(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_gate_settings(pipeline, {"clock_offset_s": 120.0})
-    set_clock = pipeline.store.set_clock
-
-    def set_clock_of_half_the_tables(tables: Sequence[Table], *clock: Any, **more: Any) -> None:
-        set_clock(tables[: len(tables) // 2], *clock, **more)
-        raise OSError("died")
-
-    monkeypatch.setattr(pipeline.store, "set_clock", set_clock_of_half_the_tables)
-    assert not pipeline.run(["wall_clock"], "a", "a").success
-    monkeypatch.setattr(pipeline.store, "set_clock", set_clock)
-    with pytest.raises(AssertionError, match=r"captured_at_utc|minute_start_utc"):
-        assert_wall_clock_times_match_the_start(pipeline)
-    use_gate_settings(pipeline, {"clock_offset_s": 60.0})
-    materialize_stale(pipeline)
-    assert start_of(pipeline, "a") == NOON + timedelta(minutes=1)
-    assert_wall_clock_times_match_the_start(pipeline)
-
-
-@pytest.mark.usefixtures("recompute_stale")
-def test_a_stage_that_runs_during_a_clock_correction_stores_corrected_times(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_gate_settings(pipeline, {"clock_offset_s": 240.0})
-
-    def normalize_during_a_correction(*arguments: Any) -> Any:
-        video = normalize_in_subprocess(*arguments)
-        assert pipeline.run(["wall_clock"], "a", "a").success
-        return video
-
-    monkeypatch.setattr(normalized_video_module, "normalize_in_subprocess", normalize_during_a_correction)
-    assert pipeline.run(["normalized_video"], "a", "a").success
-    monkeypatch.setattr(normalized_video_module, "normalize_in_subprocess", normalize_in_subprocess)
-    assert start_of(pipeline, "a") == NOON + timedelta(minutes=4)
-    assert_wall_clock_times_match_the_start(pipeline)
-    materialize_stale(pipeline)
-
-
-@pytest.mark.usefixtures("recompute_stale")
-def test_a_clock_can_be_corrected_after_the_source_file_was_deleted(pipeline: Pipeline) -> None:
-    (file,) = pipeline.settings.watched_folder.rglob("*_a.mp4")
-    moved = file.rename(file.with_suffix(".away"))
-    use_gate_settings(pipeline, {"clock_offset_s": 300.0})
-    assert materialize_stale(pipeline) == STAGES_OF_CLOCK
-    assert start_of(pipeline, "a") == NOON + timedelta(minutes=5)
-    moved.rename(file)
+def test_a_corrected_clock_changes_all_wall_clock_times_and_reruns_nothing(pipeline: Pipeline) -> None:
+    use_gate_settings(pipeline, {})
+    before, others_before = wall_clock_times(pipeline, "a"), wall_clock_times(pipeline, "c")
+    assert before["frames", "captured_at_utc"][0] == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert sum(map(bool, before.values())) > 5
+    use_gate_settings(pipeline, {"clock_offset_s": 3600.0})
+    states = read_recording_states(pipeline.instance, pipeline.store, pipeline.graph)
+    assert plan_runs(states, pipeline.graph) == []
+    hour = timedelta(hours=1)
+    assert wall_clock_times(pipeline, "a") == {key: [time + hour for time in times] for key, times in before.items()}
+    assert wall_clock_times(pipeline, "c") == others_before
 
 
 def test_an_observation_with_a_time_in_the_future_is_replaced(pipeline: Pipeline) -> None:
     use_gate_settings(pipeline, MOVED_LINE, read_at_s=time.time() + 3600)
     record_camera_settings(pipeline)
-    use_gate_settings(pipeline, {"clock_offset_s": 300.0})
+    use_gate_settings(pipeline, {})
     record_camera_settings(pipeline)
     assert stale_in_the_ui(pipeline) == set()
 
@@ -290,4 +219,4 @@ def test_a_run_with_older_settings_keeps_the_newer_observation_and_its_results_a
         pipeline.instance, [AssetKey("camera_track_linking")], {pipeline.ids["a"]: "gate"}
     ).values()
     assert observed[pipeline.ids["a"]].version == NO_VERSION
-    assert not observed[pipeline.ids["a"]].is_newest
+    assert not observed[pipeline.ids["a"]].is_what_dagster_read

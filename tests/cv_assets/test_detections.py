@@ -33,7 +33,7 @@ from resources.media.frame_reader import read_images
 from resources.previews import preview_throttle
 from resources.previews.annotated_frames import shrink_to_preview
 from resources.schema.model_tables import DETECTIONS, MODEL_RUNS, MODELS
-from resources.schema.recording_tables import RECORDINGS
+from resources.schema.recording_tables import RECORDING_CONTENTS
 from resources.schema.table_registry import find_table, model_tables
 from resources.source_index import SourceIndex, identify_files
 from resources.storage.delta_store import Store
@@ -153,7 +153,7 @@ def test_previews_show_their_frames_with_the_boxes(
 
     detect_recording(recording_id, store, settings, model_tables("detect"), Models(), "cpu", collect_previews)
     assert 10 <= len(previews) <= preview_throttle.MAX_PREVIEWS_PER_RECORDING
-    row = store.read(RECORDINGS).to_pylist()[0]
+    row = store.read(RECORDING_CONTENTS).to_pylist()[0]
     boxes = store.read(DETECTIONS).to_pylist()
     frames_with_boxes = 0
     rate_fps = Fraction(row["rate_fps_num"], row["rate_fps_den"])
@@ -227,7 +227,7 @@ def test_a_region_keeps_only_its_boxes_and_they_are_the_same(normalized: tuple[S
     all_boxes = detect(store, recording_id, precision="f32").to_pylist()
     left = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
     region_boxes = detect(store, recording_id, precision="f32", regions={"*": (left,)}).to_pylist()
-    width_px = store.read(RECORDINGS).to_pylist()[0]["width_px"]
+    width_px = store.read(RECORDING_CONTENTS).to_pylist()[0]["width_px"]
     assert all((box["x_min_px"] + box["x_max_px"]) / 2 <= width_px / 2 for box in region_boxes)
     expected = [
         box
@@ -282,7 +282,7 @@ def test_a_further_model_is_an_asset_of_its_own(normalized: tuple[Store, str]) -
     with DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(recordings_partitions.name or "", [recording_id])
         assert materialize([assets], instance=instance, resources=resources, partition_key=recording_id).success
-    publish(store)
+    publish(store, settings)
     with open_results(store.data_folder) as results:
         counts = "SELECT count(*), count(*) FILTER (class_name = 'car') FROM "
         second_count, second_cars = results.execute(f"{counts} second_detections").fetchall()[0]

@@ -11,7 +11,6 @@ from cv_assets.media_status import media_status
     ("changes", "message"),
     [
         ({}, None),
-        ({"frame_count_from_content": None}, None),
         ({"corrupt_count": 2}, "2 packets do not decode."),
         (
             {"corrupt_count": 9, "missing_s": [{"start_s": -0.6, "end_s": 0.0}, {"start_s": 2.0, "end_s": 2.5}]},

@@ -32,8 +32,11 @@ def example() -> dict[str, Any]:
 def frame_row(recording_id: str, frame_index: int, time_s: float, motion: float) -> dict[str, Any]:
     """A row of `frames` of which only time and motion matter."""
     row: dict[str, Any] = {name: 0 for name in FRAMES.arrow_schema.names}
-    times = {"captured_at_utc": None, "captured_at_source": None, "is_duplicated": False}
-    return row | times | {"recording_id": recording_id, "frame_index": frame_index, "time_s": time_s, "motion": motion}
+    return (
+        row
+        | {"is_duplicated": False}
+        | {"recording_id": recording_id, "frame_index": frame_index, "time_s": time_s, "motion": motion}
+    )
 
 
 def test_the_documented_stage_materializes_its_table_with_checks_and_metadata(

@@ -1,7 +1,7 @@
 """Summaries per minute, hour, heatmap cell, zone and line, of boxes and events with known answers."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -11,17 +11,18 @@ from cv_assets.summaries import TABLES as SUMMARY_TABLES
 from cv_assets.summaries import summarize
 from cv_assets.zone_summaries import TABLES as ZONE_SUMMARY_TABLES
 from cv_assets.zone_summaries import summarize_zones
+from resources.config.settings import Settings
 from resources.schema.columns import Table
 from resources.schema.model_tables import DETECTIONS, MODEL_RUNS
-from resources.schema.recording_tables import FRAMES, RECORDINGS
+from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORDINGS
 from resources.schema.row_checks import broken_rules
-from resources.schema.summary_tables import RECORDING_HOURS
+from resources.schema.summary_tables import CLASS_PRESENCE
 from resources.schema.track_tables import TRACK_LINKS, TRACKS
 from resources.schema.zone_tables import ZONE_EVENTS, ZONE_SECONDS
 from resources.storage.delta_store import Store
 from resources.storage.results_database import open_results, publish
 from tests.builders.table_rows import STARTED_JUST_BEFORE_NINE as STARTED
-from tests.builders.table_rows import recording_row, sparse_rows
+from tests.builders.table_rows import content_row, header_row, sparse_rows, store_recordings
 from tests.builders.track_rows import moving_track_boxes
 
 
@@ -31,12 +32,11 @@ def assert_rules_hold(tables: Sequence[Table], rows_by_table: Mapping[str, pa.Ta
         assert broken_rules(table, rows) == []
 
 
-def test_hours_follow_the_wall_clock_and_heatmap_cells_the_bottom_centre_of_boxes() -> None:
-    boxes = moving_track_boxes([15.0] * 40)  # 4 s from 08:59:58, bottom centre at (15, 100)
-    captured = [STARTED + timedelta(seconds=frame_index / 10) for frame_index in range(40)]
-    boxes = boxes.set_column(boxes.column_names.index("captured_at_utc"), "captured_at_utc", pa.array(captured))
+def summarize_boxes(*boxes: pa.Table) -> dict[str, pa.Table]:
+    """Summarize a recording of 4 s with some boxes; checks the rules of the tables."""
     inputs = {
-        "recordings": sparse_rows(RECORDINGS, recording_row()),
+        "recordings": sparse_rows(RECORDINGS, header_row()),
+        "recording_contents": sparse_rows(RECORDING_CONTENTS, content_row()),
         "frames": sparse_rows(FRAMES, *({"frame_index": index, "time_s": index / 10} for index in range(40))),
         "detections": sparse_rows(DETECTIONS, {"frame_index": 0}),
         "model_runs": sparse_rows(
@@ -44,26 +44,40 @@ def test_hours_follow_the_wall_clock_and_heatmap_cells_the_bottom_centre_of_boxe
             {"model_id": "m", "engine_name": "e", "analysed_frame_count": 40, "reused_frame_count": 0},
         ),
         "tracks": sparse_rows(TRACKS, {"track_id": 1, "class_name": "person", "start_s": 0.0}),
-        "track_boxes": boxes,
+        "track_boxes": pa.concat_tables(boxes),
     }
     rows_by_table = summarize(inputs)
     assert_rules_hold(SUMMARY_TABLES, rows_by_table)
-    hours = rows_by_table["recording_hours"].to_pylist()
-    assert [row["hour_utc"].astimezone(UTC).hour for row in hours] == [8, 9]
-    assert [(row["new_track_count"], row["max_at_once"]) for row in hours] == [(1, 1), (0, 1)]
-    assert [row["object_s"] for row in hours] == pytest.approx([2, 2])
+    return rows_by_table
+
+
+def test_heatmap_cells_follow_the_bottom_centre_of_boxes() -> None:
+    rows_by_table = summarize_boxes(moving_track_boxes([15.0] * 40))  # bottom centre at (15, 100)
     cells = rows_by_table["heatmap_cells"].to_pylist()
     assert [(cell["row_index"], cell["column_index"], cell["track_count"]) for cell in cells] == [(10, 1, 1)]
     assert [cell["object_s"] for cell in cells] == pytest.approx([4])
-    assert rows_by_table["class_minutes"].to_pylist()[0]["minute_start_utc"] == STARTED
 
-    without_start = inputs | {
-        "recordings": sparse_rows(RECORDINGS, recording_row(started_at_utc=None)),
-        "track_boxes": moving_track_boxes([15.0] * 3, captured_at_utc=None),
-    }
-    rows_by_table = summarize(without_start)
-    assert rows_by_table["recording_hours"].num_rows == 0
-    assert rows_by_table["class_minutes"]["minute_start_utc"].to_pylist() == [None]
+
+def test_presence_has_an_interval_for_each_number_of_objects_and_breaks_at_gaps() -> None:
+    long = moving_track_boxes([15.0] * 40)
+    short = moving_track_boxes([90.0] * 40, track_id=2).slice(10, 5)
+    car = moving_track_boxes([50.0] * 40, track_id=3, class_name="car")
+    with_gap = pa.concat_tables([car.slice(2, 3), car.slice(20, 1)])
+    late = moving_track_boxes([15.0] * 40, track_id=4, class_name="bus").slice(30, 4).to_pydict()
+    late["time_s"] = [3.0, 3.1, 3.7, 3.8]  # consecutive frames on both sides of a gap in the source
+    bus = pa.table(late, schema=long.schema)
+    intervals = [
+        (row["class_name"], row["start_s"], row["end_s"], row["object_count"])
+        for row in summarize_boxes(long, short, with_gap, bus)["class_presence"].to_pylist()
+    ]
+    expected = [
+        *(("bus", 3.0, 3.2, 1), ("bus", 3.7, 3.9, 1), ("car", 0.2, 0.5, 1), ("car", 2.0, 2.1, 1)),
+        *(("person", 0.0, 1.0, 1), ("person", 1.0, 1.5, 2), ("person", 1.5, 4.0, 1)),
+    ]
+    assert [interval[0] for interval in intervals] == [interval[0] for interval in expected]
+    for interval, expected_interval in zip(intervals, expected, strict=True):
+        assert interval[1:] == pytest.approx(expected_interval[1:])
+    assert summarize_boxes(long.slice(0, 0))["class_presence"].num_rows == 0
 
 
 def event_row(
@@ -93,7 +107,6 @@ def test_zone_and_line_events_are_aggregated_by_minute_and_by_origin_and_destina
     ]
     shared = {"recording_id": "r", "zone_name": "yard", "max_occupancy": 2, "mean_queue": 0.0, "max_queue": 0}
     inputs = {
-        "recordings": sparse_rows(RECORDINGS, recording_row()),
         "zone_events": events,
         "zone_seconds": sparse_rows(ZONE_SECONDS, *zone_seconds, **shared),
     }
@@ -108,7 +121,6 @@ def test_zone_and_line_events_are_aggregated_by_minute_and_by_origin_and_destina
         (1, 0.5, 0, 1),
     ]
     assert [minute["dwell_p50_s"] for minute in minutes] == [10, 40]
-    assert minutes[1]["minute_start_utc"] == STARTED + timedelta(minutes=1)
     lines = [
         (row["line_name"], row["direction"], row["minute_index"], row["crossing_count"])
         for row in rows_by_table["line_minutes"].to_pylist()
@@ -121,28 +133,63 @@ def test_zone_and_line_events_are_aggregated_by_minute_and_by_origin_and_destina
     assert trips == [("north", "north", 1, 10), ("north", "south", 1, 10)]
 
 
-def test_hours_of_a_camera_count_an_object_of_two_recordings_once(store: Store) -> None:
-    recordings = [
-        recording_row(recording_id, STARTED + timedelta(seconds=4 * number)) for number, recording_id in enumerate("ab")
-    ]
-    store.replace(RECORDINGS, ["a", "b"], sparse_rows(RECORDINGS, *recordings))
+def store_tracks(store: Store, *keys: tuple[str, int]) -> None:
+    """Store tracks of the class person from the first frame on, by recording and track_id."""
     measures = dict.fromkeys(TRACKS.arrow_schema.names, 1.0) | {"class_id": 0, "class_name": "person"}
     extent = {"start_s": 0.0, "first_frame_index": 0, "last_frame_index": 3, "box_count": 3}
-    tracks = [
-        {**measures, **extent, "recording_id": recording_id, "track_id": track_id}
-        for recording_id, track_id in (("a", 1), ("b", 1), ("b", 2))
+    rows = [
+        {**measures, **extent, "recording_id": recording_id, "track_id": track_id} for recording_id, track_id in keys
     ]
-    store.replace(TRACKS, ["a", "b"], sparse_rows(TRACKS, *tracks))
+    store.replace(TRACKS, sorted({recording_id for recording_id, _ in keys}), sparse_rows(TRACKS, *rows))
+
+
+def store_presence(store: Store, *rows: tuple[str, float, float, int]) -> None:
+    """Store intervals of the class person: recording, start, end and number of objects."""
+    names = ("recording_id", "start_s", "end_s", "object_count")
+    intervals = [dict(zip(names, row, strict=True)) for row in rows]
+    ids = sorted({row[0] for row in rows})
+    store.replace(CLASS_PRESENCE, ids, sparse_rows(CLASS_PRESENCE, *intervals, class_name="person"))
+
+
+def test_hours_follow_the_wall_clock(store: Store) -> None:
+    store_recordings(store, {"recording_id": "r"}, {"recording_id": "n", "container_name": None})  # r: from 08:59:58
+    store_tracks(store, ("r", 1), ("n", 1))
+    store_presence(store, ("r", 0.0, 1.0, 1), ("r", 1.0, 1.5, 3), ("r", 1.5, 4.0, 2), ("n", 0.0, 4.0, 1))
+    publish(store, Settings())
+    query = (
+        "SELECT recording_id, camera, epoch(hour_utc)::INT // 3600 % 24, class_name, new_track_count, max_at_once, "
+        "object_s FROM recording_hours ORDER BY hour_utc"
+    )
+    with open_results(store.data_folder) as results:
+        assert results.execute(query).fetchall() == [
+            ("r", "gate", 8, "person", 1, 3, 3.5),
+            ("r", "gate", 9, "person", 0, 2, 4.0),
+        ]
+        types = "SELECT column_type FROM (DESCRIBE recording_hours)"
+        expected = ["VARCHAR", "VARCHAR", "TIMESTAMP WITH TIME ZONE", "VARCHAR", "INTEGER", "INTEGER", "DOUBLE"]
+        assert [row[0] for row in results.execute(types).fetchall()] == expected
+
+
+def test_an_interval_that_ends_with_the_hour_is_not_in_the_next(store: Store) -> None:
+    store_recordings(store, {"recording_id": "r"})
+    store_tracks(store, ("r", 1))
+    store_presence(store, ("r", 0.0, 1.9 + 0.1, 1))
+    publish(store, Settings())
+    with open_results(store.data_folder) as results:
+        assert results.execute("SELECT object_s FROM camera_hours").fetchall() == [(2.0,)]
+
+
+def test_hours_of_a_camera_count_an_object_of_two_recordings_once(store: Store) -> None:
+    recordings = [
+        {"recording_id": recording_id, "started_at_utc": STARTED + timedelta(seconds=4 * number)}
+        for number, recording_id in enumerate("ab")
+    ]
+    store_recordings(store, *recordings)
+    store_tracks(store, ("a", 1), ("b", 1), ("b", 2))
     link = {"recording_id": "b", "track_id": 1, "previous_recording_id": "a", "previous_track_id": 1, "gap_s": 0.1}
     store.replace(TRACK_LINKS, ["b"], sparse_rows(TRACK_LINKS, link))
-    eight, nine = (STARTED.replace(hour=hour, minute=0, second=0) for hour in (8, 9))
-    hours = [
-        {"recording_id": "a", "hour_utc": eight, "new_track_count": 1, "max_at_once": 1},
-        {"recording_id": "b", "hour_utc": nine, "new_track_count": 2, "max_at_once": 2},
-    ]
-    shared = {"camera": "gate", "class_name": "person", "object_s": 4.0}
-    store.replace(RECORDING_HOURS, ["a", "b"], sparse_rows(RECORDING_HOURS, *hours, **shared))
-    publish(store)
+    store_presence(store, ("a", 0.0, 2.0, 1), ("b", 0.0, 4.0, 2))
+    publish(store, Settings())
     with open_results(store.data_folder) as results:
         query = (
             "SELECT camera, epoch(hour_utc)::INT // 3600 % 24, track_count, max_at_once FROM camera_hours ORDER BY ALL"

@@ -1,6 +1,6 @@
 """Tracks that continue from one recording of a camera to the next."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,17 @@ from cv_assets.track_links import adjacent_recordings, link_recording, link_rows
 from cv_assets.zone_events import find_zone_events
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
-from resources.schema.recording_tables import RECORDINGS
 from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS
 from resources.schema.zone_tables import ZONE_EVENTS
 from resources.storage.delta_store import Store
-from tests.builders.track_rows import STARTED, moving_track_boxes
+from tests.builders.table_rows import store_recordings
+from tests.builders.track_rows import moving_track_boxes
+
+STARTED = datetime(2026, 3, 1, 8, tzinfo=UTC)
 
 
 def timed_recording(recording_id: str, start_s: float, camera: str = "gate") -> dict[str, Any]:
-    """A recording of 10 s: the columns of `recordings` that linking reads."""
+    """A recording of 10 s with what linking reads."""
     return {
         "recording_id": recording_id,
         "camera": camera,
@@ -64,13 +66,8 @@ def test_a_line_at_the_boundary_of_two_recordings_is_crossed_once(store: Store) 
         {"units": "px", "track_link_gap_s": 2.0, "lines": [{"name": "first", "points": [[100, 150], [100, 0]]}]}
     )
     settings = Settings(cameras={"gate": camera})
-    rows = []
-    for recording_id, start_s in (("a", 0.0), ("b", 10.0)):
-        source = {"source_path": recording_id, "fingerprint": recording_id, "size_bytes": 1, "mtime_utc": STARTED}
-        content = {"status": "ok", "frame_count": 100, "width_px": 400, "height_px": 200}
-        row = dict.fromkeys(RECORDINGS.arrow_schema.names) | timed_recording(recording_id, start_s)
-        rows.append({**row, **source, **content})
-    store.replace(RECORDINGS, ["a", "b"], pa.Table.from_pylist(rows, schema=RECORDINGS.arrow_schema))
+    size = {"frame_count": 100, "width_px": 400, "height_px": 200}
+    store_recordings(store, timed_recording("a", 0.0) | size, timed_recording("b", 10.0) | size)
     path_px = np.linspace(51, 149, 200)  # the line is at 100 px, between the two recordings
     for recording_id, part_px in (("a", path_px[:100]), ("b", path_px[100:])):
         store.replace(TRACK_BOXES, [recording_id], moving_track_boxes(part_px.tolist(), recording_id=recording_id))

@@ -1,7 +1,9 @@
-"""Dagster's history in a real PostgreSQL database: outages of the server, and migration there and back."""
+"""Dagster's storage in a real PostgreSQL database: outages of the server, and moves there and back."""
 
 import time
 from pathlib import Path
+
+import psycopg2
 
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
@@ -57,7 +59,7 @@ def test_every_command_reports_an_unreachable_database_in_one_sentence(tmp_path:
     (tmp_path / "recordings" / "a.mp4").write_bytes(b"x")
     (tmp_path / "data" / "dagster").mkdir(parents=True)
     url = f"postgresql://owner:{ENCODED_PASSWORD}@127.0.0.1:1/history"
-    for command in (("process", tmp_path / "recordings"), ("dev",), ("stale",), ("leave-postgres",)):
+    for command in (("process", tmp_path / "recordings"), ("dev",), ("stale",)):
         process = run_cv_assets(*command, "--settings", settings, postgres_url=url)
         assert process.returncode == 2, process.stderr
         sentence = "The PostgreSQL database history on 127.0.0.1:1 cannot be used: Connection refused."
@@ -68,32 +70,44 @@ def test_every_command_reports_an_unreachable_database_in_one_sentence(tmp_path:
     assert "history on 127.0.0.1:1 cannot be used" in doctor.stdout
 
 
-def test_a_data_folder_moves_to_postgres_and_back_without_materializing_again(
+def test_a_data_folder_moves_to_postgres_and_back_without_computing_anything_again(
     tmp_path: Path, postgres_url: str
 ) -> None:
     settings = write_settings(tmp_path)
     write_video(demo_scene(5, 3, {"car": 1}), tmp_path / "recordings" / "a.mp4")
     arguments = ("process", tmp_path / "recordings", "--settings", settings)
     assert run_cv_assets(*arguments).returncode == 0
-    with open_results(tmp_path / "data") as results:
-        versions = results.execute("SELECT * FROM published_tables ORDER BY ALL").fetchall()
+    versions = published_versions(tmp_path / "data")
 
     in_postgres = run_cv_assets(*arguments, postgres_url=postgres_url)
     assert in_postgres.returncode == 0, in_postgres.stderr
-    assert "Copied the history of 1 recordings from SQLite to PostgreSQL." in in_postgres.stderr
     assert "Nothing to do: all 1 recordings" in in_postgres.stdout
+    assert "cv-assets adopt registers them" in in_postgres.stderr
     stale = run_cv_assets("stale", "--settings", settings, postgres_url=postgres_url)
     assert "0 of 1 recordings have stale assets." in stale.stdout
     doctor = run_cv_assets("doctor", "--settings", settings, postgres_url=postgres_url).stdout
     assert "PostgreSQL: test_" in doctor and ENCODED_PASSWORD not in doctor
 
-    without_url = run_cv_assets(*arguments)
-    assert without_url.returncode == 2
-    assert "is in PostgreSQL" in without_url.stderr
+    adopt = run_cv_assets("adopt", "--settings", settings, postgres_url=postgres_url)
+    assert adopt.returncode == 0, adopt.stderr
+    with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT partition FROM dynamic_partitions")
+        assert len(cursor.fetchall()) == 1
+        cursor.execute("SELECT DISTINCT asset_key FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'")
+        asset_keys = {key for (key,) in cursor.fetchall()}
+        assert {'["normalized_video"]', '["summaries"]'} <= asset_keys
+    again = run_cv_assets(*arguments, postgres_url=postgres_url)
+    assert "Nothing to do: all 1 recordings" in again.stdout
+    assert "adopt" not in again.stderr
 
-    leave = run_cv_assets("leave-postgres", "--settings", settings, postgres_url=postgres_url)
-    assert leave.returncode == 0, leave.stderr
     in_sqlite = run_cv_assets(*arguments)
     assert "Nothing to do: all 1 recordings" in in_sqlite.stdout, in_sqlite.stderr
-    with open_results(tmp_path / "data") as results:
-        assert results.execute("SELECT * FROM published_tables ORDER BY ALL").fetchall() == versions
+    assert published_versions(tmp_path / "data") == versions
+
+
+def published_versions(data_folder: Path) -> list[tuple[object, ...]]:
+    """The versions of all tables except that of the watched files, which are listed at every start."""
+    with open_results(data_folder) as results:
+        return results.execute(
+            "SELECT * FROM published_tables WHERE table_name <> 'source_files' ORDER BY ALL"
+        ).fetchall()

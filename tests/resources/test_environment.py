@@ -1,5 +1,6 @@
+from pathlib import Path
+
 import pytest
-from deltalake import write_deltalake
 
 from resources.environment import prepare_data_folder
 from resources.errors import PipelineError
@@ -8,13 +9,16 @@ from resources.storage.delta_store import Store
 from tests.builders.class_minutes import class_minutes
 
 
-def test_a_data_folder_of_another_version_is_an_error(store: Store) -> None:
-    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 1))
-    assert store.outdated_tables() == []
+def test_a_data_folder_of_another_format_is_an_error(store: Store) -> None:
     prepare_data_folder(store.data_folder)
-    folder = store.tables_folder / CLASS_MINUTES.name
-    write_deltalake(
-        str(folder), class_minutes("a", 1).drop_columns(["class_name"]), mode="overwrite", schema_mode="overwrite"
-    )
-    with pytest.raises(PipelineError, match=r"written by another version.*\(class_minutes\)"):
+    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 1))
+    prepare_data_folder(store.data_folder)
+    (store.tables_folder / "format_version").write_text("0")
+    with pytest.raises(PipelineError, match="written by an older version"):
         prepare_data_folder(store.data_folder)
+
+
+def test_dagsters_home_is_created_and_may_be_prepared_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        prepare_data_folder(tmp_path / "data")
+        assert (tmp_path / "data" / "dagster" / "dagster.yaml").exists()

@@ -1,5 +1,6 @@
 import os
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,14 @@ import pytest
 from resources.config.settings import Settings
 from resources.source_index import (
     SourceFile,
+    SourceIndex,
     content_fingerprint,
     find_emptied_folders,
     find_grown_recordings,
     identify_files,
     recording_id_of,
 )
+from resources.storage.delta_store import Store
 from resources.watched_files import FileState, list_watched_files
 
 
@@ -107,16 +110,33 @@ def test_a_file_that_changed_since_it_was_listed_is_not_identified(folder: Path)
 
 
 @pytest.mark.parametrize("size_bytes", [1000, 5_000_000])
-def test_a_grown_file_replaces_the_recording_of_its_beginning(folder: Path, size_bytes: int) -> None:
+def test_a_grown_file_replaces_the_recording_of_its_beginning(folder: Path, store: Store, size_bytes: int) -> None:
     content = os.urandom(size_bytes)
     (folder / "a.ts").write_bytes(content[: size_bytes // 2])
     known = identify_changed(folder, {})
     (folder / "a.ts").write_bytes(content)
     identified = identify_changed(folder, known)
     beginning_id, complete_id = known["a.ts"].recording_id, identified["a.ts"].recording_id
-    assert find_grown_recordings(settings_of(folder), identified, known) == {beginning_id: complete_id}
+    grown = find_grown_recordings(settings_of(folder), identified, known)
+    assert {path: file.replaces for path, file in grown.items()} == {"a.ts": beginning_id}
+    index = SourceIndex(store)
+    index.save(grown.values())
+    assert index.replaced_recordings() == {beginning_id: complete_id}
+    assert index.load() == grown
     (folder / "a.ts").write_bytes(os.urandom(2 * size_bytes))  # another recording under the same name
-    assert find_grown_recordings(settings_of(folder), identify_changed(folder, identified), identified) == {}
+    (changed,) = find_grown_recordings(settings_of(folder), identify_changed(folder, grown), grown).values()
+    assert changed.replaces is None
+
+
+def test_recordings_are_found_by_the_time_at_which_their_files_were_seen(store: Store) -> None:
+    now = datetime.now(UTC)
+    files = [
+        SourceFile("a.mp4", 1, 1, "a-1", "a-1", "known", None, seen_at_utc=now - timedelta(seconds=40)),
+        SourceFile("b.mp4", 1, 1, "b-2", "b-2", "known", None, seen_at_utc=now - timedelta(seconds=20)),
+        SourceFile("c.mp4", 0, 1, None, None, "unreadable", "The file is empty (0 bytes).", seen_at_utc=now),
+    ]
+    SourceIndex(store).save(files)
+    assert SourceIndex(store).recordings_seen_since(now - timedelta(seconds=30)) == {"b-2": files[1].seen_at_utc}
 
 
 def test_an_emptied_folder_is_found(folder: Path, tmp_path: Path) -> None:

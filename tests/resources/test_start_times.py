@@ -4,7 +4,8 @@ import pytest
 
 from resources.config.camera_config import CameraSettings
 from resources.config.media_config import IngestSettings
-from resources.start_times import determine_start_time
+from resources.config.settings import Settings
+from resources.start_times import CLOCK_COLUMNS, clock_version, determine_start_time, recording_start
 
 INGEST = IngestSettings(time_zone="Europe/Berlin")
 MTIME = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -76,3 +77,46 @@ def test_configured_patterns_replace_the_defaults() -> None:
     )
     start = determine_start_time("d01m03y2026_1200.mp4", None, MTIME, 30.0, ingest, CameraSettings())
     assert start == (NOON, "file_name")
+
+
+HEADER = {
+    **{"recording_id": "r", "camera": "gate", "source_path": "gate/cam.mp4", "container_name": "mp4"},
+    **{"mtime_utc": MTIME, "created_at_utc": None, "duration_s_from_header": 30.0},
+    **{"duration_s_from_content": None, "lead_s": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param({}, (MTIME - timedelta(seconds=30), "mtime"), id="header"),
+        pytest.param(
+            # The content lasts until mtime, and its first frame is the one that decodes.
+            {"duration_s_from_content": 20.0, "lead_s": 2.0},
+            (MTIME - timedelta(seconds=20), "mtime"),
+            id="content",
+        ),
+        pytest.param({"duration_s_from_header": None}, (MTIME, "mtime"), id="no duration"),
+        pytest.param({"created_at_utc": NOON, "lead_s": 2.0}, (NOON + timedelta(seconds=2), "container"), id="lead"),
+        pytest.param({"container_name": None, "created_at_utc": NOON}, None, id="no video"),
+    ],
+)
+def test_a_recording_starts_with_its_first_frame(
+    values: dict[str, object], expected: tuple[datetime, str] | None
+) -> None:
+    assert recording_start(HEADER | values, Settings()) == expected
+    assert set(HEADER) == set(CLOCK_COLUMNS)
+
+
+def test_only_settings_of_the_clock_change_its_version() -> None:
+    version = clock_version(Settings())
+    gate = Settings(cameras={"gate": CameraSettings(hysteresis=0.3)})
+    assert clock_version(gate) == version
+    changes = [
+        {"ingest": {"time_zone": "Asia/Tokyo"}},
+        {"ingest": {"captured_at_patterns": [r"(?P<epoch>\d+)"]}},
+        {"cameras": {"gate": {"clock_offset_s": 1}}},
+        {"cameras": {"yard": {"clock_offset_s": 1}}},
+        {"cameras": {"gate": {"time_zone": "Asia/Tokyo"}}},
+    ]
+    assert len({version, *(clock_version(Settings.model_validate(change)) for change in changes)}) == 6

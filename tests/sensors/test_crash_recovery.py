@@ -1,4 +1,4 @@
-"""Recovery: fencing after a failure from outside, attempts and retries after crashes, and quarantine."""
+"""Recovery: fencing after a failure from outside, the attempts of runs that died, retries and quarantine."""
 
 import os
 import signal
@@ -8,39 +8,46 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
-    BackfillPolicy,
     DagsterInstance,
     DagsterRunStatus,
+    Definitions,
     ExecuteInProcessResult,
     RunsFilter,
-    asset,
     materialize,
 )
 
 from cv_assets.asset_graph import AssetGraph
+from cv_assets.attempt_log import CANCELED_ERROR
 from cv_assets.camera_settings import CameraObserver
 from cv_assets.partitions import recordings_partitions
 from cv_assets.recordings import file_columns
-from cv_assets.stage_asset import INGEST, StageRun, stage_asset
+from cv_assets.stage_asset import INGEST, StageAsset, StageRun, stage_asset
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
-from resources.errors import RecordingError, RunFencedError
-from resources.schema.recording_tables import RECORDINGS, SCENES
+from resources.errors import PipelineError, RecordingError, RunFencedError
+from resources.schema.recording_tables import RECORDINGS, SCENES, STRETCHES
 from resources.source_index import SourceFile, SourceIndex
 from resources.storage.delta_store import Store
-from sensors.quarantine import quarantine_crashed
+from resources.storage.stage_runs import StageRun as Attempt
+from resources.storage.stage_runs import append_stage_runs, newest_stage_runs
+from sensors.crash_recovery import mark_running_as_interrupted
+from sensors.reconciliation_sensor import reject_replaced_recordings
 from sensors.recording_states import RecordingState, RecordingStates, read_recording_states
 from sensors.retention import remove_replaced_recordings
+from sensors.retries import UNSTARTED_ERROR, record_dead_runs
 from sensors.run_planner import plan_runs
 
 pytestmark = pytest.mark.slow
@@ -70,23 +77,41 @@ def write_scene_rows(_: AssetExecutionContext, store: Store, recording_id: str) 
     store.replace(SCENES, [recording_id], scene_rows(recording_id))
 
 
-def build_graph(folder: Path, write_scenes: WriteScenes = write_scene_rows, *further: AssetsDefinition) -> AssetGraph:
+def build_graph(
+    folder: Path,
+    write_scenes: WriteScenes = write_scene_rows,
+    *further: StageAsset,
+    lease: Callable[[StageRun], AbstractContextManager[str]] | None = None,
+) -> AssetGraph:
     """Build an asset graph of one real stage that writes the table scenes, and further assets.
 
     Args:
         folder: Contains the recordings and the data.
         write_scenes: What the stage does with a recording.
-        further: Assets downstream of the stage.
+        further: Stages downstream of it.
+        lease: Leases the stage's device.
     """
     settings = Settings(watched_folder=folder / "recordings", data_folder=folder / "data")
     observer = CameraObserver(settings)
 
-    @stage_asset(group=INGEST, code_version=lambda _: "1", deps=(), tables=(SCENES,))
+    @stage_asset(group=INGEST, code_version=lambda _: "1", deps=(), tables=(SCENES,), lease=lease)
     def scenes(recording_id: str, run: StageRun, _: Any) -> Any:
         write_scenes(run.context, run.store, recording_id)
         return {"scenes": {}}
 
-    return AssetGraph(settings, observer, (scenes.build(settings, observer), *further))
+    return AssetGraph(settings, observer, tuple(stage.build(settings, observer) for stage in (scenes, *further)))
+
+
+def build_downstream_stage(error: str = "") -> StageAsset:
+    """Build a stage downstream of scenes that stores no rows, or fails with an error."""
+
+    @stage_asset(group=INGEST, code_version=lambda _: "1", deps=("scenes",), tables=(STRETCHES,), name="downstream")
+    def downstream(*_: Any) -> Any:
+        if error:
+            raise RecordingError(error)
+        return {"stretches": {}}
+
+    return downstream
 
 
 @dataclass
@@ -114,17 +139,26 @@ class Home:
             assets or graph.assets, instance=self.instance, resources=resources, tags=tags, raise_on_error=False
         )
 
-    def crash(self, *arguments: str) -> None:
+    def crash(self, *arguments: str, is_stopped: bool = False, is_noticed: bool = True) -> None:
         """Run in a process that is killed while it processes c-3; then fail the run as run monitoring does.
 
         Args:
-            arguments: First and last recording, number of the attempt, and anything to be killed before the first
-                recording.
+            arguments: First and last recording, number of the attempt, and `before the first recording` to be killed
+                there, or `after each flush` to store the row of each attempt at once.
+            is_stopped: Whether the pipeline is being stopped, so that the run is marked as interrupted.
+            is_noticed: Whether the run is failed.
         """
         command = [sys.executable, "-c", textwrap.dedent(_CRASHING_RUN), str(self.folder), *arguments]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
         process = subprocess.run(command, capture_output=True, env=environment)
         assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+        if is_stopped:
+            mark_running_as_interrupted(self.instance)
+        if is_noticed:
+            self.fail_runs()
+
+    def fail_runs(self) -> None:
+        """Fail the runs in progress, as run monitoring does."""
         for run in self.instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED])):
             self.instance.report_run_failed(run, "The process is gone.")
 
@@ -153,7 +187,6 @@ def test_the_writes_of_a_run_that_was_failed_from_outside_are_fenced_off(home: H
     assert not home.materialize(build_graph(home.folder, write_scenes), WHOLE_RANGE).success
     assert processed == ["a-1", "b-2"]
     assert home.store.read(SCENES)["recording_id"].to_pylist() == ["a-1"]
-    assert {row["status"] for row in home.store.read(RECORDINGS).to_pylist()} == {"ok"}
     assert not home.instance.get_materialized_partitions(AssetKey("scenes"))
 
 
@@ -181,6 +214,7 @@ _CRASHING_RUN = """
 import os, signal, sys
 from pathlib import Path
 from dagster import DagsterInstance, resource
+from cv_assets import attempt_log
 from tests.sensors.test_crash_recovery import Home, build_graph, write_scene_rows
 from resources.storage.delta_store import Store
 
@@ -196,33 +230,140 @@ folder, first, last, *options = sys.argv[1:]
 tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 if options:
     tags["cv_assets/attempt"] = options[0]
-store = resource(lambda: crash()) if options[1:] else Store(Path(folder) / "data")
+if "after each flush" in options:
+    attempt_log.FLUSH_INTERVAL_S = 0
+before_first = "before the first recording" in options
+store = resource(lambda: crash()) if before_first else Store(Path(folder) / "data")
 with DagsterInstance.local_temp(folder + "/dagster") as instance:
     Home(Path(folder), instance, store).materialize(build_graph(Path(folder), write_scenes), tags)
 """
 
 
 def test_a_recording_that_crashes_its_run_twice_is_quarantined_and_the_others_continue(home: Home) -> None:
-    SourceIndex(home.store).save(map(source_file, RECORDING_IDS))
     graph = build_graph(home.folder)
     home.crash(RECORDING_IDS[0], RECORDING_IDS[-1])
+    (row,) = record_dead_runs(home.instance, home.store, graph)
+    assert (row.recording_id, row.stage, row.attempt, row.status) == ("c-3", "scenes", 1, "failed")
     states = home.read_states(graph)
     assert [state.attempt_count for state in states.states] == [0, 0, 1, 0]
     planned = plan_runs(states, graph)
-    assert [(run.recording_ids, run.attempt) for run in planned] == [(("a-1", "b-2"), 1), (("d-4",), 1)]
-    assert quarantine_crashed(home.store, states, graph) == []
+    assert [(run.recording_ids, run.attempt) for run in planned] == [
+        (("a-1", "b-2"), 1),
+        (("d-4",), 1),
+    ]
+    assert record_dead_runs(home.instance, home.store, graph) == []
 
     home.crash("c-3", "c-3", "2")
-    states = home.read_states(graph)
-    assert [state.attempt_count for state in states.states] == [0, 0, 2, 0]
-    assert states.states[2].is_done(graph.settings.batches.max_attempts)
-    assert quarantine_crashed(home.store, states, graph) == ["c-3"]
-    assert quarantine_crashed(home.store, home.read_states(graph), graph) == []
-    (row,) = home.store.read(RECORDINGS, ["c-3"]).to_pylist()
-    assert (row["status"], row["failed_stage"]) == ("failed", "scenes")
-    assert row["error"].startswith("The recording is quarantined: its run crashed 2 times in the stage scenes")
+    (row,) = record_dead_runs(home.instance, home.store, graph)
+    assert (row.recording_id, row.attempt, row.status) == ("c-3", 2, "quarantined")
+    assert record_dead_runs(home.instance, home.store, graph) == []
+    state = home.read_states(graph).states[2]
+    assert state.is_done(graph.settings.batches.max_attempts)
+    assert (state.status, state.failed_stage) == ("quarantined", "scenes")
+    assert (state.error or "").startswith(
+        "The recording is quarantined: its run crashed at attempt 2 of 2 in the stage"
+    )
     planned = plan_runs(home.read_states(graph), graph)
     assert [run.recording_ids for run in planned] == [("a-1", "b-2"), ("d-4",)]
+
+
+def test_results_that_a_killed_run_stored_are_registered_in_dagster_and_not_computed_again(
+    home: Home,
+) -> None:
+    graph = build_graph(home.folder)
+    home.crash(RECORDING_IDS[0], RECORDING_IDS[-1], "1", "after each flush")
+    assert {row["recording_id"] for row in newest_stage_runs(home.store).to_pylist()} == {"a-1", "b-2"}
+    assert not home.instance.get_materialized_partitions(AssetKey("scenes"))
+    record_dead_runs(home.instance, home.store, graph)
+    assert home.instance.get_materialized_partitions(AssetKey("scenes")) == {"a-1", "b-2"}
+    planned = plan_runs(home.read_states(graph), graph)
+    assert [run.recording_ids for run in planned] == [("d-4",), ("c-3",)]
+
+
+def test_a_run_that_was_killed_because_the_pipeline_stopped_is_no_attempt_and_not_delayed(home: Home) -> None:
+    graph = build_graph(home.folder)
+    home.crash(RECORDING_IDS[0], RECORDING_IDS[-1], is_stopped=True)
+    (row,) = record_dead_runs(home.instance, home.store, graph)
+    assert (row.recording_id, row.attempt, row.status, row.error) == ("c-3", 1, "interrupted", None)
+    state = home.read_states(graph).states[2]
+    assert (state.status, state.attempt_count, state.retry_at_s) == ("interrupted", 0, 0.0)
+    assert [run.recording_ids for run in plan_runs(home.read_states(graph), graph)] == [RECORDING_IDS]
+
+
+def test_a_crash_whose_run_dagster_has_lost_is_no_attempt(home: Home) -> None:
+    graph = build_graph(home.folder)
+    home.crash(RECORDING_IDS[0], RECORDING_IDS[-1])
+    for run_id in home.instance.get_run_ids():
+        home.instance.delete_run(run_id)
+    (row,) = record_dead_runs(home.instance, home.store, graph)
+    assert (row.recording_id, row.attempt, row.status) == ("c-3", 1, "interrupted")
+    assert record_dead_runs(home.instance, home.store, graph) == []
+
+
+def test_the_crash_of_an_unfinished_run_is_not_recorded_yet(home: Home) -> None:
+    graph = build_graph(home.folder)
+    home.crash(RECORDING_IDS[0], RECORDING_IDS[-1], is_noticed=False)
+    assert record_dead_runs(home.instance, home.store, graph) == []
+    assert all(state.is_in_flight for state in home.read_states(graph).states)
+    home.fail_runs()
+    assert len(record_dead_runs(home.instance, home.store, graph)) == 1
+
+
+def test_a_dead_run_that_a_newer_attempt_has_superseded_changes_nothing(home: Home) -> None:
+    graph = build_graph(home.folder)
+    home.crash(RECORDING_IDS[0], RECORDING_IDS[-1])
+    assert home.materialize(graph, {"dagster/partition": "c-3"}).success
+    assert record_dead_runs(home.instance, home.store, graph) == []
+    assert home.read_states(graph).states[2].status == "ok"
+
+
+def test_a_canceled_run_in_the_queue_is_requested_again_after_a_delay(home: Home) -> None:
+    graph = build_graph(home.folder)
+    resources = {"store": home.store, "settings": graph.settings}
+    definitions = Definitions(assets=graph.assets, jobs=[graph.ingest_job], resources=resources)
+    run = home.instance.create_run_for_job(definitions.resolve_job_def(INGEST), tags=WHOLE_RANGE)
+    home.instance.report_run_canceled(run)
+    rows = record_dead_runs(home.instance, home.store, graph)
+    assert {(row.recording_id, row.stage, row.status, row.error) for row in rows} == {
+        (recording_id, "scenes", "interrupted", UNSTARTED_ERROR) for recording_id in RECORDING_IDS
+    }
+    states = home.read_states(graph)
+    assert plan_runs(states, graph) == []
+    assert [run.recording_ids for run in plan_runs(states, graph, now=time.time() + 60)] == [RECORDING_IDS]
+    assert {state.hold_reason for state in states.states} == {""}
+
+
+def test_a_step_that_fails_before_its_first_recording_is_an_attempt_at_each(home: Home) -> None:
+    @contextmanager
+    def lease(_: Any) -> Iterator[str]:
+        raise OSError("no device")
+        yield ""
+
+    graph = build_graph(home.folder, lease=lease)
+    home.materialize(graph, WHOLE_RANGE)
+    rows = record_dead_runs(home.instance, home.store, graph)
+    assert [row.recording_id for row in rows] == list(RECORDING_IDS)
+    assert {(row.stage, row.attempt, row.status) for row in rows} == {("scenes", 1, "failed")}
+    assert rows[0].error == "The step scenes failed: OSError: no device"
+    assert [(run.recording_ids, run.attempt) for run in plan_runs(home.read_states(graph), graph)][:1] == [
+        (("a-1",), 2)
+    ]
+
+
+def test_a_step_that_a_person_must_help_before_its_first_recording_is_no_attempt(home: Home) -> None:
+    @contextmanager
+    def lease(_: Any) -> Iterator[str]:
+        raise PipelineError("The weights are missing: copy them.")
+        yield ""
+
+    graph = build_graph(home.folder, lease=lease)
+    home.materialize(graph, WHOLE_RANGE)
+    record_dead_runs(home.instance, home.store, graph)
+    state = home.read_states(graph).states[0]
+    assert (state.status, state.attempt_count) == ("interrupted", 0)
+    assert state.hold_reason == state.error == "The weights are missing: copy them."
+    assert plan_runs(home.read_states(graph), graph) == []
+    assert plan_runs(home.read_states(graph), graph, now=time.time() + 130)
 
 
 def test_a_failed_recording_is_retried_alone_and_the_others_of_its_batch_continue_together(home: Home) -> None:
@@ -231,20 +372,11 @@ def test_a_failed_recording_is_retried_alone_and_the_others_of_its_batch_continu
             raise RecordingError("The file is broken.")
         write_scene_rows(context, store, recording_id)
 
-    @asset(
-        partitions_def=recordings_partitions,
-        deps=["scenes"],
-        group_name=INGEST,
-        backfill_policy=BackfillPolicy.single_run(),
-    )
-    def downstream() -> None:
-        raise AssertionError("the step upstream of this one failed")
-
-    graph = build_graph(home.folder, write_scenes, downstream)
+    graph = build_graph(home.folder, write_scenes, build_downstream_stage())
     home.materialize(graph, WHOLE_RANGE)
     states = home.read_states(graph)
     assert [state.attempt_count for state in states.states] == [0, 1, 0, 0]
-    assert [state.missing for state in states.states if state.recording_id != "b-2"] == [{"downstream"}] * 3
+    assert [state.missing for state in states.states if state.recording_id != "b-2"] == [{"stretches"}] * 3
     planned = plan_runs(states, graph)
     assert [(run.recording_ids, run.attempt) for run in planned] == [(("a-1",), 1), (("c-3", "d-4"), 1)]
 
@@ -257,12 +389,8 @@ def test_assets_downstream_of_a_failed_one_continue_once_a_person_has_materializ
             raise RecordingError("The file is broken.")
         write_scene_rows(context, store, recording_id)
 
-    @asset(partitions_def=recordings_partitions, deps=["scenes"], group_name=INGEST)
-    def downstream() -> None:
-        raise AssertionError("this stage fails")
-
-    graph = build_graph(home.folder, write_scenes, downstream)
-    scenes = graph.assets[0]
+    graph = build_graph(home.folder, write_scenes, build_downstream_stage("This stage fails."))
+    scenes, downstream = graph.assets
 
     def run(*assets: AssetsDefinition, attempt: int = 1) -> None:
         home.materialize(graph, {"dagster/partition": "b-2", "cv_assets/attempt": str(attempt)}, assets)
@@ -273,15 +401,15 @@ def test_assets_downstream_of_a_failed_one_continue_once_a_person_has_materializ
 
     assert graph.settings.batches.max_attempts == 2
     run(scenes, downstream)
-    assert planned() == [(("scenes", "downstream"), 2)]
+    assert planned() == [(("scenes", "stretches"), 2)]
     run(scenes, downstream, attempt=2)
     assert planned() == []
     is_fixed = True
     run(scenes)
-    assert planned() == [(("downstream",), 1)]
+    assert planned() == [(("stretches",), 1)]
     # The asset downstream has attempts of its own.
     run(downstream)
-    assert planned() == [(("downstream",), 2)]
+    assert planned() == [(("stretches",), 2)]
     run(downstream, attempt=2)
     assert planned() == []
 
@@ -289,6 +417,7 @@ def test_assets_downstream_of_a_failed_one_continue_once_a_person_has_materializ
 def test_a_run_that_was_killed_before_its_first_recording_is_no_attempt(home: Home) -> None:
     graph = build_graph(home.folder)
     home.crash(RECORDING_IDS[0], RECORDING_IDS[-1], "1", "before the first recording")
+    record_dead_runs(home.instance, home.store, graph)
     states = home.read_states(graph)
     assert [(state.failed, state.attempt_count) for state in states.states] == [(frozenset({"scenes"}), 0)] * 4
     assert plan_runs(states, graph) == []
@@ -296,18 +425,77 @@ def test_a_run_that_was_killed_before_its_first_recording_is_no_attempt(home: Ho
     assert [(run.recording_ids, run.attempt) for run in planned] == [(RECORDING_IDS, 1)]
 
 
-def test_the_results_of_a_replaced_recording_are_removed_and_its_row_keeps_the_reason(home: Home) -> None:
-    graph = build_graph(home.folder)
+def attempt(recording_id: str, status: str, ended_at: datetime, **values: Any) -> Attempt:
+    values = {"attempt": 1, **values}
+    return Attempt(recording_id, "scenes", values.pop("attempt"), status, "run", ended_at, "person", **values)
+
+
+def test_a_hold_delays_a_retry_unless_the_pipeline_was_restarted_since(home: Home) -> None:
+    graph, now = build_graph(home.folder), datetime.now(UTC)
+    before_start = datetime.fromtimestamp(psutil.Process().create_time(), UTC) - timedelta(seconds=1)
+    rows = [
+        attempt("a-1", "interrupted", now, error="The disk is full."),
+        attempt("b-2", "interrupted", before_start, error="The disk is full."),
+        attempt("c-3", "interrupted", now),
+        attempt("d-4", "interrupted", now, error=CANCELED_ERROR, attempt=2),
+    ]
+    append_stage_runs(home.store, rows)
+    states = home.read_states(graph).states
+    delays_s = [round(state.retry_at_s - now.timestamp()) if state.retry_at_s else None for state in states]
+    assert delays_s == [120, None, None, 120]
+    assert [state.hold_reason for state in states] == ["The disk is full.", "", "", ""]
+    assert [state.attempt_count for state in states] == [0, 0, 0, 1]
+
+
+def test_the_state_of_a_recording_is_the_worst_of_its_stages(home: Home) -> None:
+    graph, now = build_graph(home.folder, write_scene_rows, build_downstream_stage()), datetime.now(UTC)
+
+    def done(recording_id: str, stage: str, status: str, error: str | None = None) -> Attempt:
+        return replace(attempt(recording_id, status, now, error=error, data_version="1"), stage=stage)
+
+    append_stage_runs(
+        home.store,
+        [
+            done("a-1", "scenes", "ok"),
+            done("a-1", "downstream", "ok"),
+            done("b-2", "scenes", "partial", "A part is missing."),
+            done("b-2", "downstream", "ok"),
+            done("c-3", "scenes", "rejected", "The file is no video."),
+            done("d-4", "scenes", "ok"),
+            replace(attempt("d-4", "failed", now, error="No memory."), stage="downstream"),
+        ],
+    )
+    states = home.read_states(graph).states
+    assert [(state.status, state.error, state.failed_stage) for state in states] == [
+        ("ok", None, None),
+        ("partial", "A part is missing.", None),
+        ("rejected", "The file is no video.", None),
+        ("failed", "No memory.", "downstream"),
+    ]
+    assert [state.missing for state in states] == [set(), set(), {"stretches"}, {"stretches"}]
+    assert [state.is_done(2) for state in states] == [True, True, True, False]
+
+
+def test_the_results_of_a_replaced_recording_are_removed_and_the_reason_stays(home: Home) -> None:
+    graph = AssetGraph.build(build_graph(home.folder).settings)
     files = [source_file(name) for name in ("a-1", "c-3", "d-4")]
-    SourceIndex(home.store).save([*files, source_file("e-5", source_path="b-2.mp4")])
+    grown = replace(source_file("e-5", source_path="b-2.mp4"), replaces="b-2")
+    SourceIndex(home.store).save([*files, grown])
     for recording_id in RECORDING_IDS:
         home.store.replace(SCENES, [recording_id], scene_rows(recording_id))
     (home.store.media_folder / "b-2").mkdir(parents=True)
-    for recording_id in ("a-1", "b-2"):  # the file of the first still exists
-        home.store.update(RECORDINGS, recording_id, {"status": "rejected", "error": "e-5 is the complete file"})
-    assert remove_replaced_recordings(home.instance, home.store, home.read_states(graph)) == ["b-2"]
+    # The file of the first is rejected, but exists.
+    append_stage_runs(home.store, [attempt("a-1", "rejected", datetime.now(UTC), error="The file is no video.")])
+    assert reject_replaced_recordings(home.store, RECORDING_IDS) == ["b-2"]
+    assert reject_replaced_recordings(home.store, RECORDING_IDS) == []
+    states = home.read_states(graph)
+    assert (
+        states.states[1].error
+        == "The recording was ingested while its file was still growing; e-5 is the complete file."
+    )
+    assert remove_replaced_recordings(home.instance, home.store, states) == ["b-2"]
     assert sorted(home.store.read(SCENES)["recording_id"].to_pylist()) == ["a-1", "c-3", "d-4"]
-    (row,) = home.store.read(RECORDINGS, ["b-2"]).to_pylist()
-    assert (row["status"], row["error"]) == ("rejected", "e-5 is the complete file")
+    (row,) = newest_stage_runs(home.store, ["b-2"]).to_pylist()
+    assert (row["status"], row["error"]) == ("rejected", states.states[1].error)
     assert not (home.store.media_folder / "b-2").exists()
     assert remove_replaced_recordings(home.instance, home.store, home.read_states(graph)) == []

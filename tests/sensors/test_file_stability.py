@@ -1,13 +1,9 @@
-import time
 from pathlib import Path
-
-import pytest
 
 from resources.config.media_config import IngestSettings
 from resources.config.settings import Settings
 from resources.source_index import SourceFile
-from resources.watched_files import FileState, list_watched_files
-from sensors import watched_folder_sensor
+from resources.watched_files import FileState
 from sensors.file_stability import split_stable_files, stability_rule
 
 
@@ -74,44 +70,3 @@ def test_an_incomplete_container_must_be_unchanged_for_longer(tmp_path: Path) ->
     assert stability_rule(settings, now + 3600)("a.mp4", state) == 4
     file.write_bytes(b"no video")
     assert stability_rule(settings, now)("a.mp4", state) == 4
-
-
-def test_unreadable_files_are_reread_once_per_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"x")
-    settings = Settings(watched_folder=tmp_path)
-    lister = watched_folder_sensor._FolderLister(settings.watched_folders)
-    listing = lister.list_files(settings)
-    state = listing.files["a.mp4"]
-    reason = "The file cannot be read: Permission denied."
-    refused = SourceFile("a.mp4", state.size_bytes, state.mtime_ns, None, None, "unreadable", reason)
-    empty = SourceFile("b.mp4", 0, 0, None, None, "unreadable", "The file is empty (0 bytes).")
-    known = {"a.mp4": refused, "b.mp4": empty}
-    lister.set_done(listing, known)
-    assert lister.is_done(listing)
-    assert lister.take_files_to_reread(listing, known) == {}
-    monkeypatch.setattr(watched_folder_sensor, "_REREAD_AFTER_S", 0.0)
-    assert not lister.is_done(listing)
-    assert lister.take_files_to_reread(listing, known) == {"a.mp4": state}
-    lister.set_done(listing, {"b.mp4": empty})
-    assert lister.is_done(listing)  # an empty file cannot become readable
-
-
-def test_a_folder_that_is_mounted_later_is_watched(tmp_path: Path) -> None:
-    watched, unmounted = tmp_path / "nas", tmp_path / "unmounted"
-    watched.mkdir()
-    settings = Settings(watched_folder=watched)
-    lister = watched_folder_sensor._FolderLister(settings.watched_folders)
-    lister.list_files(settings)
-    first_watcher = lister._watcher
-    watched.rename(unmounted)
-    watched.mkdir()
-    lister.list_files(settings)
-    assert lister._watcher is not first_watcher
-    assert first_watcher.is_set()
-    deadline_s = time.monotonic() + 20
-    while not lister._watcher.take_change() and time.monotonic() < deadline_s:
-        (watched / f"{time.monotonic_ns()}.mp4").write_bytes(b"x")  # the watcher's thread starts with a delay
-        time.sleep(0.2)
-    assert time.monotonic() < deadline_s
-    assert len(list_watched_files(settings).files) > 0
-    lister._watcher.stop()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,16 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from dagster import AssetKey, AssetMaterialization, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
-from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
-from dagster._core.execution.plan.objects import StepFailureData
-from dagster._core.storage.tags import PARTITION_NAME_TAG
-from dagster._core.utils import make_new_run_id
+from dagster import DagsterInstance
 
 from cv_assets.asset_graph import AssetGraph
-from cv_assets.batch import ATTEMPT_TAG
 from cv_assets.partitions import recordings_partitions
-from cv_assets.stage_asset import ANALYSIS, INGEST
 from resources.config.detection_config import DetectionSettings
 from resources.config.operations_config import NotificationSettings
 from resources.config.settings import Settings
@@ -28,6 +23,7 @@ from resources.schema.operations_tables import NOTIFICATIONS
 from resources.schema.recording_tables import RECORDINGS
 from resources.source_index import SourceFile, SourceIndex
 from resources.storage.delta_store import Store
+from resources.storage.stage_runs import StageRun, append_stage_runs
 from sensors import notification_ledger
 from sensors.notification_events import notify
 from tests.builders.locations import BUNDLED_WEIGHTS
@@ -73,40 +69,34 @@ class NotifiedPipeline:
         self.now += after_s
         return notify(self.instance, self.store, self.graph, self.now).sentence
 
-    def add_recordings(self, *recording_ids: str, status: str = "ok", error: str | None = None) -> None:
-        """Add recordings of the camera `gate` of which no asset is materialized."""
+    def add_recordings(self, *recording_ids: str, status: str | None = None, error: str | None = None) -> None:
+        """Add recordings of the camera `gate`; only with a status an attempt has ended, at the stage recordings."""
         self.instance.add_dynamic_partitions(recordings_partitions.name or "", list(recording_ids))
         for recording_id in recording_ids:
-            self.store_row(recording_id, status, error)
+            row: dict[str, Any] = dict.fromkeys(RECORDINGS.arrow_schema.names)
+            row |= {"recording_id": recording_id, "camera": "gate", "fingerprint": "f", "size_bytes": 1}
+            row |= {"source_path": f"gate/{recording_id}.mp4", "mtime_utc": datetime.fromtimestamp(NOON_S, UTC)}
+            self.store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], RECORDINGS.arrow_schema))
+            if status:
+                self.end_attempt(recording_id, "recordings", status, error=error)
 
-    def store_row(self, recording_id: str, status: str, error: str | None) -> None:
-        """Replace the row of a recording in `recordings`."""
-        empty: dict[str, Any] = dict.fromkeys(RECORDINGS.arrow_schema.names)
-        values = {"recording_id": recording_id, "status": status, "error": error, "camera": "gate", "fingerprint": "f"}
-        row = empty | values | {"source_path": f"gate/{recording_id}.mp4", "size_bytes": 1}
-        row["mtime_utc"] = datetime.fromtimestamp(NOON_S, UTC)
-        self.store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], RECORDINGS.arrow_schema))
-
-    def complete(self, *recording_ids: str) -> None:
-        """Materialize every asset of some recordings."""
+    def complete(self, *recording_ids: str, error: str | None = None) -> None:
+        """Complete every stage of some recordings; an error makes them partial."""
         for recording_id in recording_ids:
-            for name in (*self.graph.assets_of(INGEST), *self.graph.assets_of(ANALYSIS)):
-                self.instance.report_runless_asset_event(AssetMaterialization(name, partition=recording_id))
+            for stage in self.graph.stages:
+                is_partial = error and stage == "normalized_video"
+                status, stage_error = ("partial", error) if is_partial else ("ok", None)
+                self.end_attempt(recording_id, stage, status, error=stage_error, data_version="1")
 
     def fail(self, recording_id: str, attempt: int, error: str = "The file is broken.") -> None:
-        """Store the traces of a failed run: its events, its status and the recording's error."""
-        tags = {PARTITION_NAME_TAG: recording_id, ATTEMPT_TAG: str(attempt)}
-        run = DagsterRun(job_name=INGEST, run_id=make_new_run_id(), tags=tags, status=DagsterRunStatus.STARTED)
-        self.instance.add_run(run)
-        for name in self.graph.assets_of(INGEST):
-            planned = AssetMaterializationPlannedData(AssetKey(name), partition=recording_id)
-            event = DagsterEvent.build_asset_materialization_planned_event(INGEST, name, planned)
-            self.instance.report_dagster_event(event, run.run_id)
-        data = StepFailureData(error=None, user_failure_data=None)  # type: ignore[no-untyped-call]
-        failure = DagsterEvent(DagsterEventType.STEP_FAILURE.value, INGEST, event_specific_data=data)
-        self.instance.report_dagster_event(failure, run.run_id)
-        self.instance.report_run_failed(run)
-        self.store_row(recording_id, "failed", error)
+        """Fail the first stage of a recording."""
+        self.end_attempt(recording_id, "recordings", "failed", attempt, error=error)
+
+    def end_attempt(self, recording_id: str, stage: str, status: str, attempt: int = 1, **values: Any) -> None:
+        """Append an attempt that ended now."""
+        now = datetime.now(UTC)
+        row = StageRun(recording_id, stage, attempt, status, uuid.uuid4().hex, now, "person", **values)
+        append_stage_runs(self.store, [row])
 
     def rows(self, *columns: str) -> list[tuple[Any, ...]]:
         """Columns of the table notifications, in order of time and kind."""
@@ -146,9 +136,10 @@ def test_each_result_is_sent_once_and_those_of_one_check_together(pipeline: Noti
     pipeline.notify()
     pipeline.add_recordings("a", "b")
     pipeline.add_recordings("bad", status="rejected", error="The file is not a video.")
-    pipeline.add_recordings("part", status="partial", error="The end is missing.")
+    pipeline.add_recordings("part")
     assert pipeline.notify() == "ops: sent"  # the rejected recording is final at once
-    pipeline.complete("a", "b", "part")
+    pipeline.complete("a", "b")
+    pipeline.complete("part", error="The end is missing.")
     assert pipeline.notify() == "ops: sent"
     assert pipeline.notify() == NO_EVENTS
     assert [message["title"] for message in webhook.messages] == [
@@ -179,7 +170,6 @@ def test_a_failed_recording_that_succeeds_later_is_a_recovery(pipeline: Notified
     pipeline.add_recordings("a")
     pipeline.fail("a", 2)
     pipeline.notify()
-    pipeline.store_row("a", "ok", None)
     pipeline.complete("a")
     pipeline.notify()
     pipeline.complete("a")  # materialized again: no event
@@ -232,6 +222,28 @@ def test_a_hold_is_sent_once_and_its_end_is_a_recovery(pipeline: NotifiedPipelin
     assert pipeline.notify() == NO_EVENTS
     assert [message["events"][0]["kind"] for message in webhook.messages] == ["hold", "recovery"]
     assert "Work is on hold. The watched folder" in webhook.messages[0]["text"]
+
+
+def test_an_interruption_that_a_person_must_end_is_a_hold(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.notify()
+    pipeline.add_recordings("a")
+    pipeline.end_attempt("a", "recordings", "interrupted", error="The disk is full.")
+    pipeline.notify()
+    assert pipeline.notify() == NO_EVENTS
+    pipeline.complete("a")
+    pipeline.notify()
+    texts = [{event["message"] for event in message["events"]} for message in webhook.messages]
+    assert texts[0] == {"Work is on hold. The disk is full."}
+    (end,) = texts[1] - {"a succeeded."}
+    assert end.startswith("All waiting recordings are done: 1 succeeded and 0 failed")
+
+
+def test_a_quarantined_recording_is_a_failure(pipeline: NotifiedPipeline, webhook: Webhook) -> None:
+    pipeline.notify()
+    pipeline.add_recordings("a")
+    pipeline.end_attempt("a", "recordings", "quarantined", 2, error="Its run crashed.")
+    pipeline.notify()
+    assert [message["text"] for message in webhook.messages] == ["a quarantined: Its run crashed."]
 
 
 def test_a_camera_without_data_is_reported_once_and_again_when_data_resumes(

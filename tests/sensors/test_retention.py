@@ -3,38 +3,44 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from dagster import AssetMaterialization, DagsterInstance, RunsFilter
+from dagster import DagsterInstance, RunsFilter
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.definitions import build_definitions
 from cv_assets.partitions import recordings_partitions
 from resources.config.operations_config import RetentionSettings
-from resources.dagster_instance.postgres_database import POSTGRES_VARIABLE
-from resources.schema.recording_tables import RECORDINGS
+from resources.dagster_instance.postgres_database import POSTGRES_VARIABLE, name_postgres_driver
+from resources.schema.operations_tables import STAGE_RUNS
+from resources.schema.recording_tables import RECORDING_CONTENTS
 from resources.schema.track_tables import CROPS
 from resources.source_index import SourceIndex, identify_files
 from resources.storage.results_database import open_results, publish
+from resources.storage.stage_runs import StageRun, append_stage_runs, newest_stage_runs
 from resources.watched_files import list_watched_files
+from sensors import retention
 from sensors.recording_states import STALE_VARIABLE, RecordingState, read_recording_states
-from sensors.retention import delete_old_data
+from sensors.retention import delete_old_data, is_required
 from sensors.staleness import stale_assets
 from tests.builders.pipeline import INGEST_STAGES, Pipeline
+from tests.builders.ui_staleness import stale_in_the_ui
 
 pytestmark = pytest.mark.slow
 
 DAY_S = 86_400.0
+INGEST_ASSETS_OF_VIDEO = ("normalized_video", "frames", "recording_contents")
 
 
-def delete_after(pipeline: Pipeline, days: float, **retention: Any) -> str:
+def delete_after(pipeline: Pipeline, days: float, **values: Any) -> str:
     """Run retention as if some days had passed, by default without deleting runs and logs; returns its sentence."""
     never = dict.fromkeys(("runs_after_days", "logs_after_days"))
-    settings = pipeline.settings.model_copy(update={"retention": RetentionSettings(**never | retention)})
+    settings = pipeline.settings.model_copy(update={"retention": RetentionSettings(**never | values)})
     return delete_old_data(
         pipeline.instance, pipeline.store, AssetGraph.build(settings), time.time() + days * DAY_S
     ).sentence
@@ -53,12 +59,29 @@ def asset_status(pipeline: Pipeline) -> dict[str, Any]:
         instance.wipe_asset_cached_status([key])
     return {
         "states": states_by_id(pipeline),
-        "stale": stale_assets(instance, dict.fromkeys(ids), pipeline.graph),
+        "stale": stale_assets(pipeline.store, dict.fromkeys(ids), pipeline.graph),
+        "stale in the UI": stale_in_the_ui(instance, pipeline.graph, ids),
         "versions": {
             (key, name): pipeline.versions(key.to_user_string(), name)[:1] for key in keys for name in pipeline.ids
         },
         "status": {key: instance.get_status_by_partition(key, ids, recordings_partitions) for key in keys},
     }
+
+
+def store_results(pipeline: Pipeline, stage: str, *names: str, **values: Any) -> None:
+    """Append an attempt of a stage that has stored results now."""
+    defaults = {"code_version": "other settings", "data_version": "1", "input_versions": "{}"}
+    rows = [
+        StageRun(pipeline.ids[name], stage, 1, "ok", "run", datetime.now(UTC), "person", **defaults | values)
+        for name in names
+    ]
+    append_stage_runs(pipeline.store, rows)
+
+
+def newest_row(pipeline: Pipeline, name: str, stage: str) -> dict[str, Any]:
+    """The newest attempt of a stage at a recording."""
+    rows = newest_stage_runs(pipeline.store, [pipeline.ids[name]]).to_pylist()
+    return next(row for row in rows if row["stage"] == stage)
 
 
 def runs_with_events(instance: DagsterInstance, run_ids: list[str]) -> list[int]:
@@ -72,20 +95,21 @@ def runs_with_events(instance: DagsterInstance, run_ids: list[str]) -> list[int]
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def pipeline(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
-    home = tmp_path / "dagster"
-    home.mkdir()
+    home = tmp_path / "data" / "dagster"
+    home.mkdir(parents=True)
+    overrides: dict[str, Any] = {}
     if request.param == "postgres":
         monkeypatch.setenv(POSTGRES_VARIABLE, request.getfixturevalue("postgres_url"))
-    storage = {
-        "module": "resources.dagster_instance.instance_storage",
-        "class": "InstanceStorage",
-        "config": {"base_dir": str(home)},
-    }
-    with DagsterInstance.local_temp(str(home), overrides={"storage": {"custom": storage}}) as instance:
+        name_postgres_driver()
+        overrides = {"storage": {"postgres": {"postgres_url": os.environ[POSTGRES_VARIABLE]}}}
+    with DagsterInstance.local_temp(str(home), overrides=overrides) as instance:
         yield Pipeline(tmp_path, instance)
 
 
-def test_runs_without_latest_materializations_are_deleted_and_asset_status_is_unaffected(pipeline: Pipeline) -> None:
+def test_runs_without_latest_materializations_are_deleted_and_asset_status_is_unaffected(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_PAGE_SIZE", 1)
     run_ids = [pipeline.run(INGEST_STAGES, "a", "c").run_id for _ in range(2)]  # `bad` fails in both
     run_ids.append(pipeline.run(["scenes"], "a", "a").run_id)
     run_ids += [pipeline.run(INGEST_STAGES, name, name).run_id for name in ("a", "a", "c", "c")]
@@ -99,6 +123,7 @@ def test_runs_without_latest_materializations_are_deleted_and_asset_status_is_un
     assert delete_after(pipeline, days=31, runs_after_days=30).startswith("Deleted 3 runs")
     # 1: the last attempt at `bad`, and the inputs of scenes; 2: scenes; 4 and 6: the latest of a and c.
     assert remaining() == [1, 2, 4, 6]
+    assert set(pipeline.store.read(STAGE_RUNS)["run_id"].to_pylist()) == {run_ids[number] for number in remaining()}
     assert asset_status(pipeline) == before
     assert delete_after(pipeline, days=99, runs_after_days=30).startswith("Deleted 0 runs")
     assert runs_with_events(pipeline.instance, run_ids) == remaining()
@@ -109,6 +134,34 @@ def test_runs_without_latest_materializations_are_deleted_and_asset_status_is_un
     assert delete_after(pipeline, days=31, runs_after_days=30).startswith("Deleted 2 runs")
     assert remaining() == [4, 6]
     assert asset_status(pipeline) == before
+
+
+def test_attempts_that_must_stay_are_the_newest_those_with_results_and_their_inputs() -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def attempt(minute: int, stage: str, version: str | None, **values: Any) -> StageRun:
+        status = "ok" if version else "failed"
+        finished_at = noon + timedelta(minutes=minute)
+        return StageRun("a", stage, 1, status, f"run {minute}", finished_at, "person", data_version=version, **values)
+
+    attempts = [
+        attempt(1, "tracks", "v1"),
+        attempt(2, "tracks", "v1"),
+        attempt(4, "crops", "c1", started_at_utc=noon + timedelta(minutes=3), input_versions='{"track_boxes": "v1"}'),
+        attempt(5, "tracks", "v1"),
+        attempt(6, "tracks", "v2"),
+        attempt(7, "tracks", None),
+        attempt(8, "tracks", None),
+        attempt(9, "scenes", None),
+    ]
+    rows = pa.Table.from_pylist([vars(row) for row in attempts], STAGE_RUNS.arrow_schema)
+    stages = {"tracks": "tracks", "track_boxes": "tracks", "crops": "crops"}
+    is_kept = is_required(rows, stages).to_pylist()
+    # crops were computed from the second v1; the newest tracks are v2; of the failures only the last is a state.
+    assert [row.run_id for row, is_row_kept in zip(attempts, is_kept, strict=True) if is_row_kept] == [
+        f"run {minute}" for minute in (2, 4, 6, 8, 9)
+    ]
+    assert is_required(STAGE_RUNS.empty, stages).to_pylist() == []
 
 
 def test_logs_are_deleted_and_their_runs_stay(pipeline: Pipeline) -> None:
@@ -134,13 +187,13 @@ def test_videos_are_deleted_and_stages_that_need_them_fail_with_the_remedy(pipel
     assert "the videos of 0 recordings" in delete_after(pipeline, days=3, media_after_days=2)
     assert not video.exists()
     assert asset_status(pipeline) == before
-    (row,) = pipeline.store.read(RECORDINGS, [recording_id]).to_pylist()
-    assert (row["status"], row["video_path"], row["frame_count"]) == ("ok", None, 100)
+    (row,) = pipeline.store.read(RECORDING_CONTENTS, [recording_id]).to_pylist()
+    assert (row["video_path"], row["frame_count"]) == (None, 100)
 
     assert not pipeline.run(["detections"], "a", "a").success
-    (row,) = pipeline.store.read(RECORDINGS, [recording_id]).to_pylist()
-    assert "retention.media_after_days" in row["error"]
-    assert "normalized_video again" in row["error"]
+    error = newest_row(pipeline, "a", "detections")["error"]
+    assert "retention.media_after_days" in error
+    assert "normalized_video again" in error
     assert pipeline.run(INGEST_STAGES, "a", "a").success
     assert video.exists()
 
@@ -153,11 +206,9 @@ def test_stale_assets_of_a_deleted_video_are_recomputed_from_the_source_file_or_
     recording_id = pipeline.ids["a"]
     monkeypatch.setenv(STALE_VARIABLE, "1")
     assert states_by_id(pipeline)[recording_id].missing == set()
-    with_other_settings = AssetMaterialization(
-        "crops", partition=recording_id, tags={"dagster/code_version": "other settings"}
-    )
-    pipeline.instance.report_runless_asset_event(with_other_settings)
-    assert states_by_id(pipeline)[recording_id].missing == {"crops", "frames", "normalized_video"}
+    values = {name: newest_row(pipeline, "a", "crops")[name] for name in ("data_version", "input_versions")}
+    store_results(pipeline, "crops", "a", **values)
+    assert states_by_id(pipeline)[recording_id].missing == {"crops", *INGEST_ASSETS_OF_VIDEO}
     (pipeline.settings.watched_folder / "a.mp4").unlink()
     assert states_by_id(pipeline)[recording_id].missing == set()
 
@@ -168,12 +219,11 @@ def test_crop_images_are_deleted_and_their_rows_stay(pipeline: Pipeline) -> None
         values: dict[str, Any] = dict.fromkeys(CROPS.arrow_schema.names, 1)
         values |= {"recording_id": recording_id, "class_name": "car", "jpeg": b"x" * 1000}
         pipeline.store.replace(CROPS, [recording_id], pa.Table.from_pylist([values], CROPS.arrow_schema))
-    for recording_id in ids[:2]:
-        pipeline.instance.report_runless_asset_event(AssetMaterialization("crops", partition=recording_id))
+    store_results(pipeline, "crops", "a", "bad")
     assert "the crop images of 0" in delete_after(pipeline, days=1, crops_after_days=2)
     assert "the crop images of 2" in delete_after(pipeline, days=3, crops_after_days=2)
     assert "the crop images of 0" in delete_after(pipeline, days=3, crops_after_days=2)
-    publish(pipeline.store)
+    publish(pipeline.store, pipeline.settings)
     with open_results(pipeline.store.data_folder) as results:
         query = "SELECT recording_id, rank, octet_length(jpeg) FROM crops ORDER BY recording_id"
         rows = results.execute(query).fetchall()
@@ -183,7 +233,7 @@ def test_crop_images_are_deleted_and_their_rows_stay(pipeline: Pipeline) -> None
 def test_leftovers_of_crashed_runs_are_deleted_once_no_recording_needs_them(pipeline: Pipeline) -> None:
     pipeline.run(INGEST_STAGES, "a", "a")
     data_folder = pipeline.store.data_folder
-    pipeline.instance.report_runless_asset_event(AssetMaterialization("detections", partition=pipeline.ids["c"]))
+    store_results(pipeline, "detections", "c")
     checkpoints = [
         data_folder / "unfinished" / "detections" / name for name in (pipeline.ids["a"], pipeline.ids["c"], "gone")
     ]
@@ -220,7 +270,7 @@ def test_archived_recordings_are_no_partitions_and_their_rows_can_be_queried(pip
     assert delete_after(pipeline, days=366, archive_after_days=365).endswith("archived 2 recordings.")
     assert list(states_by_id(pipeline)) == [ids["a"]]
     assert {table.name: store.row_count(table) for table in store.tables() if table.per_recording} == counts
-    publish(store)
+    publish(store, pipeline.settings)
     with open_results(store.data_folder) as results:
         assert results.execute("SELECT recording_id FROM summaries").fetchall() == [(ids["c"],)]
     # Neither the watched folder nor a copy of the file adds the partitions again.

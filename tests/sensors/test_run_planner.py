@@ -8,7 +8,7 @@ from cv_assets.stage_asset import ANALYSIS, INGEST
 from resources.config.operations_config import BatchSettings
 from resources.config.settings import Settings
 from sensors.recording_states import RecordingState, RecordingStates
-from sensors.run_planner import PlannedRun, plan_runs
+from sensors.run_planner import PlannedRun, plan_runs, select_recordings
 
 GRAPH = AssetGraph.build(
     Settings(watched_folder=Path("recordings"), batches=BatchSettings(max_recordings=4, max_footage_minutes=10))
@@ -49,6 +49,12 @@ def test_a_batch_contains_only_consecutive_partitions() -> None:
     assert plan(new("a"), complete, new("b")) == [(INGEST, "a", 1), (INGEST, "b", 1)]
 
 
+def test_a_selection_of_recordings_keeps_batches_consecutive() -> None:
+    states = select_recordings(RecordingStates([new(name) for name in "abcd"]), {"a", "c", "d"})
+    planned = plan_runs(states, GRAPH, now=1000.0)
+    assert [run.recording_ids for run in planned] == [("a",), ("c", "d")]
+
+
 def test_no_run_is_planned_for_complete_and_rejected_recordings() -> None:
     rejected = RecordingState("r", missing=ALL_ASSETS, failed=ALL_ASSETS, attempt_count=1, is_rejected=True)
     assert plan(RecordingState("x"), rejected) == []
@@ -87,7 +93,7 @@ def test_no_further_runs_are_planned_while_enough_are_queued() -> None:
 @pytest.mark.parametrize(
     ("missing", "expected"),
     [
-        ({"class_minutes"}, ("summaries", "class_minutes", "heatmap_cells", "recording_hours")),
+        ({"class_minutes"}, ("summaries", "class_minutes", "heatmap_cells", "class_presence")),
         (
             {"zone_events"},
             (

@@ -1,62 +1,249 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
+from resources.config.camera_config import CameraSettings
+from resources.config.settings import Settings
 from resources.schema.model_tables import DETECTIONS
-from resources.schema.recording_tables import RECORDINGS
+from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDINGS, SOURCE_FILES
 from resources.schema.summary_tables import CLASS_MINUTES
 from resources.schema.table_registry import TABLES
-from resources.schema.track_tables import CROPS
+from resources.schema.track_tables import CROPS, TRACK_BOXES
+from resources.schema.views import VIEWS
 from resources.storage.delta_store import Store
 from resources.storage.results_database import open_results, publish, published_versions, results_path
+from resources.storage.stage_runs import StageRun, append_stage_runs
 from tests.builders.class_minutes import class_minutes
+from tests.builders.table_rows import STARTED_JUST_BEFORE_NINE, sparse_rows, store_recordings
+from tests.builders.track_rows import moving_track_boxes
+
+SETTINGS = Settings()
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def query(store: Store, sql: str) -> list[Any]:
+    """Rows of a query over the newest results."""
+    with open_results(store.data_folder) as results:
+        return results.execute(sql).fetchall()
+
+
+def stage_run(recording_id: str, stage: str, status: str, minute: int = 0, error: str | None = None) -> StageRun:
+    """An attempt that ended some minutes after noon."""
+    ended_at = NOON + timedelta(minutes=minute)
+    return StageRun(recording_id, stage, 1, status, f"run-{minute}", ended_at, "person", error=error)
+
+
+def detection_rows(recording_id: str, times_s: Sequence[float]) -> pa.Table:
+    """Detections of a recording at some times."""
+    measures = dict.fromkeys(DETECTIONS.arrow_schema.names, 0) | {"class_name": "car", "model_id": "m"}
+    key = {"recording_id": recording_id, "engine_name": "e", "is_reused": False}
+    rows = [{**measures, **key, "frame_index": index, "time_s": time_s} for index, time_s in enumerate(times_s)]
+    return pa.Table.from_pylist(rows, schema=DETECTIONS.arrow_schema)
 
 
 def test_results_have_every_table_with_comments_on_all_columns(store: Store) -> None:
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
-    assert publish(store)
+    assert publish(store, SETTINGS)
     with open_results(store.data_folder) as results:
-        for name, table in TABLES.items():
+        for table in (*TABLES.values(), *(view.table for view in VIEWS)):
+            name = table.published_name or table.name
             columns = results.execute(f"DESCRIBE {name}").fetchall()
             assert [column[0] for column in columns] == [column.name for column in table.columns]
         assert results.execute("SELECT count(*) FROM class_minutes").fetchall() == [(3,)]
-        uncommented = results.execute(
-            "SELECT table_name, column_name FROM duckdb_columns() "
-            "WHERE comment IS NULL AND NOT internal AND table_name != 'published_tables' "
-            " AND database_name != 'temp'"
-        ).fetchall()
-        assert uncommented == []
+        uncommented = "comment IS NULL AND NOT internal AND database_name NOT IN ('temp', 'system')"
+        assert results.execute(f"SELECT * FROM duckdb_columns() WHERE {uncommented}").fetchall() == []
+        assert results.execute(f"SELECT * FROM duckdb_tables() WHERE {uncommented}").fetchall() == []
+        assert results.execute(f"SELECT * FROM duckdb_views() WHERE {uncommented}").fetchall() == []
+        assert results.execute(f"SELECT * FROM duckdb_functions() WHERE {uncommented}").fetchall() == []
+        published = {row[0]: row[1:] for row in results.execute("FROM published_tables").fetchall()}
+    assert published["class_minutes"][2:4] == (3, store.versions()["class_minutes"])
+    assert {"recordings", "recording_headers", "recording_hours", "camera_timeline"} <= set(published)
+
+
+def test_recordings_have_the_columns_of_header_content_clock_and_status(store: Store) -> None:
+    store_recordings(store, {"recording_id": "a", "started_at_utc": NOON}, {"recording_id": "b"})
+    append_stage_runs(store, [stage_run("a", "recordings", "ok"), stage_run("a", "scenes", "failed", 1, "Broken.")])
+    publish(store, SETTINGS)
+    columns = "recording_id, status, error, failed_stage, camera, epoch(started_at_utc), started_at_source, frame_count"
+    assert query(store, f"SELECT {columns} FROM recordings ORDER BY recording_id") == [
+        ("a", "failed", "Broken.", "scenes", "gate", NOON.timestamp(), "container", 40),
+        ("b", None, None, None, "gate", STARTED_JUST_BEFORE_NINE.timestamp(), "container", 40),
+    ]
+
+
+def test_a_recording_that_failed_before_it_had_a_header_is_among_the_recordings(store: Store) -> None:
+    append_stage_runs(store, [stage_run("a", "recordings", "failed", error="The file is missing.")])
+    file = {"recording_id": "a", "size_bytes": 7, "mtime_ns": 1_700_000_000_123_456_789, "seen_at_utc": NOON}
+    files = [
+        file | {"source_path": "gate/copy.mp4", "state": "duplicate", "camera": "gate"},
+        file | {"source_path": "yard/a.mp4", "state": "known", "camera": "yard", "fingerprint": "f"},
+    ]
+    store.replace(SOURCE_FILES, [], sparse_rows(SOURCE_FILES, *files))
+    publish(store, SETTINGS)
+    columns = (
+        "status, failed_stage, error, camera, source_path, fingerprint, size_bytes, epoch_us(mtime_utc), frame_count"
+    )
+    assert query(store, f"SELECT {columns} FROM recordings") == [
+        ("failed", "recordings", "The file is missing.", "yard", "yard/a.mp4", "f", 7, 1_700_000_000_123_456, None)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "expected"),
+    [
+        pytest.param([("scenes", "failed", 0), ("scenes", "ok", 1)], ("ok", None), id="retried"),
+        pytest.param([("scenes", "ok", 0), ("scenes", "interrupted", 1)], ("interrupted", "scenes"), id="interrupted"),
+        pytest.param(
+            [("normalized_video", "partial", 0), ("scenes", "ok", 1), ("tracks", "interrupted", 2)],
+            ("interrupted", "tracks"),
+            id="partial, then interrupted",
+        ),
+        pytest.param([("normalized_video", "partial", 0), ("scenes", "ok", 1)], ("partial", None), id="partial"),
+        pytest.param(
+            [("scenes", "quarantined", 0), ("crops", "failed", 1)], ("quarantined", "scenes"), id="quarantined"
+        ),
+        pytest.param([("scenes", "failed", 1), ("crops", "failed", 2)], ("failed", "crops"), id="failed twice"),
+        pytest.param([("recordings", "rejected", 0), ("crops", "failed", 2)], ("rejected", None), id="rejected"),
+    ],
+)
+def test_the_status_of_a_recording_is_the_most_severe_of_its_stages(
+    store: Store, attempts: list[tuple[str, str, int]], expected: tuple[str, str | None]
+) -> None:
+    append_stage_runs(store, [stage_run("a", *attempt) for attempt in attempts])
+    publish(store, SETTINGS)
+    assert query(store, "SELECT status, failed_stage FROM recording_status") == [expected]
 
 
 def test_the_timeline_of_a_camera_has_its_recordings_in_order_with_gaps_and_overlaps(store: Store) -> None:
-    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
     recordings = {"b": ("gate", 60, 30.0), "a": ("gate", 0, 60.0), "c": ("gate", 80, 5.0), "d": ("yard", 7, 1.0)}
     rows = [
-        dict.fromkeys(RECORDINGS.arrow_schema.names)
-        | {"recording_id": name, "status": "ok", "camera": camera, "source_path": name, "fingerprint": name}
-        | {"size_bytes": 1, "mtime_utc": noon, "started_at_utc": noon + timedelta(seconds=start_s)}
-        | {"duration_s_from_content": duration_s}
+        {
+            "recording_id": name,
+            "camera": camera,
+            "started_at_utc": NOON + timedelta(seconds=start_s),
+            "duration_s_from_content": duration_s,
+        }
         for name, (camera, start_s, duration_s) in recordings.items()
     ]
-    store.replace(RECORDINGS, list(recordings), pa.Table.from_pylist(rows, schema=RECORDINGS.arrow_schema))
-    publish(store)
-    with open_results(store.data_folder) as results:
-        timeline = results.execute(
-            "SELECT recording_id, timeline_start_s, previous_recording_id, gap_s FROM camera_timeline ORDER BY ALL"
-        ).fetchall()
+    store_recordings(store, *rows)
+    publish(store, SETTINGS)
+    columns = "recording_id, timeline_start_s, previous_recording_id, gap_s"
+    timeline = query(store, f"SELECT {columns} FROM camera_timeline ORDER BY ALL")
     assert timeline == [("a", 0, None, None), ("b", 60, "a", 0), ("c", 80, "b", -10), ("d", 0, None, None)]
+
+
+def test_a_corrected_clock_changes_all_wall_clock_times_with_the_next_publication(store: Store) -> None:
+    store_recordings(
+        store, {"recording_id": "a", "started_at_utc": NOON}, {"recording_id": "n", "container_name": None}
+    )
+    store.replace(DETECTIONS, ["a", "n"], pa.concat_tables([detection_rows("a", [0, 1.5]), detection_rows("n", [2])]))
+    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 2))
+    assert publish(store, SETTINGS)
+    times = "SELECT epoch(captured_at_utc) FROM detections ORDER BY recording_id, frame_index"
+    minutes = "SELECT epoch(minute_start_utc) FROM class_minutes ORDER BY minute_index"
+    noon_s = NOON.timestamp()
+    assert query(store, times) == [(noon_s,), (noon_s + 1.5,), (None,)]
+    assert query(store, minutes) == [(noon_s,), (noon_s + 60,)]
+    versions = store.versions()
+    corrected = Settings(cameras={"gate": CameraSettings(clock_offset_s=-90)})
+    assert publish(store, corrected)
+    assert not publish(store, corrected)
+    assert query(store, times) == [(noon_s - 90,), (noon_s - 88.5,), (None,)]
+    assert query(store, minutes) == [(noon_s - 90,), (noon_s - 30,)]
+    changed = {name for name, version in store.versions().items() if version != versions[name]}
+    assert changed == {"recording_clocks"}
+
+
+def test_settings_that_change_no_clock_are_published_without_new_clocks(store: Store) -> None:
+    store_recordings(store, {"recording_id": "a"})
+    publish(store, SETTINGS)
+    version = store.versions()["recording_clocks"]
+    assert publish(store, Settings.model_validate({"ingest": {"time_zone": "Asia/Tokyo"}}))
+    assert store.versions()["recording_clocks"] == version
+
+
+def test_the_clock_of_a_recording_without_header_is_removed(store: Store) -> None:
+    store_recordings(store, {"recording_id": "a"}, {"recording_id": "b"})
+    publish(store, SETTINGS)
+    store.replace(RECORDINGS, ["a"], RECORDINGS.empty)
+    publish(store, SETTINGS)
+    assert store.read(RECORDING_CLOCKS)["recording_id"].to_pylist() == ["b"]
+
+
+def test_macros_return_the_rows_of_one_camera_between_two_times(store: Store) -> None:
+    starts = {"a": ("gate", 0), "b": ("gate", 60), "c": ("yard", 0), "d": (None, 0)}
+    rows = [
+        {"recording_id": name, "camera": camera, "started_at_utc": NOON + timedelta(seconds=start_s)}
+        for name, (camera, start_s) in starts.items()
+    ]
+    store_recordings(store, *rows)
+    store.replace(DETECTIONS, list(starts), pa.concat_tables([detection_rows(name, [0, 1, 3]) for name in starts]))
+    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 1))
+    publish(store, SETTINGS)
+    keys = "SELECT recording_id, time_s FROM detections_between"
+    order = "ORDER BY ALL"
+    between = "'2026-03-01 12:00:01', '2026-03-01 12:01:01'"
+    assert query(store, f"{keys}('gate', {between}) {order}") == [("a", 1), ("a", 3), ("b", 0)]
+    assert query(store, f"{keys}('', {between}) {order}") == [("d", 1), ("d", 3)]
+    assert query(store, f"{keys}(NULL, {between}) {order}") == [("d", 1), ("d", 3)]
+    with_zone = "TIMESTAMPTZ '2026-03-01 13:01:01+01', to_utc := '2026-03-01T12:02:00Z'"
+    with open_results(store.data_folder) as results:
+        results.execute("SET TimeZone = 'America/New_York'")  # the times above are UTC in any session
+        assert results.execute(f"{keys}('gate', {with_zone}) {order}").fetchall() == [("b", 1), ("b", 3)]
+        assert results.execute(f"{keys}('gate', {between}) {order}").fetchall() == [("a", 1), ("a", 3), ("b", 0)]
+        columns = results.execute(f"DESCRIBE FROM detections_between('gate', {between})").fetchall()
+        assert [column[0] for column in columns] == [column.name for column in DETECTIONS.columns]
+    assert query(store, "SELECT count(*) FROM class_minutes_between('gate', '2026-03-01', '2026-03-02')") == [(1,)]
+    macros = (
+        "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_name LIKE '%_between' AND NOT internal"
+    )
+    assert {name for (name,) in query(store, macros)} == {
+        *("frames_between", "detections_between", "frame_classes_between", "track_boxes_between"),
+        *("zone_events_between", "line_trips_between"),
+        *("class_minutes_between", "zone_minutes_between", "line_minutes_between"),
+    }
+
+
+@pytest.mark.parametrize("order", [("old", "new"), ("new", "old"), ("old",)])
+def test_a_column_that_older_files_lack_is_null_in_their_rows(store: Store, order: tuple[str, ...]) -> None:
+    folder = store.tables_folder / TRACK_BOXES.name
+    for name in order:
+        rows = moving_track_boxes([15.0], recording_id=name, detection_index=7)
+        written = rows.drop_columns(["detection_index"]) if name == "old" else rows
+        write_deltalake(folder, written, mode="append", schema_mode="merge" if folder.exists() else None)
+    publish(store, SETTINGS)
+    stored = query(store, "SELECT recording_id, detection_index FROM track_boxes ORDER BY recording_id")
+    assert stored == sorted([(name, None if name == "old" else 7) for name in order])
+
+
+@pytest.mark.parametrize("order", [("old", "new"), ("new", "old"), ("old",), ("new",)])
+def test_a_column_without_statistics_that_older_files_lack_is_null_in_their_rows(
+    store: Store, order: tuple[str, ...]
+) -> None:
+    folder = store.tables_folder / CROPS.name
+    for name in order:
+        row = dict.fromkeys(CROPS.arrow_schema.names, 1) | {"recording_id": name, "class_name": "car", "jpeg": b"jpeg"}
+        rows = pa.Table.from_pylist([row], schema=CROPS.arrow_schema)
+        written = rows.drop_columns(["jpeg"]) if name == "old" else rows
+        write_deltalake(folder, written, mode="append", schema_mode="merge" if folder.exists() else None)
+    publish(store, SETTINGS)
+    stored = query(store, "SELECT recording_id, jpeg FROM crops ORDER BY recording_id")
+    assert stored == sorted([(name, None if name == "old" else b"jpeg") for name in order])
 
 
 def test_publishing_without_new_commits_does_nothing(store: Store) -> None:
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
-    assert publish(store)
+    assert publish(store, SETTINGS)
     published_file = results_path(store.data_folder).readlink()
-    assert not publish(store)
+    assert not publish(store, SETTINGS)
     assert results_path(store.data_folder).readlink() == published_file
     assert published_versions(store.data_folder) == store.versions()
 
@@ -64,9 +251,9 @@ def test_publishing_without_new_commits_does_nothing(store: Store) -> None:
 def test_a_moved_data_folder_is_published_again(store: Store, tmp_path: Path) -> None:
     store.replace(DETECTIONS, ["a"], DETECTIONS.arrow_schema.empty_table())
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
-    publish(store)
+    publish(store, SETTINGS)
     new_folder = store.data_folder.rename(tmp_path / "data moved 'there'")
-    assert publish(Store(new_folder))
+    assert publish(Store(new_folder), SETTINGS)
     with open_results(new_folder) as results:
         assert results.execute("SELECT count(*) FROM class_minutes").fetchall() == [(3,)]
 
@@ -76,7 +263,7 @@ def test_open_readers_neither_block_publication_nor_see_errors(store: Store) -> 
     """A reader in another process queries the file it opened and the current one, while every publication succeeds."""
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 1))
     store.replace(CROPS, ["a"], CROPS.arrow_schema.empty_table())
-    publish(store)
+    publish(store, SETTINGS)
     code = """
 import sys, duckdb
 first = duckdb.connect(sys.argv[1])  # read-write, as users open it by mistake
@@ -98,7 +285,7 @@ for line in sys.stdin:
         assert reader.stdout.readline() == "1\n"
         for count in (2, 3, 4):
             store.replace(CLASS_MINUTES, ["a"], class_minutes("a", count))
-            assert publish(store)
+            assert publish(store, SETTINGS)
             for database, row_count in (("first", 1), ("newest", count)):
                 reader.stdin.write(f"{database}\n")
                 reader.stdin.flush()
@@ -113,16 +300,16 @@ for line in sys.stdin:
 def test_many_small_files_are_compacted_and_remain_readable(store: Store) -> None:
     for number in range(70):
         store.replace(CLASS_MINUTES, [f"r{number}"], class_minutes(f"r{number}", 1))
-    publish(store)
+    publish(store, SETTINGS)
     assert len(store.files(CLASS_MINUTES)) < 10
-    publish(store)
+    publish(store, SETTINGS)
     with open_results(store.data_folder) as results:
         assert results.execute("SELECT count(DISTINCT recording_id) FROM class_minutes").fetchall() == [(70,)]
 
 
 def test_clients_from_duckdb_1_4_on_can_open_the_results(store: Store) -> None:
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
-    publish(store)
+    publish(store, SETTINGS)
     with open_results(store.data_folder) as results:
         query = "SELECT tags['storage_version'] FROM duckdb_databases() WHERE NOT internal"
         assert results.execute(query).fetchall() == [("v1.4.0+",)]

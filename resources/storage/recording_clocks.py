@@ -1,0 +1,40 @@
+"""The table recording_clocks: computed from the rows of recordings and the settings whenever either has changed."""
+
+import pyarrow as pa
+
+from resources.config.settings import Settings
+from resources.schema.recording_tables import RECORDING_CLOCKS
+from resources.start_times import CLOCK_COLUMNS, recording_start
+from resources.storage.delta_store import Store
+from resources.storage.recording_rows import read_recording_rows
+
+
+def update_recording_clocks(store: Store, settings: Settings) -> bool:
+    """Compute the start of every recording, and store those that differ from the stored ones.
+
+    Args:
+        store: The tables.
+        settings: Clocks of the cameras, and patterns of file names that contain the time.
+
+    Returns:
+        Whether any start has changed.
+
+    Raises:
+        PipelineError: The data folder is full, read-only or not accessible.
+    """
+    rows = read_recording_rows(store, columns=CLOCK_COLUMNS)
+    starts = {recording_id: recording_start(row, settings) for recording_id, row in rows.items()}
+    stored = {
+        row["recording_id"]: (row["started_at_utc"], row["started_at_source"])
+        for row in store.read(RECORDING_CLOCKS).to_pylist()
+    }
+    changed = sorted(name for name in {*starts, *stored} if starts.get(name) != stored.get(name))
+    if not changed:
+        return False
+    changed_starts = [(name, start) for name in changed if (start := starts.get(name))]
+    clocks = [
+        {"recording_id": name, "started_at_utc": started_at_utc, "started_at_source": source}
+        for name, (started_at_utc, source) in changed_starts
+    ]
+    store.replace(RECORDING_CLOCKS, changed, pa.Table.from_pylist(clocks, RECORDING_CLOCKS.arrow_schema))
+    return True
