@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Literal, Self
 
+import numpy as np
 from pydantic import (
     Field,
     field_validator,
@@ -76,9 +77,10 @@ class GroundSettings(Section):
             )
         if len(self.points) < 4:
             raise ValueError(f"the ground needs at least 4 points, not {len(self.points)}")
-        for key, points in (("points", self.points), ("metres", self.metres)):
-            if sum(_is_corner(*triple) for triple in itertools.combinations(points, 3)) < 4:
-                raise ValueError(f"too many of the {key} lie on one line: choose four corners of an area")
+        # Imported here, so that settings without a ground are read without loading OpenCV.
+        from resources.geometry.homography import fit_homography
+
+        fit_homography(np.array(self.points, float), np.array(self.metres, float))
         return self
 
 
@@ -163,12 +165,6 @@ class CameraSettings(Section):
 def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
     """Cross product of the vectors a to b and a to c; its sign is the direction of the turn."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-
-
-def _is_corner(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
-    """Whether three points span an area larger than rounding errors, relative to their extent."""
-    extent = max(abs(p[i] - q[i]) for p in (a, b, c) for q in (a, b, c) for i in (0, 1))
-    return abs(_turn(a, b, c)) > 1e-6 * extent * extent
 
 
 def _do_cross(first: Edge, second: Edge) -> bool:

@@ -124,7 +124,7 @@ class EmailSettings(ChannelSettings):
 class NotificationSettings(Section):
     """Channels and the events that they receive; nothing is sent without a channel."""
 
-    interval_s: int = Field(30, ge=1, description="Interval in seconds: at most one message per interval and channel.")
+    interval_s: int = Field(60, ge=1, description="Interval in seconds: at most one message per interval and channel.")
     backlog_min_recordings: int = Field(
         20, ge=1, description="This many waiting recordings are a backlog, whose end is notified."
     )

@@ -272,7 +272,9 @@ class Store:
             files = files.filter(may_match)
         paths = [str(self._folder(table) / path) for path in files["path"].to_pylist()]
         rows = dataset(paths, schema=table.arrow_schema, format="parquet")
-        return rows if recording_ids is None else rows.filter(field("recording_id").isin(list(recording_ids)))
+        if recording_ids is None:
+            return rows
+        return rows.filter(field("recording_id").isin(pa.array(list(recording_ids), pa.string())))
 
     def row_count(self, table: Table) -> int:
         """Number of rows of the table, from its log alone."""
