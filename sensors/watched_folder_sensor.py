@@ -119,7 +119,7 @@ def build_watched_folder_sensor(graph: AssetGraph) -> SensorDefinition:
                 cursor.sentence or "The last listing of the watched folders took long: the next is later."
             )
         try:
-            cursor, added = _add_recordings(context.instance, store, graph.settings, cursor)
+            cursor, added = _add_recordings(context, store, graph.settings, cursor)
             requests = _request_ingest(context.instance, store, graph, added) if added else []
         except PipelineError as error:
             return SkipReason(str(error))
@@ -134,9 +134,11 @@ def build_watched_folder_sensor(graph: AssetGraph) -> SensorDefinition:
 
 
 def _add_recordings(
-    instance: DagsterInstance, store: Store, settings: Settings, cursor: _Cursor
+    context: SensorEvaluationContext, store: Store, settings: Settings, cursor: _Cursor
 ) -> tuple[_Cursor, list[str]]:
     """Add a partition for each new stable file.
+
+    Dagster's instance is opened only if the listing has changed: that takes longer than the rest of an idle tick.
 
     Returns:
         The cursor after the listing, and the recordings that were added.
@@ -169,9 +171,9 @@ def _add_recordings(
         changed = find_grown_recordings(settings, changed, known)
         known = {path: file for path, file in known.items() if file.state != "skipped"} | skipped | changed
         index.save(known.values())
-    added = _without_partition(instance, known)
+    added = _without_partition(context.instance, known)
     if added:
-        instance.add_dynamic_partitions(recordings_partitions.name or "", added)
+        context.instance.add_dynamic_partitions(recordings_partitions.name or "", added)
     needs_work = bool(unstable or added)
     return replace(
         cursor,
