@@ -16,6 +16,7 @@ from cv_assets.partitions import recordings_partitions
 from cv_assets.stage_asset import ANALYSIS
 from resources.dagster_instance.dagster_names import QUEUED_STATUSES, UNFINISHED_STATUSES
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
+from resources.schema.views import STATUS_SEVERITY
 from resources.source_index import SourceIndex
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
@@ -25,7 +26,6 @@ from sensors.staleness import stale_assets
 
 STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"  # set for a pipeline that recomputes stale assets
 
-_STATUS_ORDER = ("rejected", "quarantined", "failed", "interrupted", "partial", "ok")
 _FAILED_STATUSES = ("quarantined", "failed", "interrupted")
 
 # Thousands of recordings are complete, so their rows are counted here and never become Python objects.
@@ -35,8 +35,8 @@ FROM newest JOIN stages USING (stage)
 WHERE status NOT IN ('quarantined', 'failed', 'interrupted') AND data_version IS NOT NULL GROUP BY recording_id
 """
 _OTHER_ROWS_SQL = """
-SELECT recording_id, stage, position, attempt, status, error, finished_at_utc
-FROM newest JOIN stages USING (stage) WHERE status <> 'ok' ORDER BY recording_id, position
+SELECT recording_id, stage, attempt, status, error, finished_at_utc
+FROM newest JOIN stages USING (stage) WHERE status <> 'ok' ORDER BY recording_id, finished_at_utc DESC, stage
 """
 _DURATIONS_SQL = """
 SELECT recording_id, coalesce(duration_s_from_content, duration_s_from_header, 0.0) AS duration_s
@@ -132,7 +132,8 @@ def read_recording_states(
             lacking = (stage for position, stage in enumerate(stages) if not stored >> position & 1)
             missing_assets[stored] = frozenset(name for stage in lacking for name in graph.stages[stage])
         missing = missing_assets[stored]
-        worst = min(rows, key=lambda row: _STATUS_ORDER.index(row["status"]), default=None)
+        # As the view recording_status has it: of equally severe stages the newest.
+        worst = min(rows, key=lambda row: STATUS_SEVERITY.index(row["status"]), default=None)
         failed_rows = [row for row in rows if row["status"] in _FAILED_STATUSES]
         attempts = count_attempts(failed_rows, started_s) if failed_rows else NO_ATTEMPTS
         states.append(
@@ -179,7 +180,7 @@ def _read_stage_rows(store: Store, stages: Sequence[str]) -> tuple[dict[str, int
 
     Returns:
         By recording, the stages with stored results as bits (the first stage is bit 0), and the rows whose status is
-        not ok, upstream first.
+        not ok, newest first.
     """
     columns = ("recording_id", "stage", "attempt", "status", "error", "data_version", "finished_at_utc")
     tables = {

@@ -43,7 +43,9 @@ RETRY_DELAY_S = 120.0
 UNSTARTED_RETRY_DELAY_S = 30.0
 """The same for a run that ended before its first recording, so that one that crashes by itself does not loop."""
 
-UNSTARTED_ERROR = "The run ended before its first recording: it was canceled, or its process was killed."
+UNSTARTED_ERROR = (
+    "The run ended without a result: it was canceled, its process was killed, or Dagster's storage was not available."
+)
 
 _DEAD_STATUSES = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 _CRASH = "(killed, out of memory, or a crash in native code)"

@@ -24,7 +24,8 @@ from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTEN
 from resources.schema.summary_tables import CAMERA_HOURS, RECORDING_HOURS
 
 _HOUR_US = 3_600_000_000
-_SEVERITY = ("rejected", "quarantined", "failed", "interrupted", "partial", "ok")
+STATUS_SEVERITY = ("rejected", "quarantined", "failed", "interrupted", "partial", "ok")
+"""The states of stages, most severe first: a recording has that of its most severe stage, of equal ones the newest."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ RECORDING_STATUS = View(
     FROM newest
     QUALIFY row_number() OVER (
         PARTITION BY recording_id
-        ORDER BY list_position({list(_SEVERITY)}, status), finished_at_utc DESC, stage
+        ORDER BY list_position({list(STATUS_SEVERITY)}, status), finished_at_utc DESC, stage
     ) = 1
     """,
 )
