@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]' || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -m compileall -q cli cv_assets resources sensors
+	@$(BIN)/python -m compileall -q cli cv_assets resources sensors serve
 	@touch $@
 
 demo: $(INSTALLED)  ## Draw sample recordings, run the pipeline, compare with the ground truth.

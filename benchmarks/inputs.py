@@ -22,7 +22,8 @@ from demo.drawn_scenes.rendering import draw_frame
 from demo.drawn_scenes.video_files import write_video
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
-from resources.source_index import SourceIndex, identify_files
+from resources.file_identification import identify_files
+from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import read_recording_rows
 from resources.watched_files import list_watched_files

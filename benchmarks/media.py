@@ -16,9 +16,11 @@ import av
 import click
 import numpy as np
 
+from benchmarks.inputs import draw_two_hours
 from benchmarks.report import CORPUS, Case, max_case, min_ratio_case, print_table, read_peak_memory_mb
 from resources.config.media_config import VideoSettings
 from resources.errors import RecordingError
+from resources.file_hashes import read_content_hash
 from resources.media import isolation
 from resources.media.container import best_stream, open_container
 from resources.media.normalize import normalize
@@ -122,6 +124,16 @@ def _run_ffmpeg(recording: Path, output: Path, video: NormalizedVideo | None) ->
     subprocess.run([*command, str(output)], check=True)
 
 
+def hash_cases(scratch: Path) -> Iterator[Case]:
+    """Hashing two hours of 720p whole, as a share of the ingest that remuxes them."""
+    recording, output = draw_two_hours(scratch), scratch / "out.mp4"
+    hash_s = _elapsed_s(lambda: read_content_hash(recording))
+    normalize_s = _elapsed_s(lambda: normalize(recording, output, VideoSettings()))
+    name = f"hashing {recording.stat().st_size / 1e6:.0f} MB"
+    click.echo(f"{name}: {hash_s:.2f} s; normalizing: {normalize_s:.1f} s")
+    yield max_case(f"{name}, 2 h of 720p, in ingest", hash_s / (hash_s + normalize_s), "share", 0.05)
+
+
 def memory_cases(scratch: Path) -> Iterator[Case]:
     """Peak memory of the media process over a bare interpreter: large frames, and two hours of footage."""
     for rows, size_px in ((1080, (1920, 1080)), (2160, (3840, 2160))):
@@ -195,6 +207,7 @@ def media_cases(recording: Path, scratch: Path) -> Iterator[Case]:
     """All cases of normalization."""
     yield from frame_count_cases(scratch)
     yield from speed_cases(recording, scratch)
+    yield from hash_cases(scratch)
     yield from memory_cases(scratch)
 
 

@@ -166,8 +166,8 @@ class Pipeline:
         """
         words_by_kind: dict[str, Sequence[str]] = {
             "run worker": ("spawn_main",),
-            "daemon": ("dagster._daemon",),
-            "webserver": ("dagster_webserver",),
+            "daemon": ("dagster-daemon",),
+            "webserver": ("serve.dagster_ui",),
             "code server": ("dagster", "api", "grpc"),
             "everything": (),
         }

@@ -5,6 +5,7 @@ pipeline on it and measures sensor ticks, pages of the UI and the cost of idling
 recordings instead, and measures whether the pauses between runs grow while they drain.
 """
 
+import math
 import os
 import random
 import shutil
@@ -63,8 +64,11 @@ def fill_data_folder(folder: Path, count: int) -> None:
     """
     settings = choose_settings(settings=Pipeline(folder).settings_file)
     from cv_assets.recordings import file_columns
+    from resources.file_identification import identify_files
+    from resources.schema.operations_tables import STAGE_RUNS
     from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
-    from resources.source_index import SourceIndex, identify_files, skipped_files
+    from resources.schema.table_registry import TABLES
+    from resources.source_index import SourceIndex, skipped_files
     from resources.storage.delta_store import Store
     from resources.watched_files import list_watched_files
 
@@ -73,7 +77,7 @@ def fill_data_folder(folder: Path, count: int) -> None:
         subfolder.mkdir(parents=True, exist_ok=True)
         (subfolder / f"clip-{number:06d}.mp4").write_bytes(f"recording {number}".encode())
         (subfolder / f"clip-{number:06d}.json").write_bytes(b"{}")
-    prepare_data_folder(settings.data_folder)
+    prepare_data_folder(settings)
     store = Store(settings.data_folder)
     listing = list_watched_files(settings)
     source_files = identify_files(settings, listing.files, {})
@@ -95,15 +99,21 @@ def fill_data_folder(folder: Path, count: int) -> None:
     ]
     store.replace(RECORDINGS, recording_ids, pa.Table.from_pylist(headers, RECORDINGS.arrow_schema))
     store.replace(RECORDING_CONTENTS, recording_ids, pa.Table.from_pylist(contents, RECORDING_CONTENTS.arrow_schema))
+    for table in TABLES.values():
+        if table.per_recording and table not in (RECORDINGS, RECORDING_CONTENTS, STAGE_RUNS):
+            store.replace(table, recording_ids, table.empty)
     _store_history(recording_ids, store)
+    store.compact(STAGE_RUNS)  # as each publication does
 
 
-def _store_attempts(graph: "AssetGraph", recording_ids: Sequence[str], run_id: str, store: "Store") -> None:
-    """Store a successful attempt of every stage at some recordings."""
+def _store_attempts(
+    graph: "AssetGraph", recording_ids: Sequence[str], run_id: str, store: "Store", now: datetime
+) -> None:
+    """Store a successful attempt of every stage at some recordings, with the commits of `fill_data_folder`."""
     from cv_assets.camera_settings import NO_VERSION
+    from resources.storage.commit_recorder import Commit
     from resources.storage.stage_runs import StageRun, append_stage_runs, encode_input_versions, worker_name
 
-    now = datetime.now(UTC)
     attempts = []
     for assets in graph.assets:
         spec = next(iter(assets.specs))
@@ -125,6 +135,11 @@ def _store_attempts(graph: "AssetGraph", recording_ids: Sequence[str], run_id: s
                 started_at_utc=now,
                 elapsed_s=1.0,
                 worker=worker_name(),
+                commits=[
+                    Commit(name, recording_id, 1, int(name in ("recordings", "recording_contents")))
+                    for name in graph.stages[assets.op.name]
+                    if name != "normalized_video"
+                ],
             )
             for recording_id in recording_ids
         ]
@@ -144,6 +159,8 @@ def _store_history(recording_ids: Sequence[str], store: "Store") -> None:
 
     graph = AssetGraph.build(load_settings())
     specs = {spec.key.to_user_string(): spec for assets in graph.assets for spec in assets.specs}
+    # All recordings share their commits here, so that all attempts must have ended at once.
+    now = datetime.now(UTC)
     with DagsterInstance.get() as instance:
         storage: Any = instance.event_log_storage
         instance.add_dynamic_partitions(recordings_partitions.name or "", list(recording_ids))
@@ -154,7 +171,7 @@ def _store_history(recording_ids: Sequence[str], store: "Store") -> None:
                 run = DagsterRun(job_name=job, status=DagsterRunStatus.SUCCESS, tags=tags)
                 instance.run_storage.add_run(run)
                 if job == INGEST:
-                    _store_attempts(graph, batch, run.run_id, store)
+                    _store_attempts(graph, batch, run.run_id, store, now)
                 with storage.index_transaction() as connection:
                     for name in graph.assets_of(job):
                         for recording_id in batch:
@@ -200,12 +217,17 @@ def _tick_durations_s() -> dict[str, list[float]]:
 def scale_cases(folder: Path) -> Iterator[Case]:
     """Everything that is measured with a filled data folder."""
     from resources.config.settings_file import load_settings
+    from resources.storage.delta_store import Store
+    from resources.storage.integrity import check_storage
     from resources.watched_files import list_watched_files
 
     settings = load_settings()
     started_s = time.monotonic()
     listing = list_watched_files(settings)
     listing_s = time.monotonic() - started_s
+    store, started_s = Store(settings.data_folder), time.monotonic()
+    is_whole = not check_storage(store).lost_sentences
+    yield max_case("check of the tables at a start", time.monotonic() - started_s if is_whole else math.inf, "s", 2.0)
     yield max_case(f"listing {len(listing.files) + len(listing.skipped)} files", listing_s, "s", 1.0)
     pipeline = Pipeline(folder)
     with pipeline.running():

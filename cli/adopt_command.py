@@ -28,7 +28,7 @@ def adopt(data: Path | None, settings: Path | None) -> None:
     store = Store(data_folder)
     if not store.tables_folder.is_dir():
         raise PipelineError(f"The data folder {data_folder} has no tables yet: process some recordings first.")
-    prepare_data_folder(data_folder)
+    prepare_data_folder(loaded_settings)
     with data_folder_lock(data_folder), disk_errors(data_folder), interrupt_on_sigterm():
         from dagster import DagsterInstance
 

@@ -1,8 +1,6 @@
 """The command dev: runs the UI, the daemon and the sensors until stopped."""
 
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,21 +8,17 @@ import click
 
 from cli.adopt_command import recommend_adoption
 from cli.options import data_option, interrupt_on_sigterm, settings_option, weights_option
-from resources.config.settings_file import PROJECT_ROOT
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError
 from resources.storage.disk import check_data_folder, disk_errors
 from resources.storage.locks import data_folder_lock
 
 if TYPE_CHECKING:
-    import subprocess
-
     from dagster import DagsterInstance
 
 # If Dagster exits within this time, this many times in a row, it is not restarted.
 _EARLY_EXIT_S, _MAX_EARLY_EXITS = 20.0, 3
 _DISK_CHECK_INTERVAL_S = 5.0
-_CODE_SERVER_CHECK_INTERVAL_S, _MAX_CHECKS_WITHOUT_CODE_SERVER = 5.0, 3
 
 
 @click.command()
@@ -40,55 +34,53 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
     data_folder = loaded_settings.data_folder
     for channel in loaded_settings.notifications.channels:
         check_channel(channel)
-    prepare_data_folder(data_folder)
-    # Only this folder is created: further watched folders may be mount points that are not mounted.
+    # Before the access to new files is restricted, because others put files into it. Only this folder is created:
+    # further watched folders may be mount points that are not mounted.
     loaded_settings.watched_folder.mkdir(parents=True, exist_ok=True)
+    prepare_data_folder(loaded_settings)
     with data_folder_lock(data_folder), disk_errors(data_folder):
         from dagster import DagsterInstance
 
-        from cli.dagster_processes import find_script
         from cli.doctor import check_model_weights
+        from cli.start_check import check_tables_at_start
 
         _check_port(port)
+        check_tables_at_start(data_folder)
         recommend_adoption(data_folder)
         for result in check_model_weights(loaded_settings):
             if not result.is_ok:
                 click.echo(f"The stages that use these weights are on hold: {result.message}", err=True)
         click.echo(f"Drop recordings into {', '.join(map(str, loaded_settings.watched_folders))}")
         click.echo(f"UI: http://127.0.0.1:{port}   results: {data_folder / 'results.duckdb'}", nl=True)
-        workspace = str(PROJECT_ROOT / "workspace.yaml")
-        command = [find_script("dagster"), "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
         with DagsterInstance.get() as instance:
-            status = _run_until_stopped(command, instance, data_folder)
-    sys.exit(status)
+            is_stopped = _run_until_stopped(instance, data_folder, port)
+    sys.exit(0 if is_stopped else 1)
 
 
-def _run_until_stopped(command: list[str], instance: "DagsterInstance", data_folder: Path) -> int:
-    """Run Dagster until a person stops it, and restart it whenever it exits by itself.
+def _run_until_stopped(instance: "DagsterInstance", data_folder: Path, port: int) -> bool:
+    """Run Dagster until a person stops it, and restart it whenever one of its processes ends by itself.
 
     Returns:
-        The exit status: 0 if a person stopped it, else that of Dagster's last exit.
+        Whether a person stopped it; otherwise it ended again and again.
     """
-    import subprocess
     import time
 
-    from cli.dagster_processes import terminate_process_group
+    from cli.dagster_processes import DagsterServices
     from sensors.crash_recovery import fail_interrupted_runs, mark_running_as_interrupted
 
-    # Dagster reads its configuration from the folder where it is started, and that is in its home.
-    dagster_home = data_folder / "dagster"
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"}
-    status, early_exits = 0, 0
+    early_exits = 0
     while early_exits < _MAX_EARLY_EXITS or _wait_for_disk_space(data_folder):
         if run_count := fail_interrupted_runs(instance, data_folder):
             click.echo(f"{run_count} runs were interrupted and marked as failed; their work is requested again.")
         started_s = time.monotonic()
-        server = subprocess.Popen(command, start_new_session=True, cwd=dagster_home, env=environment)
+        services = DagsterServices(data_folder, port)
         try:
             with interrupt_on_sigterm():
-                status = _wait_for_exit(server)
+                exit_text = services.run_until_exit()
+        except OSError as error:
+            exit_text = f"its processes cannot be started: {error.strerror or error}"  # on a full disk, for example
         except KeyboardInterrupt:
-            return 0
+            return True
         finally:
             try:
                 with disk_errors(data_folder):
@@ -96,12 +88,12 @@ def _run_until_stopped(command: list[str], instance: "DagsterInstance", data_fol
             except PipelineError as error:
                 click.echo(str(error), err=True)  # the next start fails these runs instead
             finally:
-                terminate_process_group(server)
+                services.terminate()
         early_exits = 0 if time.monotonic() - started_s > _EARLY_EXIT_S else early_exits + 1
         is_restarted = early_exits < _MAX_EARLY_EXITS
         reaction = ": restarting it" if is_restarted else f", {early_exits} times within {_EARLY_EXIT_S:.0f} s"
-        click.echo(f"Dagster exited unexpectedly (status {status}){reaction}.", err=True)
-    return status or 1
+        click.echo(f"Dagster exited unexpectedly ({exit_text}){reaction}.", err=True)
+    return False
 
 
 def _check_port(port: int) -> None:
@@ -121,46 +113,6 @@ def _check_port(port: int) -> None:
                 f"Port {port} is not available for the UI ({error.strerror}): choose another with --port, or stop the "
                 "program that uses it."
             ) from error
-
-
-def _wait_for_exit(server: "subprocess.Popen[bytes]") -> int:
-    """Wait until Dagster exits; terminate it if its code server has died, because Dagster does not restart that.
-
-    Returns:
-        The exit status.
-    """
-    import threading
-
-    from cli.dagster_processes import terminate_process_group
-
-    has_exited = threading.Event()
-
-    def signal_exit() -> None:
-        server.wait()
-        has_exited.set()
-
-    # Popen.wait with a timeout polls the process twenty times a second; waiting in a thread does not.
-    threading.Thread(target=signal_exit, name="dagster-exit", daemon=True).start()
-    checks_without = 0
-    while not has_exited.wait(_CODE_SERVER_CHECK_INTERVAL_S):
-        checks_without = 0 if _has_code_server(server.pid) else checks_without + 1
-        if checks_without == _MAX_CHECKS_WITHOUT_CODE_SERVER:
-            click.echo("The code server has died, and Dagster does not restart it.", err=True)
-            terminate_process_group(server)
-    return server.wait()
-
-
-def _has_code_server(dagster_pid: int) -> bool:
-    """Whether the code server is running, or is still to be started because Dagster has not started its daemon yet."""
-    import psutil
-
-    command_lines = []
-    with suppress(psutil.Error):
-        for child in psutil.Process(dagster_pid).children(recursive=True):
-            with suppress(psutil.Error):
-                command_lines.append(child.cmdline())
-    has_daemon = any("dagster._daemon" in line for line in command_lines)
-    return any("grpc" in line for line in command_lines) or not has_daemon
 
 
 def _wait_for_disk_space(data_folder: Path) -> bool:

@@ -15,8 +15,12 @@ from resources.errors import PipelineError
 from resources.inference.devices import available_devices
 from resources.inference.weights import check_weights, find_weights
 from resources.notifications.delivery import check_channel
+from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder
-from resources.storage.results_database import open_results, results_path
+from resources.storage.folder_access import find_group_id
+from resources.storage.integrity import check_storage
+from resources.storage.locks import is_pipeline_running
+from resources.storage.results_database import open_results, publish_if_unusable, results_path
 from resources.watched_files import list_watched_files
 
 _PACKAGES = (
@@ -53,13 +57,19 @@ class CheckResult:
     message: str
 
 
-def check_machine(settings: Settings) -> list[CheckResult]:
-    """Check everything that the pipeline needs; creates the data folder, and changes nothing else."""
+def check_machine(settings: Settings, *, full: bool = False) -> list[CheckResult]:
+    """Check everything that the pipeline needs; creates the data folder, and publishes unusable results again.
+
+    Args:
+        settings: The settings in force.
+        full: Whether the contents of all tables are read, too.
+    """
     return [
         *_check_packages(),
         *_check_codecs(),
         *_check_devices(settings),
         *_check_folders(settings),
+        *_check_tables(settings, full),
         *_check_storage(settings),
         *check_model_weights(settings),
         *_check_channels(settings),
@@ -128,6 +138,8 @@ def _check_folders(settings: Settings) -> Iterator[CheckResult]:
         yield CheckResult("watched folder", False, str(error))
     try:
         check_data_folder(settings.data_folder)
+        if settings.data_group is not None:
+            find_group_id(settings.data_group)
         yield CheckResult("data folder", True, str(settings.data_folder))
     except PipelineError as error:
         yield CheckResult("data folder", False, str(error))
@@ -136,11 +148,36 @@ def _check_folders(settings: Settings) -> Iterator[CheckResult]:
     message = f"{free_bytes / 1e9:.1f} GB free"
     is_enough = free_bytes >= _MIN_FREE_BYTES
     yield CheckResult("disk", is_enough, message if is_enough else f"{message}: make space or move data_folder.")
+
+
+def _check_tables(settings: Settings, full: bool) -> Iterator[CheckResult]:
+    """Check the tables and what is published of them."""
+    store = Store(settings.data_folder)
+    if not store.tables_folder.is_dir():
+        return
+    report = check_storage(store, contents=full, is_idle=not is_pipeline_running(settings.data_folder))
+    for sentence in (*report.damage_sentences, *report.lost_sentences, *report.rewritten):
+        yield CheckResult("tables", False, sentence)
+    if report.damages:
+        return
+    if not report.lost and not report.rewritten:
+        extent = "sizes and numbers of rows; cv-assets doctor --full reads the contents, too"
+        message = f"{report.table_count} tables, {report.file_count} files ({'contents' if full else extent})"
+        yield CheckResult("tables", True, message)
+    try:
+        publish_if_unusable(store, settings)
+    except PipelineError as error:
+        yield CheckResult("results", False, str(error))
+        return
     if results_path(settings.data_folder).exists():
-        with open_results(settings.data_folder) as connection:
-            recording_count = connection.execute("SELECT count(*) FROM recordings").fetchall()[0][0]
-        message = f"{results_path(settings.data_folder)} ({recording_count} recordings)"
-        yield CheckResult("results", True, message)
+        try:
+            with open_results(settings.data_folder) as connection:
+                recording_count = connection.execute("SELECT count(*) FROM recordings").fetchall()[0][0]
+        except PipelineError as error:
+            yield CheckResult("results", False, str(error))
+        else:
+            message = f"{results_path(settings.data_folder)} ({recording_count} recordings)"
+            yield CheckResult("results", True, message)
 
 
 def _check_storage(settings: Settings) -> Iterator[CheckResult]:

@@ -10,6 +10,7 @@ from cli.dev_command import dev
 from cli.notify_command import notify
 from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, settings_option, weights_option
 from cli.process_command import process
+from cli.repair_command import repair
 from cli.settings_command import print_settings
 from cli.stale_command import stale
 from resources.environment import choose_settings
@@ -25,6 +26,7 @@ commands.add_command(process)
 commands.add_command(dev)
 commands.add_command(stale)
 commands.add_command(adopt)
+commands.add_command(repair)
 commands.add_command(notify)
 commands.add_command(print_settings)
 
@@ -46,8 +48,12 @@ def main() -> None:
 def sql(query: str | None, data: Path | None, settings: Path | None, output: str) -> None:
     """Run one QUERY on the results, or open a prompt without one. parquet and csv go to standard output."""
     from cli.sql import open_prompt, run_query
+    from resources.storage.delta_store import Store
+    from resources.storage.results_database import publish_if_unusable
 
-    data_folder = choose_settings(settings=settings, data_folder=data).data_folder
+    loaded_settings = choose_settings(settings=settings, data_folder=data)
+    data_folder = loaded_settings.data_folder
+    publish_if_unusable(Store(data_folder), loaded_settings)
     if query is None:
         open_prompt(data_folder)
     else:
@@ -76,11 +82,12 @@ def zones(camera: str, data: Path | None, settings: Path | None, output: Path | 
 @data_option
 @settings_option
 @weights_option
-def doctor(data: Path | None, settings: Path | None, weights: str | None) -> None:
+@click.option("--full", is_flag=True, help="Also read the contents of all tables and compare their checksums.")
+def doctor(data: Path | None, settings: Path | None, weights: str | None, full: bool) -> None:
     """Check whether this machine is ready, and print how to fix each problem."""
     from cli.doctor import check_machine
 
-    results = check_machine(choose_settings(settings=settings, data_folder=data, weights=weights))
+    results = check_machine(choose_settings(settings=settings, data_folder=data, weights=weights), full=full)
     width = max(len(result.subject) for result in results)
     for result in results:
         mark = click.style("ok ", fg="green") if result.is_ok else click.style("fix", fg="red")

@@ -1,6 +1,7 @@
 """The command process: processes every recording of a folder, with progress and a table of the results."""
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def process_with_progress(
         stale: Whether stale assets are recomputed, too.
 
     Returns:
-        Whether every recording succeeded.
+        Whether every recording succeeded, and the tables lack no results.
 
     Raises:
         PipelineError: A person must act first; nothing was written.
@@ -63,51 +64,44 @@ def process_with_progress(
     data_folder = loaded_settings.data_folder
     for channel in loaded_settings.notifications.channels:
         check_channel(channel)
-    if not list_watched_files(loaded_settings).files:
+    listing = list_watched_files(loaded_settings)
+    for problem in listing.problems:
+        click.echo(problem, err=True)
+    if not listing.files:
         raise PipelineError(f"The watched folder {loaded_settings.watched_folder} has no recordings: nothing to do.")
     for model in loaded_settings.all_models:
         check_weights(model, loaded_settings.watched_folders)
-    prepare_data_folder(data_folder)
+    prepare_data_folder(loaded_settings)
     with data_folder_lock(data_folder), disk_errors(data_folder), interrupt_on_sigterm():
         # Imported here, so that a command that a person must correct fails before Dagster is loaded.
         from cli.process_folder import is_failure, process_folder
+        from cli.start_check import check_tables_at_start
         from cv_assets.asset_graph import AssetGraph
         from sensors.recording_states import STALE_VARIABLE
 
         if stale:
             os.environ[STALE_VARIABLE] = "1"
         graph = AssetGraph.build(loaded_settings)
+        is_whole = check_tables_at_start(data_folder)
         recommend_adoption(data_folder)
         with display_progress() as show_progress:
             outcomes, had_work = process_folder(graph, show_progress)
-    if not had_work:
-        count, watched_folder = len(outcomes), loaded_settings.watched_folder
+    count, watched_folder = len(outcomes), loaded_settings.watched_folder
+    if not had_work and is_whole:
         click.echo(f"Nothing to do: all {count} recordings of {watched_folder} were processed before.")
+    if not is_whole:
+        click.echo("Results are still missing, as listed at the start: run cv-assets repair, then this command again.")
     _print_outcomes(outcomes)
     click.echo(f"Results: {data_folder / 'results.duckdb'}")
-    return not any(is_failure(outcome) for outcome in outcomes)
+    return is_whole and not any(is_failure(outcome) for outcome in outcomes)
 
 
 def _print_outcomes(outcomes: "Sequence[RecordingOutcome]") -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from cli.outcome_table import format_outcomes
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("recording", no_wrap=True)
-    table.add_column("status")
-    for name in ("frames", "detections", "tracks", "seconds", "×realtime"):
-        table.add_column(name, justify="right")
-    for outcome in outcomes:
-        counts = (outcome.frame_count, outcome.detection_count, outcome.track_count)
-        table.add_row(
-            outcome.recording_id,
-            outcome.status,
-            *("-" if count is None else str(count) for count in counts),
-            "-" if outcome.seconds is None else f"{outcome.seconds:.1f}",
-            "-" if outcome.realtime_factor is None else f"{outcome.realtime_factor:.1f}",
-        )
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(table)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in format_outcomes(outcomes, width):
+        click.echo(line)
     for outcome in outcomes:
         if outcome.error:
-            click.echo(f"{outcome.recording_id}: {outcome.status}: {outcome.error}")
+            click.echo(f"{outcome.source_path}: {outcome.status}: {outcome.error}")

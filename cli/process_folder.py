@@ -50,20 +50,25 @@ class FolderProgress:
     """Progress of the whole folder.
 
     Attributes:
-        recording_ids: The folder's recordings, in the order of their paths.
-        unstable_file_count: Number of files that are not ingested yet, because they are not stable.
+        source_paths: Path of the folder's recordings, in the order of their paths; of several, the first.
+        unstable_file_count: Number of files that are not ingested yet, because they are not stable or not compared.
         unreadable_files: By path, why a file cannot be a recording.
         states: State by recording.
         stages: Newest progress by (recording, stage).
         detection_fps: Frames per second of all detectors together, over the last checks; 0 while unknown.
     """
 
-    recording_ids: list[str] = field(default_factory=list)
+    source_paths: Mapping[str, str] = field(default_factory=dict)
     unstable_file_count: int = 0
     unreadable_files: Mapping[str, str] = field(default_factory=dict)
     states: Mapping[str, RecordingState] = field(default_factory=dict)
     stages: dict[tuple[str, str], StageProgress] = field(default_factory=dict)
     detection_fps: float = 0.0
+
+    @property
+    def recording_ids(self) -> list[str]:
+        """The folder's recordings."""
+        return list(self.source_paths)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class RecordingOutcome:
     """The final result of one recording, or of a file that cannot be a recording.
 
     Attributes:
-        recording_id: The recording, or the path of the file.
+        source_path: Path of the file.
         status: Its final status.
         error: The reason of a status other than ok.
         frame_count: Frames of the normalized video.
@@ -81,7 +86,7 @@ class RecordingOutcome:
         realtime_factor: Duration of the recording divided by the elapsed time.
     """
 
-    recording_id: str
+    source_path: str
     status: str
     error: str | None
     frame_count: int | None
@@ -136,14 +141,24 @@ def _is_complete(instance: DagsterInstance, store: Store, graph: AssetGraph, pro
     """Whether every file is a recording and no run will be requested for any; also updates the progress."""
     listed = list_watched_files(graph.settings).files
     known = SourceIndex(store).load()
-    ingested = {
-        path: known[path] for path, state in listed.items() if path in known and known[path].file_state == state
-    }
+    max_attempts = graph.settings.batches.max_attempts
     recording_states = read_recording_states(instance, store, graph)
     progress.states = {state.recording_id: state for state in recording_states.states}
-    progress.recording_ids = list(
-        dict.fromkeys(file.recording_id for file in ingested.values() if file.recording_id and file.state != "archived")
-    )
+    never_compared = {
+        recording_id for recording_id, state in progress.states.items() if state.has_failed_probe(max_attempts)
+    }
+    ingested = {
+        path: file
+        for path, state in listed.items()
+        if (file := known.get(path)) is not None
+        and file.file_state == state
+        and (not file.is_unverified or file.recording_id in never_compared)
+    }
+    source_paths: dict[str, str] = {}
+    for path, file in ingested.items():
+        if file.recording_id and file.state != "archived":
+            source_paths.setdefault(file.recording_id, path)
+    progress.source_paths = source_paths
     progress.unreadable_files = {
         path: file.reason or "" for path, file in ingested.items() if file.state == "unreadable"
     }
@@ -151,7 +166,7 @@ def _is_complete(instance: DagsterInstance, store: Store, graph: AssetGraph, pro
     return (
         progress.unstable_file_count == 0
         and all(recording_id in progress.states for recording_id in progress.recording_ids)
-        and all(state.is_done(graph.settings.batches.max_attempts) for state in recording_states.states)
+        and all(state.is_done(max_attempts) for state in recording_states.states)
     )
 
 
@@ -278,13 +293,13 @@ def _read_outcomes(instance: DagsterInstance, store: Store, graph: AssetGraph) -
     seconds = seconds_by_recording(store, recording_ids)
     outcomes = [
         _recording_outcome(
-            recording_id,
+            source_path,
             progress.states.get(recording_id),
             rows.get(recording_id, {}),
             summaries.get(recording_id, {}),
             seconds.get(recording_id),
         )
-        for recording_id in recording_ids
+        for recording_id, source_path in progress.source_paths.items()
     ]
     for path, reason in progress.unreadable_files.items():
         outcomes.append(RecordingOutcome(path, "rejected", reason, None, None, None, None, None))
@@ -292,7 +307,7 @@ def _read_outcomes(instance: DagsterInstance, store: Store, graph: AssetGraph) -
 
 
 def _recording_outcome(
-    recording_id: str,
+    source_path: str,
     state: RecordingState | None,
     row: Mapping[str, Any],
     summary: Mapping[str, Any],
@@ -302,7 +317,7 @@ def _recording_outcome(
     has_summary = status in ("ok", "partial")
     duration_s = row.get("duration_s_from_content")
     return RecordingOutcome(
-        recording_id,
+        source_path,
         status,
         error,
         row.get("frame_count"),

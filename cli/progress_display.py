@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.outcome_table import shorten
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from cli.process_folder import FolderProgress, StageProgress
+
+_MAX_NAME_WIDTH = 32  # a longer name would leave no room for the bar
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def display_progress() -> "Iterator[Callable[[FolderProgress], None]]":
             current = {recording_id: (name, stage) for (recording_id, name), stage in progress.stages.items()}
             for recording_id, (name, stage) in current.items():
                 if recording_id not in recording_bars:
-                    recording_bars[recording_id] = bars.add_task(recording_id, details="")
+                    recording_bars[recording_id] = bars.add_task(shorten(recording_id, _MAX_NAME_WIDTH), details="")
                 bars.update(
                     recording_bars[recording_id],
                     completed=stage.frames_done,

@@ -8,7 +8,8 @@ import click
 import duckdb
 
 from resources.errors import PipelineError
-from resources.storage.results_database import open_results
+from resources.storage.delta_store import Store
+from resources.storage.results_database import explained_errors, open_results
 
 _MAX_TABLE_ROWS = 1000
 
@@ -22,17 +23,19 @@ def run_query(data_folder: Path, query: str | duckdb.Statement, output: str = "t
         output: table, csv, json (one object per line) or parquet (bytes to standard output).
 
     Raises:
-        PipelineError: The data folder has no results yet, or the query is invalid; the message says where.
+        PipelineError: The data folder has no results yet, the query is invalid, or a table is damaged; the message
+            says where.
     """
     with _open_results(data_folder) as connection:
         try:
-            relation = connection.sql(query)
-            if relation is None:
-                return
-            if output == "table":
-                relation.show(max_rows=_MAX_TABLE_ROWS, max_width=_terminal_width())
-                return
-            frame = relation.to_df()
+            with explained_errors(Store(data_folder)):
+                relation = connection.sql(query)
+                if relation is None:
+                    return
+                if output == "table":
+                    relation.show(max_rows=_MAX_TABLE_ROWS, max_width=_terminal_width())
+                    return
+                frame = relation.to_df()
         except duckdb.Error as error:
             raise PipelineError(str(error).strip()) from error
     if output == "csv":

@@ -9,6 +9,7 @@ import click
 from cli.options import data_option, settings_option
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError
+from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ def stale(data: Path | None, settings: Path | None, each: bool) -> None:
     """List stale partitions and the reason."""
     loaded_settings = choose_settings(settings=settings, data_folder=data)
     data_folder = loaded_settings.data_folder
-    if not (data_folder / "dagster").is_dir():
+    if not (data_folder / "tables").is_dir():
         raise PipelineError(f"The data folder {data_folder} has no pipeline yet: process some recordings first.")
-    prepare_data_folder(data_folder)
-    recording_count, assets = _find_stale_assets(loaded_settings)
+    prepare_data_folder(loaded_settings)
+    recording_count, assets, without_file_count = _find_stale_assets(loaded_settings)
     if each:
         for asset in assets:
             click.echo(f"{asset.recording_id}  {asset.asset_name}: {asset.reason}")
@@ -36,10 +37,15 @@ def stale(data: Path | None, settings: Path | None, each: bool) -> None:
             click.echo(f"{name}: {reason} ({count} recording{'s' * (count != 1)})")
     stale_count = len({asset.recording_id for asset in assets})
     click.echo(f"{stale_count} of {recording_count} recordings have stale assets.")
+    if without_file_count:
+        click.echo(
+            f"{without_file_count} of these have no file with their content in the watched folders: what needs the "
+            "file stays stale until it is put back."
+        )
 
 
-def _find_stale_assets(settings: "Settings") -> tuple[int, "list[StaleAsset]"]:
-    """Return the number of all recordings, and the stale assets."""
+def _find_stale_assets(settings: "Settings") -> tuple[int, "list[StaleAsset]", int]:
+    """Return the number of all recordings, the stale assets, and how many of their recordings have no file."""
     from dagster import DagsterInstance
 
     from cv_assets.asset_graph import AssetGraph
@@ -51,4 +57,6 @@ def _find_stale_assets(settings: "Settings") -> tuple[int, "list[StaleAsset]"]:
     with DagsterInstance.get() as instance:
         recording_ids = instance.get_dynamic_partitions(recordings_partitions.name or "")
     assets = stale_assets(store, cameras_of(store, recording_ids), AssetGraph.build(settings))
-    return len(recording_ids), assets
+    stale_ids = {asset.recording_id for asset in assets}
+    with_file = SourceIndex(store).recordings_with_file(sorted(stale_ids), settings.watched_folder)
+    return len(recording_ids), assets, len(stale_ids - with_file)

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
+from cv_assets.media_status import find_normalized_video
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
-from resources.errors import PipelineError
+from resources.errors import PipelineError, RecordingError
 from resources.media.frame_reader import read_images
 from resources.start_times import CLOCK_COLUMNS, recording_start
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import RecordingRow, read_recording_rows
 
+_VIDEO_COLUMNS = (
+    *("video_path", "frame_count", "rate_fps_num", "rate_fps_den", "normalized_by"),
+    *("size_bytes", "mtime_ns", "fingerprint", "content_hash"),
+)
 _TEMPLATE = Path(__file__).with_name("zones_page.html")
 
 
@@ -28,10 +33,10 @@ def build_zones_page(camera: str, settings: Settings) -> str:
         settings: The settings, with the data folder and the zones and lines defined so far.
 
     Raises:
-        PipelineError: The camera has no normalized recording.
+        PipelineError: The camera has no normalized recording, or its video cannot be read.
     """
     store = Store(settings.data_folder)
-    names = [*CLOCK_COLUMNS, "video_path", "frame_count", "rate_fps_num", "rate_fps_den"]
+    names = [*CLOCK_COLUMNS, *_VIDEO_COLUMNS]
     rows = [row for row in read_recording_rows(store, columns=names).values() if row["video_path"]]
     camera_rows = [row for row in rows if (row["camera"] or "") == camera]
     if not camera_rows:
@@ -39,7 +44,11 @@ def build_zones_page(camera: str, settings: Settings) -> str:
     newest = max(camera_rows, key=lambda row: _start_utc(row, settings))
     middle_frame_index = newest["frame_count"] // 2
     rate_fps = Fraction(newest["rate_fps_num"], newest["rate_fps_den"])
-    image = next(read_images(settings.data_folder / newest["video_path"], [middle_frame_index], rate_fps))
+    try:
+        with find_normalized_video(newest, settings.data_folder).reading() as path:
+            image = next(read_images(path, [middle_frame_index], rate_fps))
+    except RecordingError as error:
+        raise PipelineError(f"{newest['recording_id']}: {error}") from error
     return render_zones_page(camera, settings.camera(camera), image)
 
 

@@ -57,7 +57,8 @@ class AttemptLog:
         self._flushed_at_s = time.monotonic()
 
     def start(self, recording_id: str) -> None:
-        """Record the start of an attempt, which is kept in memory until the attempt ends."""
+        """Record the start of an attempt and its commits, which are kept in memory until the attempt ends."""
+        self._store.commits.start()
         self._started[recording_id] = datetime.now(UTC), time.monotonic()
 
     def end(self, recording_id: str, status: str, error: str | None = None, *, has_results: bool = False) -> None:
@@ -87,6 +88,7 @@ class AttemptLog:
                 started_at_utc=started_at,
                 elapsed_s=None if started_s is None else round(time.monotonic() - started_s, 3),
                 worker=worker_name(),
+                commits=self._store.commits.stop(),
             )
         )
 

@@ -157,12 +157,13 @@ def crop_recording(
     cells: dict[int, tuple[np.ndarray, str]] = {}
     rows: list[dict[str, Any]] = []
     rate_fps = Fraction(row["rate_fps_num"], row["rate_fps_den"])
-    for crop in _encode_crops(video, rate_fps, boxes, settings.crops, progress):
-        rows.append({name: crop.row[name] for name in CROPS.arrow_schema.names if name in crop.row})
-        track_id = crop.row["track_id"]
-        if crop.row["rank"] == 1 and track_id in sheet_tracks:
-            name = drawable_name(crop.row["class_name"], f"class {crop.row['class_id']}")
-            cells[track_id] = shrink_to_preview(crop.image), f"{track_id} {name}"
+    with video.reading() as path:
+        for crop in _encode_crops(path, rate_fps, boxes, settings.crops, progress):
+            rows.append({name: crop.row[name] for name in CROPS.arrow_schema.names if name in crop.row})
+            track_id = crop.row["track_id"]
+            if crop.row["rank"] == 1 and track_id in sheet_tracks:
+                name = drawable_name(crop.row["class_name"], f"class {crop.row['class_id']}")
+                cells[track_id] = shrink_to_preview(crop.image), f"{track_id} {name}"
     store.replace(CROPS, [recording_id], pa.Table.from_pylist(rows, schema=CROPS.arrow_schema))
     metadata: dict[str, Any] = {"bytes": sum(len(row["jpeg"]) for row in rows)}
     if cells:

@@ -60,7 +60,7 @@ def _infer(
     """Run a model on a recording from its last checkpoint on, and write checkpoints.
 
     Raises:
-        RecordingError: Not all frames of the normalized video decode.
+        RecordingError: Not all frames of the normalized video decode, or it changed meanwhile.
     """
     number, detections = checkpoints.count(), list[Detections]()
     resumed_at_frame, started_s = number * inference.checkpoint_frames, time.monotonic()
@@ -76,6 +76,7 @@ def _infer(
 
     for frame_detections in inference.detect(resumed_at_frame, progress):
         if len(detections) == inference.checkpoint_frames:
+            inference.video.check_unchanged()
             checkpoints.save(number, checkpoint_rows())
             number, detections = number + 1, []
         detections.append(frame_detections)
@@ -123,7 +124,8 @@ def detect_recording(
     detector, asset_name = inference.detector, tables[0].name
     folder = store.data_folder / "unfinished" / asset_name / recording_id
     checkpoints = Checkpoints(folder, settings_version(_LOGIC, inference.version, *detection_version(settings)))
-    result = _infer(inference, tables, checkpoints, progress)
+    with inference.video.reading():
+        result = _infer(inference, tables, checkpoints, progress)
     for table in tables:
         store.replace(table, [recording_id], result.rows[table.name])
     model_run = {
@@ -205,7 +207,9 @@ def model_stage(settings: DetectionSettings, name: str | None = None) -> StageAs
     def lease(run: StageRun) -> Iterator[str]:
         devices = available_devices(own_settings(run.settings))
         log = run.context.log
-        with device_lease(devices, lambda: log.info(f"Waiting for one of {devices}."), lock_name) as device:
+        with device_lease(
+            devices, run.store.data_folder, lambda: log.info(f"Waiting for one of {devices}."), lock_name
+        ) as device:
             log.info(f"Leased {device}.")
             try:
                 yield device

@@ -1,10 +1,13 @@
 """The status of a recording according to its file, and access to its row and its normalized video."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resources.errors import RecordingError
+from resources.recording_files import RecordingFile, find_referenced_file
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import RecordingRow, read_recording_rows
 
@@ -24,22 +27,64 @@ def read_normalized_row(recording_id: str, store: Store) -> RecordingRow:
     return row
 
 
-def find_normalized_video(row: Mapping[str, Any], data_folder: Path) -> Path:
-    """Path of a recording's normalized video.
+@dataclass(frozen=True)
+class VideoFile:
+    """The normalized video of a recording.
+
+    Attributes:
+        path: Its path.
+        source: The file of the recording, if that is used itself; None for a video of the data folder.
+    """
+
+    path: Path
+    source: RecordingFile | None = None
+
+    def reading(self) -> AbstractContextManager[Path]:
+        """Provide the path for reading; a file of the watched folders is checked again afterwards.
+
+        Raises:
+            RecordingError: That file changed while it was read.
+        """
+        return self.source.reading() if self.source else nullcontext(self.path)
+
+    def check_unchanged(self) -> None:
+        """Check that a file of the watched folders has not changed since it was found.
+
+        Raises:
+            RecordingError: That file was changed, replaced or deleted.
+        """
+        if self.source:
+            self.source.check_unchanged()
+
+
+def find_normalized_video(row: Mapping[str, Any], data_folder: Path) -> VideoFile:
+    """Find a recording's normalized video.
 
     Args:
-        row: The recording's row of `recording_contents`.
+        row: The recording's row of header and content.
         data_folder: Folder that paths in tables are relative to.
 
     Raises:
-        RecordingError: The video was deleted.
+        RecordingError: The video was deleted, or the source that is used itself has other content.
     """
+    if row["normalized_by"] == "reference" and row["video_path"] is not None:
+        path = Path(row["video_path"])
+        return VideoFile(path, find_referenced_file(path, row))
     if row["video_path"] is None or not (data_folder / row["video_path"]).exists():
         raise RecordingError(
             "The normalized video was deleted, by retention (retention.media_after_days) or by hand: materialize "
             "normalized_video again, for which the recording's file must be in the watched folder."
         )
-    return data_folder / str(row["video_path"])
+    return VideoFile(data_folder / str(row["video_path"]))
+
+
+def is_intact(row: Mapping[str, Any]) -> bool:
+    """Whether a recording was normalized and every part of its file decoded.
+
+    Args:
+        row: The recording's row of header and content.
+    """
+    return row["frame_count"] is not None and media_status(row)[0] == "ok"
 
 
 def media_status(row: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -26,11 +26,10 @@ from resources.media.normalized_file import NormalizedVideo
 from resources.media.progress import ReportProgress
 from resources.previews.contact_sheet import contact_sheet
 from resources.previews.timeline_chart import format_clock
+from resources.recording_files import RecordingFile, find_recording_file
 from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORDINGS
-from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import read_recording_rows
-from resources.watched_files import resolve_source_path
 
 NORMALIZED_VIDEO = "normalized_video"
 LEDGER_CHECK = "frame_ledger"
@@ -80,7 +79,9 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
     missing_s = [{"start_s": start_s, "end_s": end_s} for start_s, end_s in ledger.missing_s]
     claimed_s = row["duration_s_from_header"] or 0.0
     decoded_s = video.lead_s + video.duration_s
-    is_short = (row["frame_count_from_header"] or 0) > ledger.packet_count or video.is_truncated
+    # Some writers of AVI count one frame more than they write.
+    claimed_count = (row["frame_count_from_header"] or 0) - (row["container_name"] == "avi")
+    is_short = claimed_count > ledger.packet_count or video.is_truncated
     if is_short and not video.out_of_range_count and claimed_s > decoded_s * (1 + _DURATION_TOLERANCE):
         # Packets that were read but did not decode at the end belong to the same missing stretch.
         if missing_s and missing_s[-1]["end_s"] > video.duration_s:
@@ -118,13 +119,13 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
     }
 
 
-def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list[str]:
+def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path | None) -> list[str]:
     """Describe each sum of packets or frames of a recording that does not add up; empty if all do.
 
     Args:
         row: The recording's row of `recording_contents`.
         frames: Its rows of `frames`, with source_frame_index and is_duplicated.
-        video: Path of its normalized video.
+        video: Path of its normalized video; None if that is the source itself, whose packets are counted already.
     """
     emitted_count = frames.num_rows - sum(frames["is_duplicated"].to_pylist())
     outcome_count = row["frame_count_from_content"] + sum(
@@ -143,8 +144,9 @@ def ledger_faults(row: Mapping[str, Any], frames: pa.Table, video: Path) -> list
             emitted_count,
             len(set(frames["source_frame_index"].to_pylist())),
         ),
-        "rows of frames = frames in the file": (frames.num_rows, read_frame_count(video)),
     }
+    if video is not None:
+        sums["rows of frames = frames in the file"] = (frames.num_rows, read_frame_count(video))
     if row["out_of_range_count"] == 0:  # with a time range, decoding stops before the end of the container
         sums["packets decoded = packets in the container"] = (row["packet_count"], row["container_packet_count"])
     return [
@@ -161,7 +163,8 @@ def ledger_check(store: Store, recording_ids: Sequence[str]) -> AssetCheckResult
     faults = []
     for row in rows:
         frames = store.read(FRAMES, [row["recording_id"]], columns)
-        faults += ledger_faults(row, frames, store.data_folder / row["video_path"])
+        is_reference = row["normalized_by"] == "reference"
+        faults += ledger_faults(row, frames, None if is_reference else store.data_folder / row["video_path"])
     return AssetCheckResult(
         asset_key=NORMALIZED_VIDEO,
         check_name=LEDGER_CHECK,
@@ -181,13 +184,12 @@ def normalize_recording(
 
     Raises:
         RejectedRecordingError: The file cannot be processed.
-        RecordingError: The recording has not been probed.
+        RecordingError: The recording has not been probed, or no file has its content.
     """
     row = read_recording_rows(store, [recording_id]).get(recording_id)
     if row is None:
         raise RecordingError(NOT_PROBED)
-    source_file = SourceIndex(store).find_source_file(recording_id, settings.watched_folder)
-    source = resolve_source_path(settings, source_file.source_path if source_file else row["source_path"])
+    source = find_recording_file(recording_id, store, settings)
     video, path = _write_video(recording_id, source, row["camera"], store, settings, progress)
     content = {"recording_id": recording_id, **content_columns(video, row), "video_path": path}
     contents = pa.Table.from_pylist([content], schema=RECORDING_CONTENTS.arrow_schema)
@@ -209,7 +211,12 @@ def normalize_recording(
 
 
 def _write_video(
-    recording_id: str, source: Path, camera: str | None, store: Store, settings: Settings, progress: ReportProgress
+    recording_id: str,
+    source: RecordingFile,
+    camera: str | None,
+    store: Store,
+    settings: Settings,
+    progress: ReportProgress,
 ) -> tuple[NormalizedVideo, str]:
     """Write the normalized video of a source file, unless the source itself can be referenced.
 
@@ -221,11 +228,12 @@ def _write_video(
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{uuid.uuid4().hex}.partial.mp4")
     try:
-        video = normalize_in_subprocess(source, partial, settings.video_of(camera), progress)
+        with source.reading() as source_path:
+            video = normalize_in_subprocess(source_path, partial, settings.video_of(camera), progress)
         store.check_fence()
         if video.normalized_by == "reference":
             target.unlink(missing_ok=True)
-            return video, str(source)
+            return video, str(source.path)
         partial.replace(target)
         return video, str(target.relative_to(store.data_folder))
     finally:

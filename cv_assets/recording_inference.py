@@ -4,12 +4,11 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from cv_assets.media_status import find_normalized_video, read_normalized_row
+from cv_assets.media_status import VideoFile, find_normalized_video, read_normalized_row
 from resources.config.detection_config import DetectionSettings
 from resources.config.settings import settings_version
 from resources.errors import RecordingError
@@ -48,7 +47,7 @@ class RecordingInference:
 
     Attributes:
         recording_id: The recording.
-        video: Path of its normalized video.
+        video: Its normalized video.
         rate_fps: Frame rate of the video.
         width_px: Width of the video.
         height_px: Height of the video.
@@ -62,7 +61,7 @@ class RecordingInference:
     """
 
     recording_id: str
-    video: Path
+    video: VideoFile
     rate_fps: Fraction
     width_px: int
     height_px: int
@@ -78,7 +77,7 @@ class RecordingInference:
     def version(self) -> str:
         """Version of everything except the settings that decides the detections."""
         polygons = [polygon.tolist() for polygon in self.region.polygons]
-        video_version = self.video.stat().st_mtime_ns
+        video_version = self.video.path.stat().st_mtime_ns
         parts = (self.detector.engine_name, video_version, self.frame_count, self.checkpoint_frames, polygons)
         return settings_version(*(str(part) for part in parts))
 
@@ -116,7 +115,7 @@ class RecordingInference:
         if self.skip_unchanged_frames:
             # The first frame of each checkpoint is always analysed, so that a resumed run gives the same detections.
             return decode_changed_frames(
-                self.video,
+                self.video.path,
                 frame_indices,
                 self.rate_fps,
                 self.region,
@@ -124,7 +123,7 @@ class RecordingInference:
                 downscale_factor=downscale_factor,
             )
         return decode_on_best_device(
-            self.video,
+            self.video.path,
             frame_indices,
             self.rate_fps,
             self.device if self.detector.accepts_tensors else "cpu",
@@ -184,7 +183,7 @@ def prepare_inference(
         region.width_px,
         region.height_px,
         device,
-        lambda: [region.crop(image) for image in sample_images(video, _SAMPLE_FRAMES, frames.num_rows, rate_fps)],
+        lambda: [region.crop(image) for image in sample_images(video.path, _SAMPLE_FRAMES, frames.num_rows, rate_fps)],
     )
     positions = analysed_frame_positions(frames["time_s"].to_numpy(), settings.max_rate_fps)
     return RecordingInference(

@@ -1,25 +1,27 @@
-"""recordings: one row per source file (recording_id), with the claims of its header, before any frame is decoded.
+"""recordings: one row per recording (recording_id): its file, the hash of its content, and the claims of its header.
 
 What decoding every frame shows is in recording_contents, which normalized_video writes. A file that cannot be processed
-has a row too, with its path, size and mtime alone; the reason is in stage_runs.
+has a row too, with the columns of the file alone; the reason is in stage_runs.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
+from cv_assets.media_status import is_intact
 from cv_assets.stage_asset import INGEST, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
 from resources.config.settings import Settings, settings_version
 from resources.errors import RecordingError, RejectedRecordingError
 from resources.media.isolation import probe_in_subprocess
 from resources.media.progress import ReportProgress
+from resources.recording_files import RecordingFile, RecordingFiles, mtime_utc
 from resources.schema.recording_tables import RECORDINGS
-from resources.source_index import SourceFile, SourceIndex
+from resources.source_index import SourceFile
 from resources.storage.delta_store import Store
-from resources.watched_files import resolve_source_path
+from resources.storage.recording_rows import read_recording_rows
+from resources.storage.stage_runs import newest_stage_runs
 
 NOT_PROBED = "The recording has not been probed: materialize recordings first."
 _METADATA = ("camera", "source_path", "size_bytes", "codec_name", "frame_count_from_header")
@@ -34,65 +36,91 @@ def file_columns(source: SourceFile) -> dict[str, Any]:
         "source_path": source.source_path,
         "fingerprint": source.fingerprint,
         "size_bytes": source.size_bytes,
-        "mtime_utc": datetime.fromtimestamp(source.mtime_ns / 1e9, UTC),
+        "mtime_utc": mtime_utc(source.mtime_ns),
+        "mtime_ns": source.mtime_ns,
     }
 
 
-def probe_recording(source: SourceFile, settings: Settings) -> tuple[dict[str, Any], str | None]:
+def probe_recording(file: RecordingFile, settings: Settings) -> tuple[dict[str, Any], str | None]:
     """Probe a file and build the row of its recording.
 
     Args:
-        source: The file.
-        settings: The watched folders and the limits of the probe.
+        file: The file.
+        settings: The limits of the probe.
 
     Returns:
         The row, and the reason if the file is rejected; all columns of the header are then None.
 
     Raises:
-        RecordingError: The file is missing, or is a link out of the watched folder.
+        RecordingError: The file is missing, or changed while it was read.
     """
-    row = file_columns(source)
+    row = file_columns(file.source)
     try:
-        path = resolve_source_path(settings, source.source_path)
-        header = probe_in_subprocess(path, settings.video_of(source.camera))
+        with file.reading() as path:
+            header = probe_in_subprocess(path, settings.video_of(file.source.camera))
     except RejectedRecordingError as error:
         return row, str(error)
     return row | {name: value for name, value in vars(header).items() if name in row}, None
 
 
 def probe_and_store(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
-    """Probe the file of one recording and store its row.
+    """Probe the file of one recording and store its row; compare the files that may have the same content.
+
+    Each of these files is read whole once. A recording that was probed before keeps its row then: the sensor
+    `watched_folder` makes a file with other content a recording of its own.
 
     Returns:
         Metadata by asset name; the status is `rejected` if the file can never be processed.
 
     Raises:
-        RecordingError: The file is missing, or no file with this content was ever in the watched folder.
+        RecordingError: No file has the content of the recording.
     """
-    source = SourceIndex(store).find_source_file(recording_id, settings.watched_folder)
-    if source is None:
-        raise RecordingError(
-            f"The recording {recording_id} has no file in the source index of {settings.watched_folder}: copy its file "
-            "into the watched folder again."
-        )
-    row, rejection = probe_recording(source, settings)
-    row["recording_id"] = recording_id
-    store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
-    metadata = {"status": "ok"} if rejection is None else {"status": "rejected", "error": rejection}
+    files = RecordingFiles(recording_id, store, settings)
+    stored = _read_stored_attempt(recording_id, store) if files.header else None
+    has_compared = files.read_hashes(
+        adopts_unverified=files.header is None or is_intact(read_recording_rows(store, [recording_id])[recording_id])
+    )
+    is_current = stored is not None and stored["code_version"] == _code_version(settings)
+    file = None if has_compared and is_current else files.find()
+    if file is not None:
+        row, rejection = probe_recording(file, settings)
+        row |= {"recording_id": recording_id, "content_hash": files.content_hash}
+        store.replace(RECORDINGS, [recording_id], pa.Table.from_pylist([row], schema=RECORDINGS.arrow_schema))
+        status, error = ("ok", None) if rejection is None else ("rejected", rejection)
+    elif has_compared and files.header and stored:
+        row, status, error = files.header, stored["status"], stored["error"]
+        if row["content_hash"] != files.content_hash:
+            store.update(RECORDINGS, recording_id, {"content_hash": files.content_hash})
+    else:
+        raise RecordingError(files.problem())
+    if has_compared:
+        files.store_hashes()  # last: the sensor compares them with the hash in the recording's row
+    metadata = {"status": status} if error is None else {"status": status, "error": error}
     metadata |= {name: row[name] for name in _METADATA if row[name] is not None}
     if duration_s := row["duration_s_from_header"]:
         metadata["duration_s"] = duration_s
     return {RECORDINGS.name: count_metadata(1, **metadata)}
 
 
+def _read_stored_attempt(recording_id: str, store: Store) -> dict[str, Any] | None:
+    """Read the attempt that stored the recording's row."""
+    columns = ("recording_id", "stage", "status", "error", "code_version")
+    rows = newest_stage_runs(store, [recording_id], columns=columns, only_materialized=True).to_pylist()
+    return next((row for row in rows if row["stage"] == RECORDINGS.name), None)
+
+
+def _code_version(settings: Settings) -> str:
+    return settings_version("recordings 4", str(settings.video.max_pixels))
+
+
 @stage_asset(
     group=INGEST,
     tables=(RECORDINGS,),
     deps=(),
-    code_version=lambda settings: settings_version("recordings 4", str(settings.video.max_pixels)),
+    code_version=_code_version,
     kinds=("ffmpeg",),
     runs_on_rejected=True,
 )
 def recordings(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
-    """Probe the file of each recording."""
+    """Hash and probe the file of each recording."""
     return probe_and_store(recording_id, run.store, run.settings)

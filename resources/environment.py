@@ -1,6 +1,7 @@
 """The environment and the data folder that all processes of a pipeline share."""
 
 import os
+import sys
 from pathlib import Path
 
 from resources.config.settings import Settings
@@ -9,6 +10,7 @@ from resources.dagster_instance.instance_file import write_instance_file
 from resources.dagster_instance.postgres_database import check_database, claim_database, name_postgres_driver
 from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder, disk_errors
+from resources.storage.folder_access import restrict_access
 
 
 def choose_settings(
@@ -40,22 +42,32 @@ def choose_settings(
     }
     os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
     loaded_settings = load_settings()
+    # The real path: child processes keep the folder even if a link to it is changed meanwhile.
+    os.environ["CV_ASSETS_DATA"] = str(loaded_settings.data_folder)
     os.environ["DAGSTER_HOME"] = str(loaded_settings.data_folder / "dagster")
     os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
     name_postgres_driver()
     return loaded_settings
 
 
-def prepare_data_folder(data_folder: Path) -> None:
-    """Create the data folder with Dagster's home, and write the instance file into it.
+def prepare_data_folder(settings: Settings) -> None:
+    """Create the data folder with Dagster's home, restrict the access to it, and write the instance file into it.
+
+    Prints a sentence if the access to existing files changes.
+
+    Args:
+        settings: Name the data folder, and the group that may read it.
 
     Raises:
         PipelineError: The folder cannot be created or written, its disk is full, its format is too old or too new, or
-            the database of Dagster's storage cannot be used.
+            the group or the database of Dagster's storage cannot be used.
     """
+    data_folder = settings.data_folder
     check_data_folder(data_folder)
     Store(data_folder).check_format()
     with disk_errors(data_folder):
+        if sentence := restrict_access(data_folder, settings.data_group):
+            print(sentence, file=sys.stderr)
         home = data_folder / "dagster"
         home.mkdir(exist_ok=True)
         write_instance_file(home)

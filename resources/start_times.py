@@ -20,7 +20,9 @@ _MIN_EPOCH_S = 946_684_800  # the year 2000: smaller numbers are serial numbers
 
 
 def recording_start(row: Mapping[str, Any], settings: Settings) -> tuple[datetime, str] | None:
-    """Wall-clock time of a recording's first frame and the source of that time; None for a file without any video.
+    """Wall-clock time of a recording's first frame and the source of that time; None if it has no such time.
+
+    A file without any video has none, nor one whose times lie outside the years 1 to 9999.
 
     Args:
         row: The CLOCK_COLUMNS of the recording; those of its content are None before normalization.
@@ -30,7 +32,7 @@ def recording_start(row: Mapping[str, Any], settings: Settings) -> tuple[datetim
         return None
     lead_s = row["lead_s"] or 0.0
     content_s = row["duration_s_from_content"]
-    started_at_utc, source = determine_start_time(
+    start = determine_start_time(
         row["source_path"],
         row["created_at_utc"],
         row["mtime_utc"],
@@ -38,7 +40,8 @@ def recording_start(row: Mapping[str, Any], settings: Settings) -> tuple[datetim
         settings.ingest,
         settings.camera(row["camera"]),
     )
-    return started_at_utc + timedelta(seconds=lead_s), source
+    started_at_utc = _add_seconds(start[0], lead_s) if start else None
+    return (started_at_utc, start[1]) if start and started_at_utc else None
 
 
 def clock_version(settings: Settings) -> str:
@@ -57,8 +60,8 @@ def determine_start_time(
     duration_s: float,
     ingest: IngestSettings,
     camera: CameraSettings,
-) -> tuple[datetime, str]:
-    """Determine when a recording started, and the source of that time.
+) -> tuple[datetime, str] | None:
+    """Determine when a recording started, and the source of that time; None without any time in the years 1 to 9999.
 
     Args:
         source_path: Path relative to the watched folder, matched against the patterns of the settings as a whole: the
@@ -73,43 +76,75 @@ def determine_start_time(
         The time in UTC, and `file_name`, `container` or `mtime`. The camera's clock offset corrects times that come
         from the camera's clock; it does not apply to mtime, which comes from another clock.
     """
-    clock_offset = timedelta(seconds=camera.clock_offset_s)
     zone = ZoneInfo(camera.time_zone or ingest.time_zone)
     for pattern in ingest.captured_at_patterns:
         for match in re.finditer(pattern, source_path):
-            if time_utc := _parse_time(match.groupdict(), zone):
-                return time_utc + clock_offset, "file_name"
-    if created_at_utc is not None:
-        return created_at_utc + clock_offset, "container"
-    return mtime_utc - timedelta(seconds=duration_s), "mtime"
+            named_time_utc = _parse_time(match.groupdict(), zone)
+            if named_time_utc and (started_at_utc := _add_seconds(named_time_utc, camera.clock_offset_s)):
+                return started_at_utc, "file_name"
+    if created_at_utc and (started_at_utc := _add_seconds(created_at_utc, camera.clock_offset_s)):
+        return started_at_utc, "container"
+    started_at_utc = _add_seconds(mtime_utc, -duration_s)
+    return (started_at_utc, "mtime") if started_at_utc else None
+
+
+def _add_seconds(time_utc: datetime, seconds: float) -> datetime | None:
+    """Add seconds to a time; None if the result is outside the years 1 to 9999."""
+    try:
+        return time_utc + timedelta(seconds=seconds)
+    except OverflowError:
+        return None
 
 
 def _parse_time(groups: Mapping[str, str | None], zone: tzinfo) -> datetime | None:
-    """Parse the named groups of a pattern as a time; None if the digits are no valid time, such as a serial number."""
+    """Parse the named groups of a pattern as a time; None if they are none, such as a serial number or letters."""
+    try:
+        return _time_of_groups(groups, zone)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _time_of_groups(groups: Mapping[str, str | None], zone: tzinfo) -> datetime | None:
     if epoch := groups.get("epoch"):
-        epoch_s = int(epoch) / (1000 if len(epoch) > 11 else 1)
+        epoch_s = _parse_digits(epoch) / (1000 if len(epoch) > 11 else 1)
         if not _MIN_EPOCH_S <= epoch_s <= datetime.now(UTC).timestamp() + 86_400:
             return None
         return datetime.fromtimestamp(epoch_s, UTC)
-    numbers = {name: int(groups.get(name) or 0) for name in ("year", "month", "day", "hour", "minute", "second")}
+    names = ("year", "month", "day", "hour", "minute", "second")
+    numbers = {name: _parse_digits(groups.get(name)) for name in names}
     if half := groups.get("half"):
-        if not 1 <= numbers["hour"] <= 12:
+        if not 1 <= numbers["hour"] <= 12 or half.upper() not in ("AM", "PM"):
             return None
         numbers["hour"] = numbers["hour"] % 12 + (12 if half.upper() == "PM" else 0)
-    fraction_s = float(f"0.{groups.get('fraction') or 0}")
-    try:
-        local = datetime(**numbers, tzinfo=UTC if groups.get("utc") else _parse_zone(groups.get("zone")) or zone)  # type: ignore[arg-type]
-    except ValueError:
-        return None
+    fraction = groups.get("fraction") or ""
+    fraction_s = _parse_digits(fraction) / 10 ** len(fraction)
+    local = datetime(**numbers, tzinfo=UTC if groups.get("utc") else _parse_zone(groups.get("zone")) or zone)  # type: ignore[arg-type]
     return local.astimezone(UTC) + timedelta(seconds=fraction_s)
 
 
+def _parse_digits(text: str | None) -> int:
+    """Parse digits; 0 without any text.
+
+    Raises:
+        ValueError: The text has other characters.
+    """
+    if text and not text.isdecimal():
+        raise ValueError(f"{text!r} is not a number")
+    return int(text or 0)
+
+
 def _parse_zone(text: str | None) -> tzinfo | None:
-    """Parse a time zone in ISO 8601 notation, Z or ±hh:mm; None if there is none."""
+    """Parse a time zone in ISO 8601 notation, Z or ±hh:mm; None if there is none.
+
+    Raises:
+        ValueError: The text is no time zone.
+    """
     if not text:
         return None
     if text.upper() in ("Z", "UTC"):
         return UTC
+    if text[0] not in "+-":
+        raise ValueError(f"{text!r} is not a time zone")
     digits = text[1:].replace(":", "").ljust(4, "0")
     offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
     return timezone(-offset if text[0] == "-" else offset)

@@ -1,7 +1,7 @@
 """Lists the files of the watched folders; nothing in this package writes into those folders."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +10,8 @@ from resources.config.settings import Settings
 from resources.errors import PipelineError, RecordingError
 
 _NOT_A_FILE = "The entry is a pipe, a socket or a device, not a file."
+_MAX_NAME_LENGTH = 300  # of a folder in a sentence
+_MIN_MTIME_NS, _MAX_MTIME_NS = -(2**63), 2**63 - 1  # what tables can store: from 1677 to 2262
 _PARTIAL_EXTENSIONS = ("part", "partial", "crdownload", "download", "tmp", "temp", "filepart", "!qb", "aria2")
 
 
@@ -20,6 +22,25 @@ class FileState:
     size_bytes: int
     mtime_ns: int
 
+    @classmethod
+    def read(cls, path: Path) -> "FileState":
+        """Read the present state of a file.
+
+        Raises:
+            OSError: The file is missing, or its folder is not readable.
+        """
+        return cls.of(path.stat())
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> "FileState":
+        """The state of a file; an mtime that tables cannot store becomes the nearest one that they can."""
+        return cls(stat.st_size, min(max(stat.st_mtime_ns, _MIN_MTIME_NS), _MAX_MTIME_NS))
+
+    @property
+    def is_mtime_storable(self) -> bool:
+        """Whether the mtime is in the years that tables can store, 1678 to 2261."""
+        return _MIN_MTIME_NS < self.mtime_ns < _MAX_MTIME_NS
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -29,7 +50,7 @@ class Listing:
         files: State of every file that could be a recording, by path.
         skipped: Reason by path, for files that are not recordings and for folders that cannot be read. Hidden files and
             folders are omitted.
-        problems: One sentence per watched folder that cannot be read.
+        problems: One sentence per watched folder, or folder in it, that cannot be read.
     """
 
     files: dict[str, FileState] = field(default_factory=dict)
@@ -57,53 +78,66 @@ def list_watched_files(settings: Settings) -> Listing:
     Raises:
         PipelineError: No watched folder can be read.
     """
-    listing = Listing()
+    listing, unreadable_folders = Listing(), list[str]()
     for folder in settings.watched_folders:
         try:
             _list_folder(folder, "" if folder == settings.watched_folder else f"{folder}/", settings.ingest, listing)
         except PipelineError as error:
-            listing.problems.append(str(error))
-    if len(listing.problems) == len(settings.watched_folders):
-        raise PipelineError(" ".join(listing.problems))
+            unreadable_folders.append(str(error))
+    if len(unreadable_folders) == len(settings.watched_folders):
+        raise PipelineError(" ".join(unreadable_folders))
+    listing.problems[:0] = unreadable_folders
     return listing
 
 
 def _list_folder(folder: Path, prefix: str, ingest: IngestSettings, listing: Listing) -> None:
-    if folder.is_file():
+    try:
+        is_file, is_folder = folder.is_file(), folder.is_dir()
+    except OSError as error:
+        raise PipelineError(f"The watched folder {folder} cannot be read: {error.strerror or error}.") from error
+    if is_file:
         raise PipelineError(f"The watched folder {folder} is a file: name the folder that contains it.")
-    if not folder.is_dir():
+    if not is_folder:
         raise PipelineError(f"The watched folder {folder} does not exist: create it, mount it or name another.")
     root = folder.resolve()
     extensions = frozenset(ingest.extensions)
     links: dict[str, FileState] = {}
     for path, entry in _scan_files(folder, prefix, listing):
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            # A name that is not valid UTF-8 cannot be stored: it is listed with its invalid bytes escaped.
-            path = os.fsencode(path).decode("utf-8", "backslashreplace")
-        extension = entry.name.rpartition(".")[2].lower() if "." in entry.name else ""
+        result = _examine_entry(entry, root, extensions)
+        if isinstance(result, str):
+            listing.skipped[_storable_path(path)] = result
+        elif result is not None:
+            (links if entry.is_symlink() else listing.files)[_storable_path(path)] = result
+    listing.files.update(links)  # last, so that the recording is the file and links to it are duplicates
+
+
+def _storable_path(path: str) -> str:
+    """A path as tables can store it: bytes of names that are not valid UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _examine_entry(entry: "os.DirEntry[str]", root: Path, extensions: Collection[str]) -> FileState | str | None:
+    """The state of a file that could be a recording, or the reason why an entry is none; None if it was deleted."""
+    extension = entry.name.rpartition(".")[2].lower() if "." in entry.name else ""
+    try:
         if entry.is_symlink() and (reason := _non_file_reason(entry, root)):
-            listing.skipped[path] = reason
-        elif extension in _PARTIAL_EXTENSIONS:
-            listing.skipped[path] = (
+            return reason
+        if extension in _PARTIAL_EXTENSIONS:
+            return (
                 f"The extension .{extension} marks an unfinished copy or download: rename the file when it is complete."
             )
-        elif extension not in extensions:
-            listing.skipped[path] = (
+        if extension not in extensions:
+            extension = _storable_path(extension)
+            return (
                 f"The extension .{extension} is not in ingest.extensions: add it if the file is a recording."
                 if extension
                 else "The file name has no extension: add that of the file's format."
             )
-        elif reason := _non_file_reason(entry, root):
-            listing.skipped[path] = reason
-        else:
-            try:
-                stat = entry.stat()
-            except OSError:
-                continue  # deleted since it was listed
-            (links if entry.is_symlink() else listing.files)[path] = FileState(stat.st_size, stat.st_mtime_ns)
-    listing.files.update(links)  # last, so that the recording is the file and links to it are duplicates
+        return _non_file_reason(entry, root) or FileState.of(entry.stat())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"The file cannot be examined: {error.strerror or error}."
 
 
 def _non_file_reason(entry: "os.DirEntry[str]", root: Path) -> str | None:
@@ -145,7 +179,7 @@ def resolve_source_path(settings: Settings, source_path: str) -> Path:
 def _scan_files(folder: Path, prefix: str, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
     """Scan a folder recursively; yields path and directory entry of all but folders, ordered by name.
 
-    Links are not followed. Folders that cannot be read are added to `listing.skipped`.
+    Links are not followed. Folders that cannot be read are added to `listing.skipped` and `listing.problems`.
 
     Raises:
         PipelineError: The folder itself cannot be read.
@@ -159,20 +193,31 @@ def _scan_files(folder: Path, prefix: str, listing: Listing) -> Iterator[tuple[s
         except FileNotFoundError:
             continue  # deleted during the scan
         except OSError as error:
-            reason = f"The folder {path} cannot be read: {error.strerror}."
+            name = _storable_path(path)
+            name = name if len(name) <= _MAX_NAME_LENGTH else f"{name[:80]}…{name[-80:]}"
+            reason = f"The folder {name} cannot be read: {error.strerror}."
             if path == str(folder):
                 raise PipelineError(reason) from error
-            listing.skipped[path_prefix.rstrip("/")] = reason
+            listing.skipped[_storable_path(path_prefix.rstrip("/"))] = reason
+            listing.problems.append(reason)
             continue
         folders = []
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if _is_folder(entry):
                 folders.append((entry.path, f"{path_prefix}{entry.name}/"))
             else:
                 yield path_prefix + entry.name, entry
         pending += reversed(folders)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether a directory entry is a folder; False if that cannot be determined, which _examine_entry reports."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def is_incomplete_container(file: Path) -> bool:

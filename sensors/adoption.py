@@ -37,7 +37,7 @@ _NEVER_OBSERVED = 1
 _RECORDINGS_SQL = """
 WITH with_file AS (
     SELECT recording_id, min(seen_at_utc) AS first_at, min(source_path) AS source_path
-    FROM source_files WHERE state IN ('known', 'duplicate') GROUP BY recording_id
+    FROM source_files WHERE state IN ('known', 'duplicate', 'unverified') GROUP BY recording_id
 ), without_file AS (
     SELECT recording_id, min(finished_at_utc) AS first_at, '' AS source_path
     FROM newest WHERE recording_id NOT IN (SELECT recording_id FROM source_files WHERE recording_id IS NOT NULL)

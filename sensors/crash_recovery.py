@@ -10,24 +10,28 @@ from dagster import DagsterInstance, RunsFilter
 from cv_assets.batch import STOPPED_TAG
 from resources.dagster_instance.dagster_names import IN_PROGRESS_STATUSES
 from resources.dagster_instance.postgres_database import is_database_unreachable
+from resources.storage.leftovers import remove_leftovers
 
 
 def fail_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
     """Fail the runs that a power cut or a kill interrupted, so that the run planner requests their work again at once.
 
-    Orphaned processes are killed first, before they can write. The interrupted runs' concurrency slots are freed.
+    Orphaned processes are killed first, before they can write. The interrupted runs' concurrency slots are freed, and
+    the unfinished files of killed processes are removed.
 
     Call this function only in the process that holds the data folder's lock, before that process starts a daemon.
 
     Returns:
         Number of interrupted runs.
     """
-    _kill_orphaned_processes(data_folder / "dagster")
+    have_orphans_ended = kill_orphaned_processes(data_folder)
     interrupted = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_STATUSES))
     for run in interrupted:
         instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
         instance.report_run_failed(run, "Interrupted: the pipeline was stopped before this run ended.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    if have_orphans_ended:
+        remove_leftovers(data_folder)
     return len(interrupted)
 
 
@@ -39,15 +43,36 @@ def mark_running_as_interrupted(instance: DagsterInstance) -> None:
         instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
 
 
-def _kill_orphaned_processes(dagster_home: Path) -> None:
-    """Kill the Dagster processes of this data folder: while its lock is held, they belong to no running pipeline."""
-    orphans = []
+def kill_orphaned_processes(data_folder: Path) -> bool:
+    """Kill the Dagster processes of this data folder: while its lock is held, they belong to no running pipeline.
+
+    Returns:
+        Whether all of them have ended.
+    """
+    dagster_home, orphans = data_folder / "dagster", list[psutil.Process]()
     for process in psutil.process_iter(["cmdline"]):
         is_dagster = any("dagster" in Path(part).name for part in process.info["cmdline"] or [])
         if not is_dagster or process.pid == os.getpid():
             continue
         with suppress(psutil.Error):
-            if process.environ().get("DAGSTER_HOME") == str(dagster_home):
+            if _is_same_folder(process.environ().get("DAGSTER_HOME"), dagster_home):
                 orphans.append(process)
                 process.kill()
-    psutil.wait_procs(orphans, timeout=10)
+    _, remaining = psutil.wait_procs(orphans, timeout=10)
+    return all(map(_has_ended, remaining))
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended; in a container nothing may collect the exit status of an orphan."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _is_same_folder(path: str | None, folder: Path) -> bool:
+    """Whether a path names a folder, also by another spelling, through a link or through a second mount."""
+    try:
+        return path is not None and folder.samefile(path)
+    except OSError:
+        return False

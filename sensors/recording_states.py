@@ -13,7 +13,7 @@ from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import cameras_of
 from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.partitions import recordings_partitions
-from cv_assets.stage_asset import ANALYSIS
+from cv_assets.stage_asset import ANALYSIS, INGEST
 from resources.dagster_instance.dagster_names import QUEUED_STATUSES, UNFINISHED_STATUSES
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
 from resources.schema.views import STATUS_SEVERITY
@@ -61,6 +61,7 @@ class RecordingState:
         failed_stage: The stage that failed, was interrupted or quarantined; None with another status.
         hold_reason: What a person must fix before a retry can succeed; empty if nothing holds the recording.
         duration_s: Duration of the recording; 0 while unknown.
+        has_unhashed_files: Whether files must be read whole, to compare them with the content of the recording.
     """
 
     recording_id: str
@@ -75,12 +76,17 @@ class RecordingState:
     failed_stage: str | None = None
     hold_reason: str = ""
     duration_s: float = 0.0
+    has_unhashed_files: bool = False
 
     def is_done(self, max_attempts: int) -> bool:
         """Whether no further run will be requested: complete, rejected, or failed on the last attempt."""
-        if self.is_in_flight:
+        if self.is_in_flight or (self.has_unhashed_files and not self.has_failed_probe(max_attempts)):
             return False
         return self.is_rejected or not self.missing or (bool(self.failed) and self.attempt_count >= max_attempts)
+
+    def has_failed_probe(self, max_attempts: int) -> bool:
+        """Whether the stage that compares files failed on the last attempt, so that they are not compared."""
+        return RECORDINGS.name in self.failed and self.attempt_count >= max_attempts
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ def read_recording_states(
     stored_stages, other_rows = _read_stage_rows(store, stages)
     stale = _stale_assets(store, graph, recording_ids) if os.environ.get(STALE_VARIABLE) else {}
     durations_s, started_s = _read_durations(store), process_start_s()
+    unhashed = SourceIndex(store).unhashed_recordings()
     missing_assets: dict[int, frozenset[str]] = {}
     states = []
     for recording_id in recording_ids:
@@ -150,6 +157,7 @@ def read_recording_states(
                 failed_stage=worst["stage"] if worst and worst["status"] in _FAILED_STATUSES else None,
                 hold_reason=attempts.hold_reason,
                 duration_s=durations_s.get(recording_id, 0.0),
+                has_unhashed_files=recording_id in unhashed,
             )
         )
     return RecordingStates(states, queued_run_counts)
@@ -207,22 +215,29 @@ def _read_durations(store: Store) -> dict[str, float]:
 def _stale_assets(store: Store, graph: AssetGraph, recording_ids: Sequence[str]) -> dict[str, set[str]]:
     """By recording, the stale assets that can be recomputed.
 
-    If retention has deleted the normalized video, the video is recomputed first from the source file. If that file is
-    missing, too, the assets that need the video stay stale and keep their results.
+    If retention has deleted the normalized video, the video is recomputed first from the source file. If no file has
+    the content of the recording any more, the assets that need it stay stale with all that depends on them, and keep
+    their results.
     """
     stale: dict[str, set[str]] = {}
     for asset in stale_assets(store, cameras_of(store, recording_ids), graph):
         stale.setdefault(asset.recording_id, set()).add(asset.asset_name)
-    folder, index = graph.settings.watched_folder, SourceIndex(store)
+    with_file = SourceIndex(store).recordings_with_file(list(stale), graph.settings.watched_folder)
+    needs_file = graph.same_step(RECORDINGS.name) | graph.same_step(NORMALIZED_VIDEO)
     needs_video = set(graph.with_downstream(graph.direct_downstream(NORMALIZED_VIDEO), ANALYSIS))
-    contents = store.read(RECORDING_CONTENTS, columns=["recording_id", "video_path"]).to_pylist()
-    video_paths = {row["recording_id"]: row["video_path"] for row in contents}
+    columns = ["recording_id", "video_path", "normalized_by"]
+    contents = {row["recording_id"]: row for row in store.read(RECORDING_CONTENTS, columns=columns).to_pylist()}
     for recording_id, names in stale.items():
-        video_path = video_paths.get(recording_id)
-        if not names & needs_video or (video_path is not None and (store.data_folder / video_path).exists()):
-            continue
-        if any((folder / source_path).is_file() for source_path in index.load([recording_id])):
+        row, has_file = contents.get(recording_id), recording_id in with_file
+        has_video = row is not None and row["video_path"] is not None
+        if row is not None and has_video:
+            is_reference = row["normalized_by"] == "reference"
+            has_video = has_file if is_reference else (store.data_folder / row["video_path"]).exists()
+        if not has_file:
+            uncomputable = names & needs_file if has_video else names & (needs_file | needs_video)
+            for job_name in (INGEST, ANALYSIS):
+                uncomputable |= set(graph.with_downstream(frozenset(uncomputable), job_name))
+            names -= uncomputable
+        elif names & needs_video and not has_video:
             names |= graph.same_step(NORMALIZED_VIDEO)
-        else:
-            names -= needs_video
     return stale

@@ -9,12 +9,14 @@ from dagster import AssetKey, DagsterInstance, RunRequest
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.attempt_log import ATTEMPT_TAG
 from cv_assets.camera_settings import cameras_of
+from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.stage_asset import ANALYSIS, INGEST
 from resources.dagster_instance.dagster_names import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
+from resources.schema.recording_tables import RECORDINGS
 from resources.storage.delta_store import Store
 from sensors.recording_states import RecordingState, RecordingStates
 
@@ -76,7 +78,9 @@ def select_recordings(states: RecordingStates, recording_ids: Collection[str]) -
     return replace(
         states,
         states=[
-            state if state.recording_id in recording_ids else replace(state, missing=nothing, failed=nothing)
+            state
+            if state.recording_id in recording_ids
+            else replace(state, missing=nothing, failed=nothing, has_unhashed_files=False)
             for state in states.states
         ],
     )
@@ -167,6 +171,8 @@ def _missing_selection(state: RecordingState, graph: AssetGraph) -> tuple[str, t
     """The job and its assets that a recording lacks, ingest first; None if no asset is missing or it is in flight."""
     if state.is_in_flight:
         return None
+    if state.has_unhashed_files and not {RECORDINGS.name, NORMALIZED_VIDEO} <= state.missing:
+        return INGEST, graph.stages[RECORDINGS.name]  # what depends on the row stays valid: it keeps its content
     for job_name in (INGEST, ANALYSIS):
         missing = state.missing & set(graph.assets_of(job_name))
         if missing:

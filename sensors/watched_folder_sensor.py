@@ -23,14 +23,13 @@ from cv_assets.partitions import recordings_partitions
 from cv_assets.stage_asset import INGEST
 from resources.config.settings import Settings
 from resources.errors import PipelineError
-from resources.source_index import (
-    SourceFile,
-    SourceIndex,
-    find_emptied_folders,
+from resources.file_identification import (
+    KnownContents,
     find_grown_recordings,
+    identify_compared_files,
     identify_files,
-    skipped_files,
 )
+from resources.source_index import SourceFile, SourceIndex, find_emptied_folders, skipped_files
 from resources.storage.delta_store import Store
 from resources.watched_files import FileState, Listing, list_watched_files
 from sensors.file_stability import UnstableFiles, split_stable_files, stability_rule
@@ -164,17 +163,20 @@ def _add_recordings(
         stable |= _unreadable_files(listing, known)
         cursor = replace(cursor, reread_at_s=now)
     skipped = skipped_files(listing, settings.watched_folders)
-    known_skipped = {path: file for path, file in known.items() if file.state == "skipped"}
-    identified = identify_files(settings, stable, known)
-    changed = {path: file for path, file in identified.items() if file != known.get(path)}
-    if changed or skipped != known_skipped:
-        changed = find_grown_recordings(settings, changed, known)
-        known = {path: file for path, file in known.items() if file.state != "skipped"} | skipped | changed
+    # An unverified file that is gone is no file of any recording, and no run can compare it.
+    kept = {
+        path: file
+        for path, file in known.items()
+        if file.state != "skipped" and (not file.is_unverified or path in listing.files)
+    }
+    changed = _identify_changed(settings, store, listing, stable, kept)
+    if changed or kept | skipped != known:
+        known = kept | skipped | changed
         index.save(known.values())
     added = _without_partition(context.instance, known)
     if added:
         context.instance.add_dynamic_partitions(recordings_partitions.name or "", added)
-    needs_work = bool(unstable or added)
+    needs_work = bool(unstable or added) or any(file.is_unverified for file in known.values())
     return replace(
         cursor,
         unstable=unstable,
@@ -182,6 +184,23 @@ def _add_recordings(
         sentence=_skip_sentence(settings, listing, unstable, known),
         has_unreadable=any(file.may_become_readable for file in known.values()),
     ), added
+
+
+def _identify_changed(
+    settings: Settings,
+    store: Store,
+    listing: Listing,
+    stable: Mapping[str, FileState],
+    known: Mapping[str, SourceFile],
+) -> dict[str, SourceFile]:
+    """Identify the stable files, and the unverified ones that a run has compared; those that changed, by path."""
+    if not stable and not any(file.is_unverified for file in known.values()):
+        return {}
+    contents = KnownContents.load(store)
+    compared = identify_compared_files(settings, listing.files, known, contents)
+    identified = identify_files(settings, stable, {**known, **compared}, contents)
+    files = find_grown_recordings(settings, identified, known) | compared
+    return {path: file for path, file in files.items() if file != known.get(path)}
 
 
 def _request_ingest(
@@ -209,9 +228,11 @@ def _unreadable_files(listing: Listing, known: Mapping[str, SourceFile]) -> dict
 
 
 def _without_partition(instance: DagsterInstance, known: Mapping[str, SourceFile]) -> list[str]:
-    """Recordings that have no partition yet."""
+    """Recordings that have no partition yet; one with which a file is to be compared needs its partition."""
     partitions = set(instance.get_dynamic_partitions(recordings_partitions.name or ""))
-    recording_ids = dict.fromkeys(file.recording_id for file in known.values() if file.state == "known")
+    recording_ids = dict.fromkeys(
+        file.recording_id for file in known.values() if file.state == "known" or file.is_unverified
+    )
     return [recording_id for recording_id in recording_ids if recording_id and recording_id not in partitions]
 
 
@@ -224,6 +245,8 @@ def _skip_sentence(
         others = " and others" if len(unstable) > _MAX_NAMED_FILES else ""
         names = f"{', '.join(list(unstable)[:_MAX_NAMED_FILES])}{others}"
         sentences.append(f"{len(unstable)} files are not stable yet: {names}.")
+    if unverified_count := sum(file.is_unverified for file in known.values()):
+        sentences.append(f"{unverified_count} files are compared with recordings that seem to have the same content.")
     if listing.skipped:
         sentences.append(f"{len(listing.skipped)} files are skipped: the table source_files contains the reasons.")
     sentences += [

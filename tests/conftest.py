@@ -1,5 +1,6 @@
 """Fixtures that every test may use: an isolated environment, an empty store, numbered videos, real recordings."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +20,15 @@ _VARIABLES = (
 
 
 @pytest.fixture(autouse=True)
-def _isolated_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hide the environment variables of the person who runs the tests."""
     for name in _VARIABLES:
         # Set before it is deleted, so that monkeypatch also removes what the test itself puts into the environment.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    umask = os.umask(0o022)  # preparing a data folder changes it for the process
+    yield
+    os.umask(umask)
 
 
 @pytest.fixture(scope="session")

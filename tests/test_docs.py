@@ -189,7 +189,9 @@ def test_every_environment_variable_is_documented() -> None:
     rows = table_rows(section_of(DOCS / "configuration.md", "Environment variables"))
     documented = {row[0].strip("`") for row in rows}
     files = (
-        file for wing in ("resources", "cv_assets", "sensors", "cli") for file in (PROJECT_ROOT / wing).rglob("*.py")
+        file
+        for wing in ("resources", "cv_assets", "sensors", "serve", "cli")
+        for file in (PROJECT_ROOT / wing).rglob("*.py")
     )
     in_code = {name for file in files for name in re.findall(r"\bCV_ASSETS_[A-Z_]*[A-Z]\b", file.read_text())}
     # STALE_VARIABLE is set by `cv-assets process --stale` for its own daemon, not by people.
@@ -274,7 +276,9 @@ def _check_parameters(call: str, modules: list[str]) -> None:
 
 @each_page
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
-    names = re.findall(r"`((?:resources|cv_assets|sensors|cli|demo|tests|docs|benchmarks)/[\w./-]*)`", page.read_text())
+    names = re.findall(
+        r"`((?:resources|cv_assets|sensors|serve|cli|demo|tests|docs|benchmarks)/[\w./-]*)`", page.read_text()
+    )
     generated = {"demo/run", "demo/run/", "benchmarks/results.json"}
     examples = {"cv_assets/your_stage.py", "resources/inference/engines/your_engine.py"}
     missing = {name for name in names if not (PROJECT_ROOT / name).exists()}

@@ -1,6 +1,7 @@
 """Settings of single cameras: clock, video, zones, lines and ground plane."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, Self
 
@@ -12,8 +13,9 @@ from pydantic import (
 )
 
 from resources.config.media_config import VideoSettings
-from resources.config.section import Points, Section, TimeZone
+from resources.config.section import MAX_SHAPES, Points, Section, TimeZone
 
+MAX_CLOCK_OFFSET_S = 4e9  # more than a century: a clock that was never set begins in 1970
 Edge = tuple[tuple[float, float], tuple[float, float]]
 
 
@@ -91,7 +93,10 @@ class CameraSettings(Section):
         None, description="Time zone of the camera's clock (IANA name); null: ingest.time_zone."
     )
     clock_offset_s: float = Field(
-        0.0, description="Seconds added to the times of the camera's clock; negative if the clock is fast."
+        0.0,
+        ge=-MAX_CLOCK_OFFSET_S,
+        le=MAX_CLOCK_OFFSET_S,
+        description="Seconds added to the times of the camera's clock; negative if the clock is fast.",
     )
     video: VideoSettings | None = Field(None, description="Keys of video that differ for this camera.")
     units: Literal["relative", "px"] = Field(
@@ -114,10 +119,12 @@ class CameraSettings(Section):
         description="An object slower than this, in heights of its box per second, queues.",
     )
     zones: tuple[ZoneSettings, ...] = Field(
-        (), description="Polygons, for entries, exits, dwell time, occupancy and queues."
+        (), max_length=MAX_SHAPES, description="Polygons, for entries, exits, dwell time, occupancy and queues."
     )
     lines: tuple[LineSettings, ...] = Field(
-        (), description="Polylines with a direction, for crossings in and out, trips and speeds between them."
+        (),
+        max_length=MAX_SHAPES,
+        description="Polylines with a direction, for crossings in and out, trips and speeds between them.",
     )
     ground: GroundSettings | None = Field(
         None, description="Homography: four or more image points and their positions in metres."
@@ -132,7 +139,7 @@ class CameraSettings(Section):
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
         names = [zone.name for zone in self.zones] + [line.name for line in self.lines]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ValueError(f"two zones or lines have the name {', '.join(repeated)}: every name must be unique")
         for shape, points in self._all_points():
             for x, y in points:

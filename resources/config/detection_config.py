@@ -1,13 +1,13 @@
 """Settings of the models: weights, engine, thresholds and regions."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
     field_validator,
 )
 
-from resources.config.section import Polygon, Section
+from resources.config.section import MAX_SHAPES, Polygon, Section
 
 
 class DetectionSettings(Section):
@@ -42,7 +42,10 @@ class DetectionSettings(Section):
         description="Device that executes the model: auto, cpu, cuda:N or mps.",
     )
     image_size_px: int | None = Field(
-        None, ge=32, description="Longer side of the model's input in pixels; null: the size it was trained with."
+        None,
+        ge=32,
+        le=16_384,
+        description="Longer side of the model's input in pixels; null: the size it was trained with.",
     )
     min_confidence: float = Field(
         0.1,
@@ -58,7 +61,10 @@ class DetectionSettings(Section):
     )
     max_per_frame: int = Field(300, ge=1, description="At most this many boxes per frame, best first.")
     class_names: tuple[str, ...] | None = Field(
-        None, min_length=1, description="Keep only these classes; null keeps all classes of the model."
+        None,
+        min_length=1,
+        max_length=10_000,
+        description="Keep only these classes; null keeps all classes of the model.",
     )
     max_rate_fps: float | None = Field(
         None, gt=0, description="Run the model on at most this many frames per second; null: on every frame."
@@ -67,7 +73,7 @@ class DetectionSettings(Section):
         False,
         description="Skip inference on unchanged frames; they reuse the boxes of the last frame inferred.",
     )
-    regions: dict[str, tuple[Polygon, ...]] = Field(
+    regions: dict[str, Annotated[tuple[Polygon, ...], Field(max_length=MAX_SHAPES)]] = Field(
         {},
         description="Per camera (* for all others), polygons of [x, y] as shares of width and height: only boxes whose "
         "centre is inside one are kept, and only that part of the frame is inferred.",

@@ -38,6 +38,38 @@ _CAPTURED_AT_PATTERNS = (
 )  # fmt: skip
 
 
+_NUMBER_GROUPS = ("year", "month", "day", "hour", "minute", "second")
+_CONTEXT = re.compile(r"\(\?[=!<]|\(\?P=|\\[1-9]")  # lookaround and backreferences
+
+
+def _group_expression(pattern: str, name: str) -> str:
+    """The expression inside a named group of a valid regular expression."""
+    start = position = pattern.index(f"(?P<{name}>") + len(f"(?P<{name}>")
+    depth, class_start = 1, -1
+    while depth and position < len(pattern):
+        character = pattern[position]
+        if character == "\\":
+            position += 1
+        elif class_start >= 0:
+            # A bracket at the start of a set belongs to the set.
+            is_end = character == "]" and pattern[class_start + 1 : position].lstrip("^")
+            class_start = -1 if is_end else class_start
+        elif character == "[":
+            class_start = position
+        else:
+            depth += {"(": 1, ")": -1}.get(character, 0)
+        position += 1
+    return pattern[start : position - 1]
+
+
+def _can_match_number(expression: str, flags: int) -> bool:
+    """Whether an expression matches any number of up to four digits; True if that depends on what is around it."""
+    if _CONTEXT.search(expression):
+        return True
+    numbers = (text for number in range(10_000) for text in {f"{number}", f"{number:02}", f"{number:04}"})
+    return any(re.fullmatch(expression, text, flags) for text in numbers)
+
+
 class IngestSettings(Section):
     """When a file in a watched folder is ingested, and when it was recorded."""
 
@@ -54,10 +86,12 @@ class IngestSettings(Section):
             "3gp", "asf", "avi", "dav", "flv", "h264", "h265", "hevc", "264", "265", "ivf", "m2ts", "m4v", "mkv",
             "mov", "mp4", "mpeg", "mpg", "mts", "mxf", "ogv", "ts", "vob", "webm", "wmv",
         ),
+        max_length=1000,
         description="File name extensions that are ingested.",
     )  # fmt: skip
     captured_at_patterns: tuple[str, ...] = Field(
         _CAPTURED_AT_PATTERNS,
+        max_length=100,
         description="Regular expressions that find the start time in a file's path, tried in order. Named groups: "
         "year, month, day, hour, minute and, where present, second, fraction, half (AM or PM), zone (Z or +hh:mm), "
         "utc (any match means UTC); or epoch (seconds or milliseconds since 1970).",
@@ -74,12 +108,16 @@ class IngestSettings(Section):
     def _check_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in value:
             try:
-                groups = set(re.compile(pattern).groupindex)
-            except re.error as error:
+                expression = re.compile(pattern)
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+            groups = set(expression.groupindex)
             missing_groups = {"year", "month", "day", "hour", "minute"} - groups
             if missing_groups and "epoch" not in groups:
                 raise ValueError(f"{pattern!r} lacks the named groups {sorted(missing_groups)}")
+            for name in sorted(groups & set(_NUMBER_GROUPS)) if not expression.flags & re.VERBOSE else ():
+                if not _can_match_number(_group_expression(pattern, name), expression.flags):
+                    raise ValueError(f"{pattern!r} has the named group {name}, which matches no number: use digits")
         return value
 
 
@@ -90,9 +128,9 @@ class VideoSettings(Section):
         1080, ge=64, description="Taller frames are scaled down to this height in pixels; null keeps every size."
     )
     max_rate_fps: float | None = Field(
-        None, gt=0, description="Higher frame rates are decimated to this one; null keeps every frame."
+        None, ge=0.001, description="Higher frame rates are decimated to this one; null keeps every frame."
     )
-    every_nth: int = Field(1, ge=1, description="Keep only every n-th frame of the source.")
+    every_nth: int = Field(1, ge=1, le=10_000, description="Keep only every n-th frame of the source.")
     max_gap_fill_s: float = Field(
         1.0,
         ge=0,
@@ -125,9 +163,11 @@ class VideoSettings(Section):
         64_000_000, gt=0, description="A recording whose frame size exceeds this many pixels is rejected."
     )
     max_memory_mb: int = Field(
-        6000, ge=500, description="A recording whose decoding needs more memory, in MB, is rejected."
+        6000, ge=500, le=10_000_000, description="A recording whose decoding needs more memory, in MB, is rejected."
     )
-    stall_s: float = Field(60.0, gt=0, description="Decoding without progress for this time, in seconds, is stopped.")
+    stall_s: float = Field(
+        60.0, gt=0, le=86_400, description="Decoding without progress for this time, in seconds, is stopped."
+    )
 
     @model_validator(mode="after")
     def _check_ranges(self) -> "VideoSettings":

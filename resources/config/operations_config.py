@@ -13,6 +13,9 @@ from pydantic import (
 
 from resources.config.section import Secret, Section
 
+_MAX_DAYS = 36_500  # a century
+_MAX_CHANNELS, _MAX_RECIPIENTS = 100, 100
+
 
 class BatchSettings(Section):
     """How much one run processes; a run loads the model once."""
@@ -22,6 +25,7 @@ class BatchSettings(Section):
     checkpoint_s: float = Field(
         60,
         gt=0,
+        le=1_000_000,
         description="Length of a checkpoint in seconds of footage: a killed run repeats at most one.",
     )
     max_attempts: int = Field(2, ge=1, description="Attempts per recording, the first included.")
@@ -50,16 +54,18 @@ class RetentionSettings(Section):
     runs_after_days: float | None = Field(
         30,
         ge=0,
+        le=_MAX_DAYS,
         description="Finished runs that are not the latest materialization of any partition, with their events.",
     )
-    logs_after_days: float | None = Field(14, ge=0, description="Compute logs of finished runs.")
+    logs_after_days: float | None = Field(14, ge=0, le=_MAX_DAYS, description="Compute logs of finished runs.")
     media_after_days: float | None = Field(
-        None, ge=0, description="Normalized videos; results computed from them stay."
+        None, ge=0, le=_MAX_DAYS, description="Normalized videos; results computed from them stay."
     )
-    crops_after_days: float | None = Field(None, ge=0, description="JPEG images of crops; rows stay.")
+    crops_after_days: float | None = Field(None, ge=0, le=_MAX_DAYS, description="JPEG images of crops; rows stay.")
     archive_after_days: float | None = Field(
         None,
         ge=0,
+        le=_MAX_DAYS,
         description="Recordings finished so long ago are removed from Dagster's partitions; all their rows stay. For "
         "archives of more than 100,000 recordings.",
     )
@@ -111,7 +117,7 @@ class EmailSettings(ChannelSettings):
     password: Secret | None = Field(None, description="Password, or {env: NAME} to read it from the environment.")
     sender: str = Field(pattern=r"^[^\s@]+@[^\s@]+$", description="Sender address.")
     recipients: tuple[Annotated[str, Field(pattern=r"^[^\s@]+@[^\s@]+$")], ...] = Field(
-        min_length=1, description="Recipient addresses."
+        min_length=1, max_length=_MAX_RECIPIENTS, description="Recipient addresses."
     )
 
     @model_validator(mode="after")
@@ -128,13 +134,13 @@ class NotificationSettings(Section):
     backlog_min_recordings: int = Field(
         20, ge=1, description="This many waiting recordings are a backlog, whose end is notified."
     )
-    no_data_after_h: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    no_data_after_h: dict[str, Annotated[float, Field(gt=0, le=24 * _MAX_DAYS)]] = Field(
         {},
         description='Per camera (* for all others, "" for files directly in the watched folder), hours without a file '
         "before a no-data alert.",
     )
-    webhooks: tuple[WebhookSettings, ...] = Field((), description="Webhook channels.")
-    emails: tuple[EmailSettings, ...] = Field((), description="E-mail channels.")
+    webhooks: tuple[WebhookSettings, ...] = Field((), max_length=_MAX_CHANNELS, description="Webhook channels.")
+    emails: tuple[EmailSettings, ...] = Field((), max_length=_MAX_CHANNELS, description="E-mail channels.")
 
     @property
     def channels(self) -> tuple[WebhookSettings | EmailSettings, ...]:

@@ -36,14 +36,15 @@ def check_time_zone(value: str) -> str:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 TimeZone = Annotated[str, AfterValidator(check_time_zone)]
-Polygon = tuple[tuple[float, float], ...]
-Points = tuple[tuple[float, float], ...]
+MAX_SHAPES, _MAX_POINTS = 200, 200  # far more than anyone draws; checks of outlines take the square of the points
+Polygon = Annotated[tuple[tuple[float, float], ...], Field(max_length=_MAX_POINTS)]
+Points = Annotated[tuple[tuple[float, float], ...], Field(max_length=_MAX_POINTS)]
 
 
 class EnvironmentVariable(Section):
     """A secret that is read from an environment variable, so that it need not be in the settings file."""
 
-    env: str = Field(min_length=1, description="Name of the environment variable.")
+    env: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the environment variable.")
 
 
 Secret = SecretStr | EnvironmentVariable

@@ -23,14 +23,21 @@ class Settings(Section):
 
     watched_folder: Path = Field(Path("recordings"), description="Folder in which recordings are dropped; only read.")
     further_watched_folders: tuple[Path, ...] = Field(
-        (), description="More watched folders, such as a recorder's share."
+        (), max_length=100, description="More watched folders, such as a recorder's share."
     )
     data_folder: Path = Field(Path("data"), description="Folder of tables, normalized videos and Dagster's storage.")
+    data_group: str | None = Field(
+        None,
+        min_length=1,
+        description="Group of this machine whose members may read the data folder; null: only its owner may.",
+    )
     ingest: IngestSettings = IngestSettings()
     video: VideoSettings = VideoSettings()
     scenes: SceneSettings = SceneSettings()
     detections: DetectionSettings = DetectionSettings()
-    models: tuple[ModelSettings, ...] = Field((), description="Further models, each an asset with tables of its own.")
+    models: tuple[ModelSettings, ...] = Field(
+        (), max_length=50, description="Further models, each an asset with tables of its own."
+    )
     tracks: TrackSettings = TrackSettings()
     crops: CropSettings = CropSettings()
     batches: BatchSettings = BatchSettings()

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -14,6 +15,7 @@ from pydantic import (
 
 from resources.config.detection_config import DetectionSettings
 from resources.config.operations_config import ChannelSettings, NotificationSettings
+from resources.config.section import EnvironmentVariable
 from resources.config.settings import Settings
 from resources.errors import PipelineError
 
@@ -26,6 +28,12 @@ _VALUE_VARIABLES = {
     "CV_ASSETS_WEIGHTS": ("detections", "weights"),
 }
 _MAX_QUOTE_LENGTH = 100
+_KEY_NAME = re.compile(r"[A-Za-z_][\w-]{0,39}")
+_SECRET_NAME = EnvironmentVariable.__name__
+_UNION_BRANCH = re.compile(r"[a-z-]+\[.*\]")  # which Pydantic adds to the path of a value
+_QUOTED_TEXT = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
+_QUOTED_SYMBOL = re.compile(r"""['"](?:.|\\.|<[a-z ]+>)['"]""")
+_MAX_FILE_BYTES = 1_000_000  # more would take tens of seconds to read, in every process
 
 
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -49,8 +57,12 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         values = _read_yaml(file)
     _check_keys(Settings, values, file)
     _override_values(values, environment)
-    settings = _resolve_paths(_validate(values, file), file.parent)
-    _check_folders(settings, file)
+    settings = _validate(values, file)
+    try:
+        settings = _resolve_paths(settings, file.parent)
+        _check_folders(settings, file)
+    except (OSError, RuntimeError) as error:  # too long, or ~ with an unknown user
+        raise PipelineError(f"{file}: a path cannot be used: {error}") from error
     return settings
 
 
@@ -75,16 +87,24 @@ def _validate(values: Mapping[str, Any], file: Path) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        first_error = error.errors()[0]
-        key = ".".join(str(part) for part in first_error["loc"])
-        message = first_error["msg"].removeprefix("Value error, ").replace("tuple", "list")
-        value = repr(first_error["input"])
-        # A value of the notifications section may be a secret, so it is never quoted.
-        is_quotable = len(value) <= _MAX_QUOTE_LENGTH and not key.startswith("notifications")
-        quote = f" (value: {value})" if is_quotable else ""
-        raise PipelineError(f"{file}: {key}: {message}{quote}.") from error
-    if "\0" in f"{settings.watched_folder}{settings.data_folder}{settings.detections.weights}":
-        raise PipelineError(f"{file}: a path contains a zero byte: remove it.")
+        errors = error.errors()
+        # A secret that is a mapping is reported as no text, too, and first.
+        is_mapping = isinstance(errors[0]["input"], Mapping)
+        first_error = next((item for item in errors if is_mapping and _SECRET_NAME in item["loc"]), errors[0])
+        parts = [str(part) for part in first_error["loc"]]
+        key = ".".join(part for part in parts if part != _SECRET_NAME and not _UNION_BRANCH.fullmatch(part))
+        message = first_error["msg"].removeprefix("Value error, ").replace(" after validation", "")
+        message = message.replace("tuple", "list").replace("Tuple", "List")
+        value = first_error["input"]
+        # A value of the notifications section may be a secret; so may a part of a larger value, where lines are
+        # indented wrongly. The cause is left out, because Dagster would print it with the values.
+        is_quotable = isinstance(value, str | int | float) and not key.startswith("notifications")
+        quote = f" (value: {value!r})" if is_quotable and len(repr(value)) <= _MAX_QUOTE_LENGTH else ""
+        raise PipelineError(f"{file}: {key}: {message}{quote}.") from None
+    weights = [model.weights for model in settings.all_models]
+    for path in (*map(str, settings.watched_folders), str(settings.data_folder), *weights):
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in path):
+            raise PipelineError(f"{file}: the path {path!a} has a zero byte or is not valid UTF-8: rename it.")
     return settings
 
 
@@ -104,20 +124,30 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
             "further_watched_folders": tuple(
                 folder / further_folder.expanduser() for further_folder in settings.further_watched_folders
             ),
-            "data_folder": folder / settings.data_folder.expanduser(),
+            "data_folder": _real_path(folder / settings.data_folder.expanduser()),
         }
     )
 
 
+def _real_path(path: Path) -> Path:
+    """The path without links: a data folder has one name, however it is spelled."""
+    return Path(os.path.realpath(path))
+
+
 def _check_folders(settings: Settings, file: Path) -> None:
-    """Check that neither the data folder nor weights nor another watched folder is inside a watched folder."""
+    """Check that no folder is inside another, and that no weights are inside a watched folder."""
     data_folder = settings.data_folder
-    watched_folders = [folder.resolve() for folder in settings.watched_folders]
+    watched_folders = [_real_path(folder) for folder in settings.watched_folders]
     for folder in watched_folders:
-        if data_folder.resolve().is_relative_to(folder):
+        if data_folder.is_relative_to(folder):
             raise PipelineError(
                 f"{file}: data_folder {data_folder} is inside the watched folder {folder}, so results would be "
                 "ingested as recordings: choose another data_folder (or --data)."
+            )
+        if folder.is_relative_to(data_folder):
+            raise PipelineError(
+                f"{file}: the watched folder {folder} is inside the data folder {data_folder}, in which the pipeline "
+                "writes and deletes files: choose another watched folder, or another data_folder (or --data)."
             )
         if nested := [inner for inner in watched_folders if inner is not folder and inner.is_relative_to(folder)]:
             raise PipelineError(
@@ -125,7 +155,7 @@ def _check_folders(settings: Settings, file: Path) -> None:
                 "would be ingested twice: list only one of them."
             )
     for model in settings.all_models:
-        weights = Path(model.weights).expanduser().resolve()
+        weights = _real_path(Path(model.weights).expanduser())
         if weights.exists() and any(weights.is_relative_to(folder) for folder in watched_folders):
             raise PipelineError(
                 f"{file}: the weights {model.weights} are in a watched folder, to which anyone may add files, and "
@@ -161,6 +191,14 @@ def _resolve_certificates(notifications: NotificationSettings, folder: Path) -> 
 class _UniqueKeys(yaml.SafeLoader):
     """A YAML loader that rejects a repeated key; PyYAML alone would silently keep its last value."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):  # of int() and others, whose texts quote the value
+            kind = node.tag.rpartition(":")[2]
+            problem = f"the value is not of the type {kind}"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
         for key, _ in node.value:
@@ -168,19 +206,27 @@ class _UniqueKeys(yaml.SafeLoader):
                 continue
             if (key.tag, key.value) in keys:
                 line = key.start_mark.line + 1
-                raise yaml.YAMLError(f'the key "{key.value}" is repeated in line {line}')
+                name = f'the key "{key.value}"' if _KEY_NAME.fullmatch(key.value) else "a key"
+                raise yaml.YAMLError(f"{name} is repeated in line {line}")
             keys.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)
+        with file.open("rb") as content:
+            text = content.read(_MAX_FILE_BYTES + 1)
+        if len(text) > _MAX_FILE_BYTES:
+            raise PipelineError(
+                f"{file}: the settings file is larger than {_MAX_FILE_BYTES:,} bytes: shorten its lists, or name "
+                "another file with --settings."
+            )
+        values = yaml.load(text.decode("utf-8"), _UniqueKeys)
     except OSError as error:
         raise PipelineError(f"{file}: the settings file cannot be read: {error.strerror or error}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise PipelineError(f"{file}: the settings file is not valid YAML: {problem}.") from error
+        # Without the cause, which Dagster would print with the lines that it quotes.
+        raise PipelineError(f"{file}: the settings file is not valid YAML: {_describe_problem(error)}.") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -190,11 +236,28 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
+def _describe_problem(error: Exception) -> str:
+    """Describe an error of the YAML parser by its position, without the text of the file, which may be a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark = error.problem_mark or error.context_mark
+    position = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    problem = f"{error.problem} ({error.context})" if error.context else f"{error.problem}"
+    return position + _QUOTED_TEXT.sub(
+        lambda quote: quote[0] if _QUOTED_SYMBOL.fullmatch(quote[0]) else "(not shown)", problem
+    )
+
+
 def _check_keys(model: type[BaseModel], values: Mapping[Any, Any], file: Path, prefix: str = "") -> None:
     """Check that all keys are known; the error on an unknown key suggests the nearest known one."""
     for key, value in values.items():
         field = model.model_fields.get(str(key))
         if field is None:
+            # A text that is no name, or is in the place of a secret, may be a secret itself.
+            is_secret = model is EnvironmentVariable and not difflib.get_close_matches(str(key), model.model_fields)
+            if is_secret or not _KEY_NAME.fullmatch(str(key)):
+                known = ", ".join(model.model_fields)
+                raise PipelineError(f"{file}: {prefix or 'a key, '}(not shown) is unknown; known: {known}.")
             nearest = difflib.get_close_matches(str(key), model.model_fields, n=1, cutoff=0.4)
             hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known: {', '.join(model.model_fields)}."
             raise PipelineError(f"{file}: {prefix}{key} is unknown; {hint}")

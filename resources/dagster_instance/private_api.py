@@ -4,9 +4,14 @@
 """
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dagster import AssetKey, StepExecutionContext
+import dagster
+from dagster import AssetKey, DagsterInstance, StepExecutionContext
+
+if TYPE_CHECKING:
+    from dagster._core.workspace.context import WorkspaceProcessContext
 
 
 def add_asset_metadata(
@@ -21,3 +26,14 @@ def add_asset_metadata(
         step._metadata_accumulator = step._metadata_accumulator.with_additional_asset_metadata(
             AssetKey(asset_name), partition, metadata
         )
+
+
+def open_workspace(instance: DagsterInstance, workspace_file: Path) -> "WorkspaceProcessContext":
+    """Open the workspace that Dagster's web application serves; a context manager.
+
+    The public ways to the web application are commands that serve it themselves, on a port that they leave unguarded.
+    """
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    return WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace_file)]), version=dagster.__version__)

@@ -28,6 +28,7 @@ from resources.media.encode import displayed_size
 # In order of preference: Apple's date includes the local time zone, the others are UTC by their specification.
 _CREATION_TAGS = ("com.apple.quicktime.creationdate", "creation_time", "date_recorded", "date")
 _FIELD_ORDERS = ("unknown", "progressive", "top_first", "bottom_first", "top_first", "bottom_first")
+_MAX_FRAME_COUNT = 2**31 - 1  # what the column can store; no file has more
 _MIN_CREATION_YEAR = 1990  # clocks that were never set start at 1904 or 1970
 
 
@@ -132,7 +133,7 @@ def probe(
             rate_fps_num_from_header=rate.numerator if rate else None,
             rate_fps_den_from_header=rate.denominator if rate else None,
             rate_fps_from_header=float(rate) if rate else None,
-            frame_count_from_header=stream.frames or None,
+            frame_count_from_header=stream.frames if 0 < stream.frames <= _MAX_FRAME_COUNT else None,
             duration_s_from_header=duration_s,
             start_time_s_from_header=float(stream.start_time * time_base) if stream.start_time is not None else None,
             created_at_utc=created_at_utc,

@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from resources.errors import RejectedRecordingError
 from resources.media.container import best_stream, open_container
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ _STANDARD_RATES_FPS = (
     *(Fraction(n * 1000, 1001) for n in (15, 24, 30, 48, 60, 120)),
 )  # fmt: skip
 _FALLBACK_RATE_FPS = Fraction(25)
+_MIN_RATE_FPS, _MAX_RATE_FPS = Fraction(1, 86_400), 100_000  # a frame a day; faster cameras write slowed-down files
+_MAX_DURATION_S = 1e8  # three years
 _MAX_VARIABLE_RATE_FPS = 60.0  # bursts in a variable-rate recording do not determine its rate
 _MAX_REORDERING_S = 2.0  # B-frames are presented before preceding packets, but not by more than this
 _REMUX_TOLERANCE_S = 0.0011  # timestamps rounded to milliseconds still count as a constant frame rate
@@ -90,7 +93,7 @@ def read_timeline(path: Path, report_alive: Callable[[], None] = lambda: None) -
 
     Raises:
         RecordingError: The file does not exist or is not readable.
-        RejectedRecordingError: The file is not a video.
+        RejectedRecordingError: The file is not a video, or its frame rate or duration is impossible.
     """
     times_s, pts = array("d"), array("q")
     packet_count, unusable_count, starts_with_keyframe, is_truncated = 0, 0, True, False
@@ -121,9 +124,11 @@ def read_timeline(path: Path, report_alive: Callable[[], None] = lambda: None) -
     has_timestamps = stores_timestamps and len(times_s) >= max(1.0, 0.9 * (packet_count - unusable_count))
     if not has_timestamps:
         rate_fps = header_rates_fps[0] if header_rates_fps else _FALLBACK_RATE_FPS
+        _check_plausible(rate_fps, packet_count / float(rate_fps))
         return Timeline(packet_count, rate_fps, has_timestamps=False, is_truncated=is_truncated)
     ascending_s = np.sort(np.array(times_s))
     rate_fps, deviation_s = estimate_rate(ascending_s, header_rates_fps)
+    _check_plausible(rate_fps, float(ascending_s[-1] - ascending_s[0]))
     can_remux = (
         codec_name == "h264"
         and starts_with_keyframe
@@ -141,6 +146,24 @@ def read_timeline(path: Path, report_alive: Callable[[], None] = lambda: None) -
         first_pts_s=float(ascending_s[0]),
         dts=_compute_dts(pts) if can_remux else (),
         is_truncated=is_truncated,
+    )
+
+
+def _check_plausible(rate_fps: Fraction, duration_s: float) -> None:
+    """Check that a frame rate and a duration can be those of a recording: others give times that nothing can store.
+
+    Raises:
+        RejectedRecordingError: One of them is impossible.
+    """
+    if not _MIN_RATE_FPS <= rate_fps <= _MAX_RATE_FPS:
+        value = f"The frame rate of the file, {float(rate_fps):.3g} frames/s, is impossible"
+    elif duration_s > _MAX_DURATION_S:
+        value = f"The duration of the file, {duration_s:.3g} s according to its timestamps or frame rate, is impossible"
+    else:
+        return
+    raise RejectedRecordingError(
+        f"{value}, so the times of its frames are unknown: write the real rate into a copy, for example with "
+        "ffmpeg -r 25 -i FILE -c copy COPY."
     )
 
 
@@ -181,5 +204,5 @@ def estimate_rate(times_s: np.ndarray, header_rates_fps: Sequence[Fraction]) -> 
     median_fps = min(1 / float(np.median(steps_s[steps_s > 0])), _MAX_VARIABLE_RATE_FPS)
     nearest = min((*header_rates_fps, *_STANDARD_RATES_FPS), key=lambda candidate: abs(float(candidate) - median_fps))
     if abs(float(nearest) - median_fps) > 0.01 * median_fps:
-        nearest = Fraction(median_fps).limit_denominator(1001)
+        nearest = Fraction(median_fps).limit_denominator(1001) or Fraction(median_fps).limit_denominator(100_000)
     return nearest, deviation_s

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import smtplib
 import socket
 import ssl
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -39,6 +41,7 @@ DELIVERY_S = 25.0  # a sensor's tick has 60 s in all before Dagster times it out
 _RESPONSE_TIMEOUT_S = 10.0
 _DEFAULT_PORTS = {"none": 25, "starttls": 587, "ssl": 465}
 _UNREACHABLE_ERRNOS = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
+_MIN_SECRET_LENGTH = 8  # shorter parts of an address are words
 _GATEWAY_STATUSES = (502, 504)  # the gateway has no answer from its server, which may have accepted the message
 Channel = WebhookSettings | EmailSettings
 
@@ -90,8 +93,9 @@ def send_message(channel: Channel, message: Message) -> Delivery:
     secrets: list[str] = []
     try:
         if isinstance(channel, WebhookSettings):
-            secrets.append(resolve_secret(channel.url))
-            delivery = _post_to_webhook(channel, check_web_address(secrets[0]), message)
+            url = resolve_secret(channel.url)
+            secrets.extend(_secret_parts(url))
+            delivery = _post_to_webhook(channel, check_web_address(url), message)
         else:
             if channel.password is not None:
                 secrets.append(resolve_secret(channel.password))
@@ -217,6 +221,16 @@ def _tls_context(channel: Channel) -> ssl.SSLContext:
 
 def _answer_text(code: int, text: bytes | str) -> str:
     return f"The server answers {code} {text.decode(errors='replace') if isinstance(text, bytes) else text}"
+
+
+def _secret_parts(url: str) -> list[str]:
+    """The address of a webhook and the parts of it that a server may quote in its answer, longest first."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return [url]
+    texts = {url, parts.password or "", *re.split(r"[/?&=]", f"{parts.path}?{parts.query}")}
+    return sorted((text for text in texts if len(text) >= _MIN_SECRET_LENGTH), key=len, reverse=True)
 
 
 def _mask_secrets(secrets: Sequence[str], text: str | None) -> str | None:

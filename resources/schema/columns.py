@@ -124,12 +124,14 @@ RECORDING_ID = Column("recording_id", TEXT, "The recording: slug of its file nam
 
 CAMERA = Column("camera", TEXT, "First folder under the watched folder; NULL for files directly in it", nullable=True)
 FINGERPRINT = Column("fingerprint", TEXT, "Hash of the file's size and of sampled blocks of its content")
+CONTENT_HASH = Column("content_hash", TEXT, "Hash of all bytes of the file")
 
 SOURCE_PATH = Column(
     "source_path", TEXT, "Path of the file, relative to the watched folder; absolute in a further watched folder"
 )
 SIZE_BYTES = Column("size_bytes", BIG, "Size of the file", "bytes", minimum=0)
 MTIME_UTC = Column("mtime_utc", UTC, "Modification time of the file", "UTC")
+MTIME_NS = Column("mtime_ns", BIG, "Modification time of the file, exactly", "ns since 1970")
 FRAME_INDEX = Column("frame_index", INT, "Index of the frame in the normalized video, from 0", minimum=0)
 
 TIME_S = Column("time_s", FLOAT, "Media time of the source: PTS of the frame minus the first PTS", "s", minimum=0)

@@ -1,6 +1,9 @@
 """Tables of operation: the attempts of stages, and notifications."""
 
+import pyarrow as pa
+
 from resources.schema.columns import (
+    BIG,
     CAMERA,
     FLOAT,
     INT,
@@ -82,7 +85,23 @@ STAGE_RUNS = Table(
         Column(
             "requested_by",
             TEXT,
-            "Who requested the run: the name of a sensor or schedule, backfill, or person",
+            "Who requested the run: the name of a sensor or schedule, backfill, person, or repair",
+        ),
+        Column(
+            "commits",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("table_name", TEXT),
+                        pa.field("recording_id", TEXT),
+                        pa.field("delta_version", BIG),
+                        pa.field("row_count", BIG),
+                    ]
+                )
+            ),
+            "Commits of the attempt: table, recording, version of the Delta table, number of rows of the recording; "
+            "NULL if the attempt was recorded by the run planner or by an older version",
+            nullable=True,
         ),
     ),
 )

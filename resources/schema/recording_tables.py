@@ -1,12 +1,12 @@
-"""Tables of ingest: source files, recordings, their contents and clocks, frames, scenes and stretches."""
+"""Tables of ingest: source files and their hashes, recordings, their contents and clocks, frames, scenes, stretches."""
 
 import pyarrow as pa
 
 from resources.schema.columns import (
-    BIG,
     CAMERA,
     CAPTURED_AT_SOURCE,
     CAPTURED_AT_UTC,
+    CONTENT_HASH,
     DURATION_S,
     END_S,
     FINGERPRINT,
@@ -18,6 +18,7 @@ from resources.schema.columns import (
     HEIGHT_PX,
     INT,
     LAST_FRAME_INDEX,
+    MTIME_NS,
     MTIME_UTC,
     RECORDING_ID,
     SIZE_BYTES,
@@ -42,13 +43,14 @@ SOURCE_FILES = Table(
         CAMERA,
         nullable(FINGERPRINT),
         SIZE_BYTES,
-        Column("mtime_ns", BIG, "Modification time of the file, exactly", "ns since 1970"),
+        MTIME_NS,
         Column(
             "state",
             TEXT,
-            "known: is a recording; duplicate: same content as another path; unreadable: cannot be read; skipped: is "
-            "not ingested; archived: is a recording that is no longer a Dagster partition",
-            allowed=("known", "duplicate", "unreadable", "skipped", "archived"),
+            "known: is a recording; duplicate: same content as another path; unverified: seems to have the content of "
+            "the recording, and is not compared with it yet; unreadable: cannot be read; skipped: is not ingested; "
+            "archived: is a recording that is no longer a Dagster partition",
+            allowed=("known", "duplicate", "unverified", "unreadable", "skipped", "archived"),
         ),
         Column("reason", TEXT, "Reason why the file is no recording of its own", nullable=True),
         Column(
@@ -63,6 +65,22 @@ SOURCE_FILES = Table(
     is_small=True,
 )
 
+FILE_HASHES = Table(
+    "file_hashes",
+    "One row per file that was compared with the content of a recording.",
+    ("recording_id", "source_path"),
+    (
+        RECORDING_ID,
+        SOURCE_PATH,
+        SIZE_BYTES,
+        MTIME_NS,
+        nullable(CONTENT_HASH, "Hash of all bytes of the file; NULL if it could not be read"),
+        Column("error", TEXT, "Reason why the file could not be read; NULL if it could", nullable=True),
+        Column("read_at_utc", UTC, "When the file was read", "UTC"),
+    ),
+    is_small=True,
+)
+
 RECORDINGS = Table(
     "recordings",
     "One row per recording: its file, and what the header of the file claims.",
@@ -74,6 +92,8 @@ RECORDINGS = Table(
         FINGERPRINT,
         SIZE_BYTES,
         MTIME_UTC,
+        nullable(MTIME_NS, f"{MTIME_NS.meaning}; NULL if an older version ingested it"),
+        nullable(CONTENT_HASH, f"{CONTENT_HASH.meaning}; NULL if an older version ingested it"),
         Column("created_at_utc", UTC, "Creation time according to the container", "UTC", nullable=True),
         Column("created_at_source", TEXT, "Container tag with the creation time", nullable=True),
         Column("container_name", TEXT, "Name of the container format, as in FFmpeg", nullable=True),

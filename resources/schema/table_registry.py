@@ -14,6 +14,7 @@ from resources.schema.model_tables import (
 )
 from resources.schema.operations_tables import NOTIFICATIONS, STAGE_RUNS
 from resources.schema.recording_tables import (
+    FILE_HASHES,
     FRAMES,
     RECORDING_CLOCKS,
     RECORDING_CONTENTS,
@@ -38,6 +39,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         SOURCE_FILES,
+        FILE_HASHES,
         RECORDINGS,
         RECORDING_CONTENTS,
         RECORDING_CLOCKS,

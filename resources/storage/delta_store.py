@@ -13,13 +13,12 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from pyarrow.dataset import Dataset, dataset, field
 
@@ -27,16 +26,17 @@ from resources.errors import PipelineError
 from resources.schema.columns import Table
 from resources.schema.row_checks import broken_rules
 from resources.schema.table_registry import TABLES, find_table
+from resources.storage.commit_recorder import CommitRecorder
+from resources.storage.delta_writes import compact_files, quote_text, recordings_condition, vacuum_files, write_rows
 from resources.storage.disk import disk_errors, disk_problem
+from resources.storage.durability import sync_folders
 from resources.storage.format_version import check_format, write_format
 from resources.storage.open_tables import OpenTable, open_tables
+from resources.storage.table_check import check_table
 
 logger = logging.getLogger(__name__)
 _COMMIT_ATTEMPTS = 30
 _MAX_RETRY_PAUSE_S = 0.5
-_COMPACT_ABOVE_FILES = 64
-_KEEP_OLD_FILES = timedelta(hours=24)
-_NO_RETRY = CommitProperties(max_commit_retries=0)
 _T = TypeVar("_T")
 
 
@@ -53,6 +53,9 @@ class Store:
         self.media_folder = data_folder / "media"
         self.check_fence: Callable[[], None] = lambda: None
         """Check that runs before every commit; raises if this process is fenced off."""
+        self.commits = CommitRecorder()
+        """The commits of the attempt in progress."""
+        self._synced_at_s = time.time()
 
     @contextmanager
     def fenced_by(self, check_fence: Callable[[], None]) -> Iterator[None]:
@@ -107,19 +110,21 @@ class Store:
                 )
             if sentences := broken_rules(table, part):
                 raise ValueError(" ".join(sentences))
-        conditions = [f"{name} = {_quote(value)}" for name, value in (only or {}).items()]
+        conditions = [f"{name} = {quote_text(value)}" for name, value in (only or {}).items()]
         if table.per_recording:
-            conditions.append(_recordings_condition(recording_ids))
+            conditions.append(recordings_condition(recording_ids))
         predicate = " AND ".join(conditions) or None
 
-        def commit() -> None:
+        def commit() -> int:
             batches = (batch for part in parts for batch in part.to_batches())
             reader = pa.RecordBatchReader.from_batches(schema, batches)
             delta = self._open_or_create(table)
             self.check_fence()
-            _write(delta, reader, "overwrite", predicate)
+            return write_rows(delta, reader, "overwrite", predicate)
 
-        self._commit_with_retries(table, commit)
+        version = self._commit_with_retries(table, commit)
+        if table.per_recording:
+            self.commits.add(table.name, version, recording_ids, parts)
         return sum(part.num_rows for part in parts)
 
     def append(self, table: Table, rows: pa.Table) -> None:
@@ -140,7 +145,7 @@ class Store:
         def commit() -> None:
             delta = self._open_or_create(table)
             self.check_fence()
-            _write(delta, rows, "append")
+            write_rows(delta, rows, "append")
 
         self._commit_with_retries(table, commit)
 
@@ -177,7 +182,7 @@ class Store:
             compute: Takes all their rows as stored at the commit, returns new values by column name; called again
                 when the commit is retried. It must not write to the table.
         """
-        predicate = _recordings_condition(recording_ids)
+        predicate = recordings_condition(recording_ids)
 
         # Delta's own UPDATE is not used: it writes strings as Arrow views, and its readers cannot filter on them.
         def commit() -> None:
@@ -189,7 +194,7 @@ class Store:
                 column = table.arrow_schema.field(position)
                 rows = rows.set_column(position, column, pa.array(values, column.type))
             if rows.num_rows:
-                _write(delta, rows, "overwrite", predicate)
+                write_rows(delta, rows, "overwrite", predicate)
 
         self._commit_with_retries(table, commit)
 
@@ -212,7 +217,7 @@ class Store:
         """
         if recording_ids is not None and not recording_ids:
             return 0
-        predicate = None if recording_ids is None else _recordings_condition(recording_ids)
+        predicate = None if recording_ids is None else recordings_condition(recording_ids)
 
         def commit() -> int:
             delta = self._open(table)
@@ -222,7 +227,7 @@ class Store:
             rows = self._rows(delta, table, recording_ids).to_table().cast(table.arrow_schema)
             kept_rows = rows.filter(pc.fill_null(keep(rows), True))
             if kept_rows.num_rows < rows.num_rows:
-                _write(delta, kept_rows, "overwrite", predicate)
+                write_rows(delta, kept_rows, "overwrite", predicate)
             return int(rows.num_rows - kept_rows.num_rows)
 
         return self._commit_with_retries(table, commit)
@@ -243,11 +248,16 @@ class Store:
             return schema.empty_table()
         for attempt in range(3):
             try:
-                return self.scan(table, recording_ids).to_table(names).cast(schema)
-            except FileNotFoundError:
-                # The files were vacuumed after the log was read: the next attempt reads the newer ones.
-                if attempt == 2:
-                    raise
+                delta = self._open(table)
+                return (
+                    self._rows(delta, table, recording_ids).to_table(names).cast(schema)
+                    if delta
+                    else schema.empty_table()
+                )
+            except (OSError, pa.ArrowException) as error:
+                # Files may have been vacuumed after the log was read: the next attempt reads the newer ones.
+                if attempt == 2 or not isinstance(error, FileNotFoundError):
+                    raise self._explain(table, error) from error
         raise AssertionError("unreachable")
 
     def scan(self, table: Table, recording_ids: Sequence[str] | None) -> Dataset:
@@ -258,7 +268,10 @@ class Store:
             recording_ids: Recordings whose rows are read; None reads all.
         """
         delta = self._open(table)
-        return self._rows(delta, table, recording_ids) if delta else dataset(table.arrow_schema.empty_table())
+        try:
+            return self._rows(delta, table, recording_ids) if delta else dataset(table.arrow_schema.empty_table())
+        except FileNotFoundError as error:
+            raise self._explain(table, error) from error
 
     def _rows(self, delta: DeltaTable, table: Table, recording_ids: Sequence[str] | None) -> Dataset:
         # deltalake's own dataset is not used: to read one recording, it builds a filter for every file of the table.
@@ -303,6 +316,15 @@ class Store:
         further_tables = [find_table(name) for name in table_names if name not in TABLES]
         return [*TABLES.values(), *(table for table in further_tables if table is not None)]
 
+    def check_readable(self, table: Table) -> None:
+        """Check the log of a table and the contents of all its files.
+
+        Raises:
+            PipelineError: The table is damaged.
+        """
+        if damage := check_table(self._folder(table), contents=True).damage:
+            raise PipelineError(damage.describe(self.data_folder))
+
     def files(self, table: Table) -> list[str]:
         """Absolute paths of the Parquet files with the table's current rows."""
         delta = self._open(table)
@@ -319,25 +341,23 @@ class Store:
 
     def compact(self, table: Table) -> None:
         """Merge many small files into few, and delete old files that no reader needs any more."""
-        delta = self._open(table)
-        if delta is None or len(delta.file_uris()) <= _COMPACT_ABOVE_FILES:
-            return
-        try:
-            delta.optimize.compact(commit_properties=_NO_RETRY)
-            _vacuum(delta)
-        except (CommitFailedError, DeltaError) as error:
-            # Another process committed meanwhile; compaction is optional, so the next publication retries it.
-            logger.info("Compaction of %s is postponed: %s", table.name, error)
+        if (delta := self._open(table)) is not None:
+            compact_files(delta)
 
     def vacuum(self, table: Table) -> None:
         """Delete old files that no reader needs any more, also of tables that are too small for compaction."""
-        delta = self._open(table)
-        if delta is None:
-            return
-        try:
-            _vacuum(delta)
-        except (CommitFailedError, DeltaError) as error:
-            logger.info("Vacuum of %s is postponed: %s", table.name, error)
+        if (delta := self._open(table)) is not None:
+            vacuum_files(delta)
+
+    def sync(self) -> None:
+        """Wait until everything that was written to the data folder is on its disk.
+
+        Raises:
+            PipelineError: The disk does not accept the data.
+        """
+        started_s = time.time()
+        sync_folders((self.data_folder, self.tables_folder, self.media_folder), self._synced_at_s)
+        self._synced_at_s = started_s
 
     def _folder(self, table: Table) -> Path:
         return self.tables_folder / table.name
@@ -351,6 +371,8 @@ class Store:
                 open_table = OpenTable(folder, DeltaTable(str(folder)))
             except TableNotFoundError:
                 return None
+            except DeltaError as error:
+                raise self._explain(table, error) from error
         open_tables.tables[folder] = open_table
         return open_table.delta
 
@@ -366,6 +388,14 @@ class Store:
             str(self._folder(table)), table.arrow_schema, mode="ignore", description=table.comment, name=table.name
         )
         return DeltaTable(str(self._folder(table)))
+
+    def _explain(self, table: Table, error: Exception) -> Exception:
+        """The error to raise when a table cannot be read: a sentence if the table is damaged, else the same error."""
+        try:
+            self.check_readable(table)
+        except PipelineError as damage:
+            return damage
+        return error
 
     def _commit_with_retries(self, table: Table, commit: Callable[[], _T]) -> _T:
         """Commit, and retry after conflicts.
@@ -384,29 +414,5 @@ class Store:
             except (OSError, DeltaError) as error:
                 if sentence := disk_problem(error, self.data_folder):
                     raise PipelineError(sentence) from error
-                raise
+                raise self._explain(table, error) from error
         raise AssertionError("unreachable")
-
-
-def _write(
-    delta: DeltaTable,
-    rows: pa.Table | pa.RecordBatchReader,
-    mode: Literal["append", "overwrite"],
-    predicate: str | None = None,
-) -> None:
-    # "merge" adds columns that were declared later, and fills those that the program does not declare with NULL.
-    write_deltalake(delta, rows, mode=mode, predicate=predicate, schema_mode="merge", commit_properties=_NO_RETRY)
-
-
-def _vacuum(delta: DeltaTable) -> None:
-    hours = int(_KEEP_OLD_FILES.total_seconds() // 3600)
-    delta.cleanup_metadata()
-    delta.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=False)
-
-
-def _recordings_condition(recording_ids: Sequence[str]) -> str:
-    return f"recording_id IN ({', '.join(_quote(recording_id) for recording_id in recording_ids)})"
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resources.errors import PipelineError
+from resources.storage.folder_access import PRIVATE_MODE
 
 _DISK_FULL_TEXTS = ("no space left", "quota exceeded", "database or disk is full")
 _NO_SPACE_BYTES = 1_000_000  # with less free, SQLite cannot even read: the index of its write-ahead log is a file
@@ -54,9 +55,9 @@ def check_data_folder(folder: Path, min_free_bytes: int = 200_000_000) -> None:
     """
     probe = folder / f".write-probe-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
         probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         sentence = disk_problem(error, folder)
         raise PipelineError(

@@ -21,10 +21,12 @@ class OpenTable:
         """Read the commits since the last update.
 
         Returns:
-            False if the table was deleted or created again since it was opened.
+            False if the table was deleted or created again since it was opened, or commits of it were undone.
         """
         if self._commit_identity(self._version) != self._identity:
             return False
+        if self._commit_identity(self.delta.version()) is None:
+            return False  # a commit of this thread since the last update
         try:
             self.delta.update_incremental()
         except DeltaError as error:

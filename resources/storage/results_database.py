@@ -8,23 +8,28 @@ published file is never changed, so no open client blocks the pipeline, and no r
 import functools
 import json
 import os
+import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from resources.config.settings import Settings, settings_version
+from resources.errors import PipelineError
 from resources.schema.columns import Table
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS
 from resources.schema.table_registry import TABLES
 from resources.schema.views import VIEWS, View, macro_between
 from resources.start_times import clock_version
 from resources.storage.delta_store import Store
-from resources.storage.disk import disk_errors
+from resources.storage.disk import disk_errors, disk_problem
+from resources.storage.folder_access import read_only_mode
 from resources.storage.locks import exclusive_lock
 from resources.storage.parquet_columns import find_missing_columns
 from resources.storage.recording_clocks import update_recording_clocks
@@ -32,7 +37,9 @@ from resources.storage.recording_clocks import update_recording_clocks
 RESULTS_NAME = "results.duckdb"
 _STORAGE_VERSION = "v1.4.0"  # DuckDB clients from 1.4 on can open the file
 _KEEP_OLD_S = 600.0  # under load there is a new file every few seconds; a client that has one open keeps it
+_SIZE = "database_bytes"
 _CATALOG = "published_tables"
+_CONTENTS = {"data_folder", "versions", "clock_version", "declaration_version", _SIZE}
 _CATALOG_COMMENTS = {
     "": "One row per table or view: grain, key, row count, version and publication time. Key: table_name.",
     "table_name": "Name of the table or view",
@@ -62,9 +69,9 @@ def publish(store: Store, settings: Settings) -> bool:
         Whether anything has changed since the last publication: rows, the wall clock, or the declared tables.
 
     Raises:
-        PipelineError: The data folder is full, read-only or not accessible.
+        PipelineError: The data folder is full, read-only or not accessible, or a table is damaged.
     """
-    with disk_errors(store.data_folder), exclusive_lock(store.data_folder, "publish"):
+    with disk_errors(store.data_folder), explained_errors(store), exclusive_lock(store.data_folder, "publish"):
         versions = store.versions()
         contents = {
             "data_folder": str(store.data_folder),
@@ -73,19 +80,24 @@ def publish(store: Store, settings: Settings) -> bool:
             "declaration_version": _declaration_version(),
         }
         published = _read_contents(store.data_folder)
-        if contents == published:
+        if published is not None and contents == {name: published[name] for name in contents}:
             return False
+        store.sync()  # so that the commits whose versions are published are on the disk
         # The version of the clocks alone is read again: rows that others have committed since then are published next.
         if _have_clocks_changed(contents, published) and update_recording_clocks(store, settings):
             versions[RECORDING_CLOCKS.name] = store.versions()[RECORDING_CLOCKS.name]
         folder = store.data_folder / "published"
         folder.mkdir(exist_ok=True)
+        mode = read_only_mode(store.data_folder)
         database = folder / f"results-{time.time_ns():x}.duckdb"
         try:
             _build(database, store, versions)
-            database.with_suffix(".json").write_text(json.dumps(contents))
+            database.chmod(mode)
+            database.with_suffix(".json").write_text(json.dumps(contents | {_SIZE: database.stat().st_size}))
+            database.with_suffix(".json").chmod(mode)
         except BaseException:
             database.unlink(missing_ok=True)
+            database.with_suffix(".json").unlink(missing_ok=True)
             raise
         link = store.data_folder / f".{RESULTS_NAME}.next"
         link.unlink(missing_ok=True)
@@ -98,7 +110,7 @@ def publish(store: Store, settings: Settings) -> bool:
 
 
 def published_versions(data_folder: Path) -> dict[str, int] | None:
-    """The Delta version of every table in results.duckdb; None if it does not exist or the data folder was moved."""
+    """The Delta version of every table in results.duckdb; None if it is missing or damaged, or its folder was moved."""
     contents = _read_contents(data_folder)
     if contents is None or contents["data_folder"] != str(data_folder):
         return None  # the views contain absolute paths in the previous data folder
@@ -106,14 +118,47 @@ def published_versions(data_folder: Path) -> dict[str, int] | None:
     return versions
 
 
+def publish_if_unusable(store: Store, settings: Settings) -> None:
+    """Publish results.duckdb if it is missing or damaged, or if it has the rows of another data folder.
+
+    Args:
+        store: The tables; without any table nothing is published.
+        settings: Decide the wall clock of recordings.
+
+    Raises:
+        PipelineError: The data folder is full, read-only or not accessible, or a table is damaged.
+    """
+    if published_versions(store.data_folder) is None and any(store.tables_folder.glob("*/_delta_log")):
+        store.check_format()
+        publish(store, settings)
+
+
 def _read_contents(data_folder: Path) -> dict[str, Any] | None:
-    """What results.duckdb was built from; None if it does not exist."""
+    """What results.duckdb was built from; None if it does not exist or is damaged."""
     # This is in a JSON file: a client that has the database open for writing locks out all others.
+    database = results_path(data_folder).resolve()
     try:
-        contents: dict[str, Any] = json.loads(results_path(data_folder).resolve().with_suffix(".json").read_text())
-    except FileNotFoundError:
+        contents: dict[str, Any] = json.loads(database.with_suffix(".json").read_text())
+        is_whole = contents.keys() >= _CONTENTS and contents[_SIZE] == database.stat().st_size
+    except (OSError, ValueError, AttributeError):
         return None
-    return contents
+    return contents if is_whole else None
+
+
+@contextmanager
+def explained_errors(store: Store) -> Iterator[None]:
+    """Replace the error of a library that cannot read a table by a sentence, if the table is damaged.
+
+    Raises:
+        PipelineError: A table is damaged.
+    """
+    try:
+        yield
+    except (OSError, duckdb.IOException, duckdb.InvalidInputException, pa.ArrowException) as error:
+        if disk_problem(error, store.data_folder) is None:
+            for table in store.tables():
+                store.check_readable(table)
+        raise
 
 
 @functools.cache
@@ -262,8 +307,18 @@ def open_results(data_folder: Path) -> duckdb.DuckDBPyConnection:
 
     Raises:
         FileNotFoundError: The data folder has no results.duckdb yet.
+        PipelineError: Another program has the file open for writing.
     """
     path = results_path(data_folder)
     if not path.exists():
         raise FileNotFoundError(f"The data folder {data_folder} has no results yet: process some recordings first.")
-    return duckdb.connect(os.path.realpath(path), read_only=True)
+    try:
+        return duckdb.connect(os.path.realpath(path), read_only=True)
+    except duckdb.IOException as error:
+        if "Could not set lock" not in str(error):
+            raise
+        holder = re.search(r"held in (.*? \(PID \d+\))", str(error))
+        raise PipelineError(
+            f"The results {path} are open for writing in {holder[1] if holder else 'another program'}: close them "
+            "there, or open them there with read_only=True."
+        ) from error

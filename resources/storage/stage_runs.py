@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from resources.schema.operations_tables import STAGE_RUNS
 from resources.storage.arrow_sql import select
+from resources.storage.commit_recorder import Commit
 from resources.storage.delta_store import Store
 
 _NEWEST_SQL = """
@@ -41,16 +42,21 @@ class StageRun:
     started_at_utc: datetime | None = None
     elapsed_s: float | None = None
     worker: str | None = None
+    commits: Sequence[Commit] | None = None
 
 
 def append_stage_runs(store: Store, rows: Sequence[StageRun]) -> None:
-    """Append attempts that have ended, in one commit.
+    """Append attempts that have ended, in one commit, once the disk has their results.
+
+    A power cut may therefore lose results without a row, which are computed again, but no results with a row.
 
     Raises:
         PipelineError: The data folder is full, read-only or not accessible.
     """
     if rows:
+        store.sync()
         store.append(STAGE_RUNS, pa.Table.from_pylist([asdict(row) for row in rows], STAGE_RUNS.arrow_schema))
+        store.sync()
 
 
 def newest_stage_runs(

@@ -56,7 +56,7 @@ def webhook_server(certificate: trustme.LeafCert | None = None) -> Iterator[Webh
             if 300 <= status < 400:
                 self.send_header("Location", webhook.url)
             self.end_headers()
-            self.wfile.write(b"no_service" if status >= 400 else b"ok")
+            self.wfile.write(f"no_service at {self.path}".encode() if status >= 400 else b"ok")
 
         do_GET = do_POST  # noqa: N815
 

@@ -15,8 +15,9 @@ from demo.drawn_scenes.video_files import write_video
 from resources.config.camera_config import CameraSettings
 from resources.config.detection_config import DetectionSettings
 from resources.config.settings import Settings
+from resources.file_identification import identify_files
 from resources.inference.detector import Models
-from resources.source_index import SourceIndex, identify_files
+from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
 from resources.watched_files import list_watched_files
 from tests.builders.locations import BUNDLED_WEIGHTS

@@ -25,6 +25,7 @@ from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
 from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.settings import Settings
+from resources.file_identification import identify_files
 from resources.inference import engine_selection
 from resources.inference.detection_arrays import Detections
 from resources.inference.detection_region import DetectionRegion
@@ -35,7 +36,7 @@ from resources.previews.annotated_frames import shrink_to_preview
 from resources.schema.model_tables import DETECTIONS, MODEL_RUNS, MODELS
 from resources.schema.recording_tables import RECORDING_CONTENTS
 from resources.schema.table_registry import find_table, model_tables
-from resources.source_index import SourceIndex, identify_files
+from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
 from resources.storage.results_database import open_results, publish
 from resources.watched_files import list_watched_files

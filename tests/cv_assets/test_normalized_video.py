@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from cv_assets.media_status import media_status
 from cv_assets.normalized_video import content_columns, frame_rows, ledger_faults
 from resources.config.camera_config import CameraSettings
 from resources.config.media_config import VideoSettings
@@ -16,6 +17,7 @@ from resources.media.probe import probe
 from resources.schema.recording_tables import FRAMES
 from resources.schema.row_checks import broken_rules
 from tests.builders.numbered_videos import MakeVideo
+from tests.builders.video_files import add_to_avi_frame_count
 
 
 def normalize_to_rows(source: Path, output: Path, settings: VideoSettings) -> tuple[dict[str, Any], pa.Table]:
@@ -71,3 +73,24 @@ def test_a_camera_overrides_only_the_video_settings_that_it_sets(tmp_path: Path)
     assert (gate.crf, gate.max_rate_fps, gate.region) == (20, 10, (0, 0, 1, 0.5))
     assert settings.video_of("yard") == settings.video_of(None) == settings.video
     assert Settings().camera(None) == CameraSettings()
+
+
+def make_avi(make_video: MakeVideo, frame_count: int = 20) -> Path:
+    return make_video("a.avi", frame_count, rate=10, codec="mjpeg", pixel_format="yuvj420p")
+
+
+def test_an_avi_whose_header_claims_one_frame_too_many_is_whole(make_video: MakeVideo, tmp_path: Path) -> None:
+    file = make_avi(make_video)
+    add_to_avi_frame_count(file, 1)
+    row, _ = normalize_to_rows(file, tmp_path / "out.mp4", VideoSettings())
+    assert (row["frame_count_from_header"], row["packet_count"]) == (21, 20)
+    assert media_status(row) == ("ok", None)
+    add_to_avi_frame_count(file, 1)
+    row, _ = normalize_to_rows(file, tmp_path / "out.mp4", VideoSettings())
+    assert media_status(row)[0] == "partial"
+
+
+def test_a_frame_count_that_no_column_can_store_is_unknown(make_video: MakeVideo) -> None:
+    file = make_avi(make_video)
+    add_to_avi_frame_count(file, 3_000_000_000)
+    assert probe(file, VideoSettings()).frame_count_from_header is None

@@ -1,7 +1,12 @@
 """Files dropped while the pipeline runs, materializations and backfills from the UI: all end in rows."""
 
+import http.client
+import json
+import stat
 import time
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -67,6 +72,78 @@ def test_the_ui_listens_on_this_machine_only(pipeline: RunningPipeline) -> None:
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == pipeline.port
     }
     assert addresses == {"127.0.0.1"}
+
+
+def send_request(
+    pipeline: RunningPipeline, method: str, path: str, headers: Mapping[str, str], body: str = ""
+) -> tuple[int, str]:
+    """Send exactly these headers to the UI; returns status and text of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", pipeline.port, timeout=30)
+    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    if body:
+        connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body.encode())
+    response = connection.getresponse()
+    status = response.status
+    text = "" if status == http.client.SWITCHING_PROTOCOLS else response.read().decode()
+    connection.close()
+    return status, text
+
+
+def test_pages_of_other_sites_can_neither_change_nor_read_anything(pipeline: RunningPipeline) -> None:
+    mutation = """mutation { stopSensor(id: "x") { __typename } }"""
+    query = json.dumps({"query": mutation})
+    by_get = f"/graphql?query={urllib.parse.quote(mutation)}"
+    ours, evil = {"Host": f"127.0.0.1:{pipeline.port}"}, "http://evil.example"
+    as_json, own_origin = {"Content-Type": "application/json"}, {"Origin": f"http://127.0.0.1:{pipeline.port}"}
+    upgrade = {
+        "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "graphql-ws",
+    }  # fmt: skip
+    for method, path, headers, body in (
+        ("GET", by_get, ours | {"Accept": "image/*"}, ""),
+        ("GET", "/", {"Host": f"evil.example:{pipeline.port}"}, ""),
+        ("POST", "/graphql", ours | as_json | {"Origin": evil}, query),
+        ("POST", "/graphql", ours | as_json | {"Origin": "null"}, query),
+        ("POST", "/graphql", ours | {"Content-Type": "text/plain; x=application/json"}, query),
+        ("POST", by_get, ours | {"Content-Type": "application/x-www-form-urlencoded"}, "a=b"),
+        ("POST", "/report_asset_materialization/summaries", ours | {"Origin": evil}, ""),
+        ("GET", "/graphql", ours | upgrade | {"Origin": evil}, ""),
+        ("GET", "/graphql", {"Host": f"evil.example:{pipeline.port}"} | upgrade, ""),
+    ):
+        status, text = send_request(pipeline, method, path, headers, body)
+        assert (status, text.count("\n")) == (403, 1), (method, path, headers, text)
+        assert "is refused" in text or "send queries by POST" in text
+    for origin in ({}, own_origin):
+        status, text = send_request(pipeline, "POST", "/graphql", ours | as_json | origin, query)
+        assert '"stopSensor"' in text, (status, text)
+        assert send_request(pipeline, "GET", "/graphql", ours | upgrade | origin)[0] == 101
+    assert send_request(pipeline, "GET", "/runs", {"Host": f"localhost:{pipeline.port}"})[0] == 200
+
+
+def test_only_the_owner_can_use_the_data_folder_and_the_code_server(
+    pipeline: RunningPipeline, recording_ids: list[str]
+) -> None:
+    paths = [pipeline.data_folder, *pipeline.data_folder.rglob("*")]
+    open_paths = []
+    for path in paths:
+        with suppress(FileNotFoundError):  # SQLite's logs come and go
+            if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+                open_paths.append(path)
+    assert open_paths == []
+    listening = {
+        connection.laddr
+        for process in pipeline.processes()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {("127.0.0.1", pipeline.port)}  # the code server has a socket in a folder of its user
+    for process in pipeline.processes("code-server"):
+        socket = Path(process.cmdline()[process.cmdline().index("--socket") + 1])
+        assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(pipeline.watched_folder.stat().st_mode) == 0o755
 
 
 def test_dropped_files_become_rows_of_every_table(pipeline: RunningPipeline, recording_ids: list[str]) -> None:

@@ -6,11 +6,13 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.agreement import agreement_by_recording
@@ -20,6 +22,9 @@ from resources.config.settings_file import PROJECT_ROOT
 from resources.storage.results_database import open_results
 from tests.builders.command_line import CV_ASSETS, clean_environment, run_cv_assets, write_settings
 from tests.builders.locations import BUNDLED_WEIGHTS
+from tests.builders.numbered_videos import write_numbered_video
+from tests.builders.odd_folders import make_deep_folder, set_mtime_year
+from tests.builders.video_files import set_avi_rate
 
 PAGES_WITH_QUERIES = ("README.md", "docs/queries.md", "docs/zones.md")
 
@@ -50,7 +55,7 @@ def test_a_folder_is_processed_once_and_a_second_call_has_nothing_to_do(folder: 
     (folder / "recordings" / "bad.mp4").write_bytes(b"x" * 100)
     third = run_cv_assets(*arguments)
     assert third.returncode == 1
-    assert "rejected: The file is not a video that can be opened (100 bytes)" in third.stdout
+    assert "\nbad.mp4: rejected: The file is not a video that can be opened (100 bytes)" in third.stdout
     (folder / "recordings" / "bad.mp4").unlink()
 
 
@@ -149,9 +154,11 @@ def test_weights_that_fail_only_when_loaded_stop_the_command_once(tmp_path: Path
     assert with_good_weights.returncode == 0, with_good_weights.stdout + with_good_weights.stderr
 
 
-def start_processing(settings: Path, history_url: str | None = None) -> tuple[list[str], "subprocess.Popen[str]"]:
+def start_processing(
+    settings: Path, history_url: str | None = None, *options: str
+) -> tuple[list[str], "subprocess.Popen[str]"]:
     """Start `cv-assets process` on recordings/ and wait until a stage is running; returns its arguments, too."""
-    arguments = ["process", str(settings.parent / "recordings"), "--settings", str(settings)]
+    arguments = ["process", str(settings.parent / "recordings"), "--settings", str(settings), *options]
     process = subprocess.Popen(
         [str(CV_ASSETS), *arguments],
         env=clean_environment(history_url),
@@ -168,15 +175,30 @@ def start_processing(settings: Path, history_url: str | None = None) -> tuple[li
     return arguments, process
 
 
-def test_after_a_kill_the_same_command_resumes(history_url: str | None, tmp_path: Path) -> None:
+def test_after_a_kill_the_command_resumes_with_any_spelling_of_the_data_folder(
+    history_url: str | None, tmp_path: Path
+) -> None:
     settings = write_settings(tmp_path)
     for number in range(3):
         write_video(demo_scene(number, 4, {"car": 1}), tmp_path / "recordings" / f"{number}.mp4")
-    arguments, killed = start_processing(settings, history_url)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    arguments, killed = start_processing(settings, history_url, "--data", str(tmp_path / "link"))
+    in_use = run_cv_assets(*arguments[:4], postgres_url=history_url)
+    assert (in_use.returncode, f"in use by another pipeline (process {killed.pid})" in in_use.stderr) == (2, True)
+    orphans = [child for child in psutil.Process(killed.pid).children(recursive=True) if child.is_running()]
+    assert orphans
     killed.kill()
     killed.wait()
-    process = run_cv_assets(*arguments, postgres_url=history_url)
+    partial = tmp_path / "data" / "media" / "any" / ".6f1c.partial.mp4"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"x")
+    process = run_cv_assets(*arguments[:4], postgres_url=history_url)
     assert process.returncode == 0, process.stdout + process.stderr
+    assert all(not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE for orphan in orphans)
+    assert not list((tmp_path / "data").rglob(".*.partial.mp4")) and not list(
+        (tmp_path / "data").glob("unfinished/*/*")
+    )
     with open_results(tmp_path / "data") as results:
         counts = "SELECT count(*), sum(frame_count)::INT, sum(track_count)::INT FROM summaries"
         assert results.execute(counts).fetchall() == [(3, 300, 3)]
@@ -246,3 +268,45 @@ def test_after_a_change_of_settings_only_the_stale_assets_are_materialized(tmp_p
     assert nothing_stale in run_cv_assets("stale", "--settings", settings).stdout
     with open_results(tmp_path / "data") as results:
         assert results.execute("SELECT count(*) FROM crops").fetchall() == [(1,)]
+
+
+def test_one_bad_thing_stops_one_thing(tmp_path: Path) -> None:
+    """Files, folders and clocks that no camera makes: each gets a sentence, and the good recording its results."""
+    pattern = r"(?P<year>\w+)-(?P<month>\w+)-(?P<day>\w+) (?P<hour>\w+)\.(?P<minute>\w+)"
+    ingest = {"settle_s": 1.0, "captured_at_patterns": [pattern]}
+    settings = write_settings(tmp_path, ingest=ingest, cameras={"": {"clock_offset_s": -4e9}})
+    recordings = tmp_path / "recordings"
+    write_video(demo_scene(5, 3, {"car": 1}), recordings / "2026-Jan-01 12.00.mp4")
+    for name, rate, scale in (("fast.avi", 4_000_000_000, 1), ("slow.avi", 1, 4_000_000_000)):
+        set_avi_rate(write_numbered_video(recordings / name, 100, codec="mpeg4"), rate, scale)
+    (recordings / "far.mp4").write_bytes(b"x")
+    has_far_file = set_mtime_year(recordings / "far.mp4", 2300)
+    (recordings / "gate").mkdir()
+    make_deep_folder(recordings / "gate")
+    process = run_cv_assets("process", recordings, "--settings", settings)
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "cannot be read: File name too long." in process.stderr
+    assert "Traceback" not in process.stderr
+    for sentence in (
+        "\nfast.avi: rejected: The frame rate of the file, 2.15e+09 frames/s, is impossible",
+        "\nslow.avi: rejected: The frame rate of the file, 4.66e-10 frames/s, is impossible",
+        "\nfar.mp4: rejected: The mtime of the file is not in the years 1678 to 2261" if has_far_file else "",
+    ):
+        assert sentence in process.stdout
+    query = "SELECT source_path, status, frame_count FROM recordings ORDER BY ALL"
+    with open_results(tmp_path / "data") as results:
+        statuses = {path: (status, count) for path, status, count in results.execute(query).fetchall()}
+        clocks = results.execute("SELECT captured_at_source, count(*) FROM frames GROUP BY ALL").fetchall()
+    assert statuses["2026-Jan-01 12.00.mp4"] == ("ok", 75)
+    assert clocks == [("mtime", 75)]
+
+    code = "import sys, duckdb; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str((tmp_path / "data" / "results.duckdb").resolve())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == "open\n"
+        locked = run_cv_assets("sql", "SELECT 1", "--settings", settings)
+        checked = run_cv_assets("doctor", "--settings", settings)
+        writer.communicate()
+    assert locked.returncode == 2
+    for output in (locked.stderr, checked.stdout):
+        assert re.search(rf"The results .* are open for writing in .*PID {writer.pid}\): close them there", output)

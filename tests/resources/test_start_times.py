@@ -65,10 +65,12 @@ def test_without_a_time_in_the_name_the_container_then_mtime_is_used(path: str) 
 
 def test_time_zone_and_clock_offset_of_the_camera_are_applied() -> None:
     camera = CameraSettings(time_zone="America/New_York", clock_offset_s=-90)
-    start_utc, _ = determine_start_time("gate/20260301120000.mp4", None, MTIME, 30.0, INGEST, camera)
-    assert start_utc == NOON + timedelta(hours=5, seconds=-90)
-    assert determine_start_time("gate/a.mp4", NOON, MTIME, 30.0, INGEST, camera)[0] == NOON - timedelta(seconds=90)
-    assert determine_start_time("gate/a.mp4", None, MTIME, 30.0, INGEST, camera)[0] == MTIME - timedelta(seconds=30)
+    for path, created_at_utc, expected in (
+        ("gate/20260301120000.mp4", None, (NOON + timedelta(hours=5, seconds=-90), "file_name")),
+        ("gate/a.mp4", NOON, (NOON - timedelta(seconds=90), "container")),
+        ("gate/a.mp4", None, (MTIME - timedelta(seconds=30), "mtime")),
+    ):
+        assert determine_start_time(path, created_at_utc, MTIME, 30.0, INGEST, camera) == expected
 
 
 def test_configured_patterns_replace_the_defaults() -> None:
@@ -120,3 +122,38 @@ def test_only_settings_of_the_clock_change_its_version() -> None:
         {"cameras": {"gate": {"time_zone": "Asia/Tokyo"}}},
     ]
     assert len({version, *(clock_version(Settings.model_validate(change)) for change in changes)}) == 6
+
+
+_ANY_TIME = r"(?P<year>\w+)-(?P<month>\w+)-(?P<day>\w+) (?P<hour>\w+)\.(?P<minute>\w+)"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        (_ANY_TIME, "2026-Jan-01 12.00.mp4"),
+        (_ANY_TIME, "2026-13-01 12.00.mp4"),
+        (_ANY_TIME, "2_26-01-01 12.00.mp4"),
+        (_ANY_TIME, "99999999999999999999-01-01 12.00.mp4"),
+        (_ANY_TIME, "0001-01-01 00.00.mp4"),  # before the year 1 in UTC
+        (_ANY_TIME + r"\.(?P<fraction>\w+)", "2026-01-01 12.00.1e5.mp4"),
+        (_ANY_TIME + r"\.(?P<zone>\w+)", "2026-01-01 12.00.CET.mp4"),
+        (_ANY_TIME + r"\.(?P<half>\w+)", "2026-01-01 12.00.noon.mp4"),
+        (r"(?P<epoch>\w+)", "yesterday.mp4"),
+        (r"(?P<epoch>\d+)", f"{'9' * 240}.mp4"),
+    ],
+)
+def test_groups_that_match_no_time_are_no_time(pattern: str, path: str) -> None:
+    ingest = IngestSettings(time_zone="Europe/Berlin", captured_at_patterns=(pattern,))
+    assert determine_start_time(path, NOON, MTIME, 30.0, ingest, CameraSettings()) == (NOON, "container")
+
+
+def test_times_outside_the_years_1_to_9999_are_unknown() -> None:
+    ingest = IngestSettings(captured_at_patterns=(_ANY_TIME,))
+    late, early = (CameraSettings(clock_offset_s=sign * 4e9) for sign in (1, -1))
+    for path, camera in (("9990-01-01 12.00.mp4", late), ("0009-01-01 12.00.mp4", early)):
+        assert determine_start_time(path, NOON, MTIME, 30.0, ingest, CameraSettings()) != (NOON, "container")
+        start = determine_start_time(path, NOON, MTIME, 30.0, ingest, camera)
+        assert start == (NOON + timedelta(seconds=camera.clock_offset_s), "container")
+    assert determine_start_time("a.mp4", None, MTIME, 1e18, ingest, CameraSettings()) is None
+    assert recording_start(HEADER | {"duration_s_from_header": 1e12}, Settings()) is None
+    assert recording_start(HEADER | {"lead_s": 1e12, "created_at_utc": NOON}, Settings()) is None

@@ -8,6 +8,7 @@ from demo.drawn_scenes.video_files import write_video
 from resources.config.settings import Settings
 from resources.errors import PipelineError, RecordingError
 from resources.watched_files import camera_of, is_incomplete_container, list_watched_files, resolve_source_path
+from tests.builders.odd_folders import make_deep_folder, set_mtime_year
 
 
 def settings_of(folder: Path, *further_folders: Path) -> Settings:
@@ -146,3 +147,29 @@ def test_a_source_path_outside_the_watched_folder_fails(tmp_path: Path) -> None:
             resolve_source_path(settings_of(folder), path)
     (folder / "c.mp4").write_bytes(b"inside")
     assert resolve_source_path(settings_of(folder), "c.mp4") == folder / "c.mp4"
+
+
+def test_folders_that_no_path_leads_to_are_skipped_with_a_name_that_can_be_stored(folder: Path) -> None:
+    (folder / "real.mp4").write_bytes(b"x")
+    make_deep_folder(folder / "gate")
+    listing = list_watched_files(settings_of(folder))
+    assert list(listing.files) == ["real.mp4"]
+    assert sorted(reason.partition(" cannot be ")[2] for reason in listing.skipped.values()) == [
+        "examined: File name too long.",
+        "read: File name too long.",
+    ]
+    assert all("\\xe9dd" in path for path in listing.skipped)
+    for text in (*listing.skipped, *listing.skipped.values(), *listing.problems):
+        text.encode()
+    assert [len(problem) < 300 for problem in listing.problems] == [True]
+
+
+def test_an_mtime_that_no_table_can_store_is_replaced_by_the_nearest(folder: Path) -> None:
+    for year, is_storable in ((1960, True), (1970, True), (2261, True), (2300, False)):
+        file = folder / f"{year}.mp4"
+        file.write_bytes(b"x")
+        if not set_mtime_year(file, year):
+            pytest.skip(f"this file system stores no mtime in {year}")
+        state = list_watched_files(settings_of(folder)).files[file.name]
+        assert state.is_mtime_storable == is_storable
+        assert -(2**63) <= state.mtime_ns < 2**63

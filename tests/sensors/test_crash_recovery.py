@@ -43,7 +43,7 @@ from resources.source_index import SourceFile, SourceIndex
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import StageRun as Attempt
 from resources.storage.stage_runs import append_stage_runs, newest_stage_runs
-from sensors.crash_recovery import mark_running_as_interrupted
+from sensors.crash_recovery import fail_interrupted_runs, mark_running_as_interrupted
 from sensors.reconciliation_sensor import reject_replaced_recordings
 from sensors.recording_states import RecordingState, RecordingStates, read_recording_states
 from sensors.retention import remove_replaced_recordings
@@ -499,3 +499,24 @@ def test_the_results_of_a_replaced_recording_are_removed_and_the_reason_stays(ho
     assert (row["status"], row["error"]) == ("rejected", states.states[1].error)
     assert not (home.store.media_folder / "b-2").exists()
     assert remove_replaced_recordings(home.instance, home.store, home.read_states(graph)) == []
+
+
+def test_orphans_that_were_started_with_another_spelling_of_the_data_folder_are_killed(home: Home) -> None:
+    data_folder = home.folder / "data"
+    (data_folder / "dagster").mkdir(exist_ok=True)
+    (home.folder / "link").symlink_to(data_folder)
+    partial = data_folder / "media" / "a-1" / ".6f1c.partial.mp4"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"x")
+    orphans = []
+    for spelling in ("link", "data", "data/../data", "elsewhere"):
+        environment = {**os.environ, "DAGSTER_HOME": f"{home.folder}/{spelling}/dagster"}
+        command = [sys.executable, "-c", "import time; time.sleep(60)", "dagster"]
+        orphans.append(subprocess.Popen(command, env=environment))
+    try:
+        fail_interrupted_runs(home.instance, data_folder)
+        assert [psutil.pid_exists(orphan.pid) for orphan in orphans] == [False, False, False, True]
+    finally:
+        orphans[3].kill()
+        orphans[3].wait()
+    assert not partial.exists()

@@ -17,10 +17,11 @@ from cv_assets.definitions import build_definitions
 from cv_assets.partitions import recordings_partitions
 from resources.config.operations_config import RetentionSettings
 from resources.dagster_instance.postgres_database import POSTGRES_VARIABLE, name_postgres_driver
+from resources.file_identification import identify_files
 from resources.schema.operations_tables import STAGE_RUNS
 from resources.schema.recording_tables import RECORDING_CONTENTS
 from resources.schema.track_tables import CROPS
-from resources.source_index import SourceIndex, identify_files
+from resources.source_index import SourceIndex
 from resources.storage.results_database import open_results, publish
 from resources.storage.stage_runs import StageRun, append_stage_runs, newest_stage_runs
 from resources.watched_files import list_watched_files

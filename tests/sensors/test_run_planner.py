@@ -85,6 +85,32 @@ def test_a_stopped_recording_is_not_retried_before_its_time() -> None:
     assert plan(replace(stopped, retry_at_s=999.0)) == [(ANALYSIS, "a", 1)]
 
 
+def test_files_are_compared_in_a_run_of_the_first_stage_alone() -> None:
+    complete = RecordingState("a", has_unhashed_files=True)
+    rejected = RecordingState("b", missing=ALL_ASSETS - {"recordings"}, is_rejected=True, has_unhashed_files=True)
+    runs = plan_runs(RecordingStates([complete, rejected, new("c")]), GRAPH, now=1000.0)
+    assert [(run.asset_names, run.recording_ids) for run in runs] == [
+        (("recordings",), ("a", "b")),
+        (GRAPH.assets_of(INGEST), ("c",)),
+    ]
+    # A recording that is not ingested yet is ingested, which compares its files, too.
+    runs = plan_runs(RecordingStates([replace(new("a"), has_unhashed_files=True)]), GRAPH, now=1000.0)
+    assert [run.asset_names for run in runs] == [GRAPH.assets_of(INGEST)]
+    assert plan_runs(select_recordings(RecordingStates([complete]), {"c"}), GRAPH, now=1000.0) == []
+
+
+def test_a_comparison_is_tried_as_often_as_any_stage() -> None:
+    failed = RecordingState(
+        "a", missing=frozenset({"recordings"}), failed=frozenset({"recordings"}), attempt_count=1,
+        has_unhashed_files=True,
+    )  # fmt: skip
+    assert plan(failed) == [(INGEST, "a", 2)]
+    assert plan(replace(failed, attempt_count=2)) == []
+    assert replace(failed, attempt_count=2).is_done(2)
+    other_stage_failed = replace(failed, missing=frozenset(), failed=frozenset({"detections"}), attempt_count=2)
+    assert not other_stage_failed.is_done(2)
+
+
 def test_no_further_runs_are_planned_while_enough_are_queued() -> None:
     assert plan(ingested("a"), queued={ANALYSIS: 1}) == []
     assert plan(new("a"), ingested("b"), queued={INGEST: 2}) == [(ANALYSIS, "b", 1)]

@@ -8,71 +8,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from dagster import DagsterInstance, RunRequest, SensorResult, build_sensor_context
+from dagster import DagsterInstance
 
-from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import CAMERA_VIDEO
-from cv_assets.partitions import recordings_partitions
-from resources import source_index
+from resources import file_identification
 from resources.config.settings import Settings
 from resources.dagster_instance.event_log import observations
+from resources.file_hashes import content_fingerprint
+from resources.file_identification import recording_id_of
 from resources.source_index import SourceIndex
-from resources.storage.delta_store import Store
 from resources.storage.stage_runs import StageRun, append_stage_runs
 from resources.watched_files import Listing, list_watched_files
 from sensors import watched_folder_sensor
-from sensors.watched_folder_sensor import build_watched_folder_sensor
-
-
-class Folder:
-    """A watched folder, its sensor and a clock that goes on between ticks.
-
-    Args:
-        instance: Dagster's instance.
-        folder: An empty folder.
-        monkeypatch: Sets the clock.
-        sections: Sections of the settings.
-    """
-
-    def __init__(
-        self, instance: DagsterInstance, folder: Path, monkeypatch: pytest.MonkeyPatch, **sections: object
-    ) -> None:
-        self.path = folder / "recordings"
-        self.path.mkdir()
-        settings = {"watched_folder": self.path, "data_folder": folder / "data", **sections}
-        self.graph = AssetGraph.build(Settings.model_validate(settings))
-        self.instance, self.store = instance, Store(folder / "data")
-        self.sensor = build_watched_folder_sensor(self.graph)
-        self.cursor: str | None = None
-        self.sentence = ""
-        self.elapsed_s = 0.0
-        real_time = time.time
-        monkeypatch.setattr(time, "time", lambda: real_time() + self.elapsed_s)
-
-    def tick(self, after_s: float = 5.0) -> list[RunRequest]:
-        """Let time pass, then evaluate the sensor; returns the runs that it requests."""
-        self.elapsed_s += after_s
-        context = build_sensor_context(
-            self.instance, cursor=self.cursor, resources={"store": self.store, "settings": self.graph.settings}
-        )
-        result = self.sensor(context)
-        self.cursor = context.cursor
-        if isinstance(result, SensorResult):
-            return list(result.run_requests or [])
-        self.sentence = str(getattr(result, "skip_message", ""))
-        return []
-
-    def write(self, name: str, content: bytes | None = None) -> Path:
-        """Write a file; by default with content of its own."""
-        path = self.path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(name.encode() if content is None else content)
-        return path
-
-    @property
-    def partitions(self) -> list[str]:
-        """The recordings, in partition order."""
-        return list(self.instance.get_dynamic_partitions(recordings_partitions.name or ""))
+from tests.builders.odd_folders import make_deep_folder, set_mtime_year
+from tests.builders.watched_folder import WatchedFolder
 
 
 @pytest.fixture
@@ -82,9 +31,9 @@ def instance() -> Iterator[DagsterInstance]:
 
 
 @pytest.fixture
-def folder(instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+def folder(instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WatchedFolder:
     """An empty watched folder."""
-    return Folder(instance, tmp_path, monkeypatch)
+    return WatchedFolder(instance, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -100,7 +49,7 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[Listing]:
     return listed
 
 
-def test_a_stable_file_becomes_a_recording_whose_ingest_is_requested_in_the_same_tick(folder: Folder) -> None:
+def test_a_stable_file_becomes_a_recording_whose_ingest_is_requested_in_the_same_tick(folder: WatchedFolder) -> None:
     folder.write("gate/a.mp4")
     folder.write("gate/b.mp4")
     assert folder.tick() == []
@@ -120,7 +69,7 @@ def test_a_stable_file_becomes_a_recording_whose_ingest_is_requested_in_the_same
 def test_runs_are_requested_up_to_the_limits_of_batch_and_queue(
     instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Folder(instance, tmp_path, monkeypatch, batches={"max_recordings": 2})
+    folder = WatchedFolder(instance, tmp_path, monkeypatch, batches={"max_recordings": 2})
     for number in range(5):
         folder.write(f"{number}.mp4")
     folder.tick()
@@ -133,8 +82,8 @@ def test_runs_are_requested_up_to_the_limits_of_batch_and_queue(
     assert folder.tick() == []  # the reconciliation sensor requests the rest
 
 
-def test_a_recording_that_has_results_is_only_added(folder: Folder) -> None:
-    recording_id = source_index.recording_id_of("a.mp4", source_index.content_fingerprint(folder.write("a.mp4")))
+def test_a_recording_that_has_results_is_only_added(folder: WatchedFolder) -> None:
+    recording_id = recording_id_of("a.mp4", content_fingerprint(folder.write("a.mp4")))
     rows = [
         StageRun(recording_id, stage, 1, "ok", "run", datetime.now(UTC), "person", data_version="1")
         for stage in folder.graph.stages
@@ -149,14 +98,14 @@ def test_a_recording_that_has_results_is_only_added(folder: Folder) -> None:
 def test_camera_settings_are_recorded_before_the_run_that_reads_them(
     instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Folder(instance, tmp_path, monkeypatch, cameras={"gate": {"video": {"crf": 30}}})
+    folder = WatchedFolder(instance, tmp_path, monkeypatch, cameras={"gate": {"video": {"crf": 30}}})
     folder.write("gate/a.mp4")
     folder.tick()
     (request,) = folder.tick()
     assert set(observations(instance, CAMERA_VIDEO.key, {str(request.partition_key)})) == {request.partition_key}
 
 
-def test_a_file_that_grew_names_the_recording_of_its_beginning(folder: Folder) -> None:
+def test_a_file_that_grew_names_the_recording_of_its_beginning(folder: WatchedFolder) -> None:
     file = folder.write("a.ts", b"first")
     folder.tick()
     folder.tick()
@@ -168,7 +117,7 @@ def test_a_file_that_grew_names_the_recording_of_its_beginning(folder: Folder) -
 
 
 def test_an_unchanged_folder_is_listed_and_nothing_else_is_read(
-    folder: Folder, listings: list[Listing], monkeypatch: pytest.MonkeyPatch
+    folder: WatchedFolder, listings: list[Listing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.write("a.mp4")
     for _ in range(3):
@@ -182,7 +131,7 @@ def test_an_unchanged_folder_is_listed_and_nothing_else_is_read(
 
 
 def test_a_folder_that_takes_long_to_list_is_listed_less_often(
-    folder: Folder, listings: list[Listing], monkeypatch: pytest.MonkeyPatch
+    folder: WatchedFolder, listings: list[Listing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "thread_time", iter(range(1000)).__next__)  # each listing takes a second of CPU time
     folder.tick()
@@ -198,7 +147,7 @@ def test_a_folder_that_takes_long_to_list_is_listed_less_often(
     assert len(folder.partitions) == 1
 
 
-def test_every_process_lists_the_folder_and_reads_the_table(folder: Folder, listings: list[Listing]) -> None:
+def test_every_process_lists_the_folder_and_reads_the_table(folder: WatchedFolder, listings: list[Listing]) -> None:
     folder.tick()
     state = json.loads(folder.cursor or "") | {"process_started_s": 1.0, "listing_cpu_s": 1000.0}
     folder.cursor = json.dumps(state)
@@ -206,22 +155,21 @@ def test_every_process_lists_the_folder_and_reads_the_table(folder: Folder, list
     assert len(listings) == 2
 
 
-def test_setting_the_clock_back_lists_the_folder(folder: Folder, listings: list[Listing]) -> None:
+def test_setting_the_clock_back_lists_the_folder(folder: WatchedFolder, listings: list[Listing]) -> None:
     folder.tick()
     folder.tick(after_s=-3600)
     assert len(listings) == 2
 
 
-def test_unreadable_files_are_read_again_once_a_minute(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_are_read_again_once_a_minute(folder: WatchedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     file, empty = folder.write("a.mp4"), folder.write("b.mp4", b"")
     reads: list[str] = []
-    fingerprint = source_index.content_fingerprint
 
     def refuse(path: Path, size_bytes: int | None = None) -> str:
         reads.append(path.name)
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(source_index, "content_fingerprint", refuse)
+    monkeypatch.setattr(file_identification, "content_fingerprint", refuse)
     folder.tick()
     folder.tick()
     assert reads == ["a.mp4"]
@@ -231,13 +179,13 @@ def test_unreadable_files_are_read_again_once_a_minute(folder: Folder, monkeypat
     folder.tick()
     folder.tick()
     assert reads == ["a.mp4", "a.mp4"]
-    monkeypatch.setattr(source_index, "content_fingerprint", fingerprint)
+    monkeypatch.setattr(file_identification, "content_fingerprint", content_fingerprint)
     assert len(folder.tick(after_s=60)) == 1
     files = SourceIndex(folder.store).load()
     assert {path: stored.state for path, stored in files.items()} == {file.name: "known", empty.name: "unreadable"}
 
 
-def test_a_folder_that_is_replaced_by_a_mount_is_listed(folder: Folder) -> None:
+def test_a_folder_that_is_replaced_by_a_mount_is_listed(folder: WatchedFolder) -> None:
     folder.tick()
     folder.path.rename(folder.path.with_name("unmounted"))
     folder.tick()
@@ -246,3 +194,30 @@ def test_a_folder_that_is_replaced_by_a_mount_is_listed(folder: Folder) -> None:
     folder.write("a.mp4")
     folder.tick()
     assert len(folder.tick()) == 1
+
+
+def test_a_file_dated_after_2262_and_a_folder_that_no_path_leads_to_get_rows_and_stop_nothing(
+    folder: WatchedFolder,
+) -> None:
+    file = folder.write("far.mp4")
+    (folder.path / "gate").mkdir()
+    make_deep_folder(folder.path / "gate")
+    if not set_mtime_year(file, 2300):
+        pytest.skip("this file system stores no mtime in 2300")
+    folder.write("good.mp4")
+    folder.tick()
+    assert len(folder.tick()) == 1
+    assert folder.tick() == []
+    rows = SourceIndex(folder.store).load()
+    assert (rows["good.mp4"].state, rows["far.mp4"].state) == ("known", "unreadable")
+    assert rows["far.mp4"].reason == (
+        "The mtime of the file is not in the years 1678 to 2261: set it, for example with the command touch."
+    )
+    assert (
+        sum(row.state == "skipped" and "cannot be read: File name too long" in str(row.reason) for row in rows.values())
+        == 1
+    )
+    os.utime(file)
+    folder.tick()
+    assert len(folder.tick()) == 1
+    assert SourceIndex(folder.store).load()["far.mp4"].state == "known"

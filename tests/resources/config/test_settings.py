@@ -28,6 +28,12 @@ def ground_yaml(points: str) -> str:
     return f"cameras: {{gate: {{ground: {{points: [{points}], metres: [[0, 0], [1, 0], [1, 1], [0, 1]]}}}}}}"
 
 
+def pattern_yaml(month: str) -> str:
+    """A pattern with a group for the month that is not a usual one."""
+    pattern = rf"(?P<year>\d{{4}}){month}(?P<day>\d\d)_(?P<hour>\d\d)(?P<minute>\d\d)"
+    return yaml.safe_dump({"ingest": {"captured_at_patterns": [pattern]}})
+
+
 def webhook_yaml(text: str) -> str:
     return f"notifications: {{webhooks: [{{name: ops, {text}}}]}}"
 
@@ -72,7 +78,36 @@ def test_every_key_is_optional(tmp_path: Path) -> None:
         pytest.param("video: {crf: x}", r"video.crf: .*integer", id="type"),
         pytest.param("video:", "video is empty", id="empty section"),
         pytest.param("- a", "must be a mapping of keys to values, not a list", id="list"),
-        pytest.param("a: [", "is not valid YAML", id="syntax"),
+        pytest.param("a: [", "is not valid YAML: line 1, column 5: expected the node content", id="syntax"),
+        pytest.param("a:\n  b: @hidden", "line 2, column 6: found character '@' that cannot start any", id="reserved"),
+        pytest.param("a: 1\n password: hidden", "line 2, column 10: mapping values are not allowed", id="indented"),
+        pytest.param("password: 'hidden", "line 1, column 18: found unexpected end of stream", id="open quote"),
+        pytest.param('password: "hid\\den hidden"', "found unknown escape character 'd'", id="escape"),
+        pytest.param("password: *hidden", r"found undefined alias \(not shown\)", id="alias"),
+        pytest.param("password: !hidden x", r"not determine a constructor for the tag \(not shown\)", id="tag"),
+        pytest.param("password: !!int hidden", "line 1, column 11: the value is not of the type int", id="int"),
+        pytest.param("password: !!bool hidden", "the value is not of the type bool", id="bool"),
+        pytest.param("password: !!timestamp hidden", "the value is not of the type timestamp", id="timestamp"),
+        pytest.param("password: &hidden a\nuser: &hidden b", "found duplicate anchor|found undefined", id="anchor"),
+        pytest.param("{? [hidden] : 1}", "found unhashable key", id="no key"),
+        pytest.param(
+            "https://a/hidden: 1\nhttps://a/hidden: 2", "YAML: a key is repeated in line 2", id="address twice"
+        ),
+        pytest.param(
+            "https://a/hidden: 1", r"yaml: a key, \(not shown\) is unknown; known: watched_folder", id="no name"
+        ),
+        pytest.param(
+            webhook_yaml("url: {https://a/hidden: }"),
+            r"url\.\(not shown\) is unknown; known: env\.",
+            id="secret as key",
+        ),
+        pytest.param(email_yaml("password: {hidden: }"), r"password\.\(not shown\) is unknown", id="password as key"),
+        pytest.param(
+            webhook_yaml("url: {env: 'https://a/hidden'}"), r"webhooks.0.url.env: .*match pattern", id="secret as name"
+        ),
+        pytest.param(
+            "cameras: {emails: [{name: ops, password: hidden}]}", "cameras.emails: Input should be", id="wrong section"
+        ),
         pytest.param(
             "queue: {gpu_runs: 1}\ncameras:\n  a: {}\nqueue:\n  gpu_runs: 3\n",
             'is not valid YAML: the key "queue" is repeated in line 4.',
@@ -118,6 +153,39 @@ def test_every_key_is_optional(tmp_path: Path) -> None:
         pytest.param("ingest: {captured_at_patterns: ['(']}", "not a regular expression", id="pattern"),
         pytest.param("ingest: {captured_at_patterns: ['x']}", "lacks the named groups", id="groups"),
         pytest.param(
+            pattern_yaml(r"(?P<month>[A-Z][a-z]{2})"),
+            r"has the named group month, which matches no number: use digits",
+            id="letters",
+        ),
+        pytest.param("ingest: {captured_at_patterns: ['a{99999999999}']}", "not a regular expression", id="repeat"),
+        pytest.param("cameras: {gate: {clock_offset_s: 1.0e+18}}", "clock_offset_s: .*less than or equal", id="clock"),
+        pytest.param(
+            "cameras: {gate: {clock_offset_s: -1.0e+18}}", "clock_offset_s: .*greater than or equal", id="slow"
+        ),
+        pytest.param("retention: {runs_after_days: 1.0e+9}", "runs_after_days: .*less than or equal", id="days"),
+        pytest.param("video: {max_rate_fps: 1.0e-300}", "max_rate_fps: .*greater than or equal", id="rate"),
+        pytest.param("video: {max_memory_mb: 100000000000}", "max_memory_mb: .*less than or equal", id="memory"),
+        pytest.param(zone_yaml("[0, 0], " * 1000), r"points: List should have at most 200 items", id="points"),
+        pytest.param(
+            "cameras: {gate: {zones: [" + "{name: a, points: [[0, 0], [1, 0], [1, 1]]}, " * 300 + "]}}",
+            r"zones: List should have at most 200 items",
+            id="zones",
+        ),
+        pytest.param(
+            f"detections: {{class_names: [{'a, ' * 10_001}]}}", "class_names: List should have at most", id="classes"
+        ),
+        pytest.param(
+            f"detections: {{class_names: [{'person, ' * 1_000_000}]}}",
+            "settings file is larger than 1,000,000 bytes: shorten its lists",
+            id="large file",
+        ),
+        pytest.param('data_folder: "a\\ud800b"', r"path '.*\\ud800b' has a zero byte or is not valid UTF-8", id="path"),
+        pytest.param(
+            "data_folder: ~unknown-user/x", "a path cannot be used: Could not determine home", id="unknown user"
+        ),
+        pytest.param(f"detections: {{weights: {'a' * 300}}}", "a path cannot be used: .*File name too long", id="long"),
+        pytest.param('data_folder: "a\\0b"', r"path '.*\\x00b' has a zero byte", id="zero byte"),
+        pytest.param(
             webhook_yaml("url: ftp://hidden/x"), "url: the address must be like https://host/path", id="address"
         ),
         pytest.param(
@@ -153,6 +221,8 @@ def test_an_invalid_settings_file_gets_one_sentence_that_starts_with_the_file(
     assert str(raised.value).startswith(f"{file}: ")
     assert "\n" not in str(raised.value)
     assert "hidden" not in str(raised.value)
+    # Dagster prints the causes of an error, which contain values.
+    assert raised.value.__cause__ is None and (raised.value.__context__ is None or raised.value.__suppress_context__)
 
 
 def test_a_missing_settings_file_is_an_error(tmp_path: Path) -> None:
@@ -225,3 +295,35 @@ def test_secrets_of_channels_are_never_printed(tmp_path: Path) -> None:
     printed = CliRunner().invoke(commands, ["settings", "--settings", str(file)])
     assert "emails" in printed.output
     assert "hidden" not in printed.output
+
+
+@pytest.mark.parametrize(
+    "month", [r"(?P<month>\d\d)", r"(?P<month>[)\]]?\d+)", r"(?P<month>[](]|1[0-2])", r"(?P<month>(?<=m)\d\d(?=d))"]
+)
+def test_groups_that_match_numbers_are_valid(tmp_path: Path, month: str) -> None:
+    assert load_settings(write_settings(tmp_path, pattern_yaml(month)), {}).ingest.captured_at_patterns
+
+
+@pytest.mark.parametrize("spelling", ["data", "data/", "./data", "other/../data", "link", "link/."])
+def test_a_data_folder_has_one_path_however_it_is_spelled(tmp_path: Path, spelling: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    file = write_settings(tmp_path, f"data_folder: {spelling}")
+    assert load_settings(file, {}).data_folder == tmp_path / "data"
+    assert load_settings(file, {"CV_ASSETS_DATA": str(tmp_path / spelling)}).data_folder == tmp_path / "data"
+
+
+@pytest.mark.parametrize("watched_folder", ["data/media", "data/media/a", "data/recordings", "link/tables"])
+def test_a_watched_folder_inside_the_data_folder_is_an_error(tmp_path: Path, watched_folder: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    with pytest.raises(PipelineError, match=r"is inside the data folder .*, in which the pipeline writes and deletes"):
+        load_settings(write_settings(tmp_path, f"watched_folder: {watched_folder}"), {})
+    with pytest.raises(PipelineError, match="is inside the data folder"):
+        load_settings(write_settings(tmp_path, f"further_watched_folders: [{watched_folder}]"), {})
+
+
+def test_links_that_lead_to_themselves_are_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert load_settings(write_settings(tmp_path, "watched_folder: loop"), {}).watched_folder == tmp_path / "loop"
+    assert load_settings(write_settings(tmp_path, "data_folder: loop/data"), {}).data_folder.name == "data"

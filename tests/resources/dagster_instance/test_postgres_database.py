@@ -8,6 +8,7 @@ import psycopg2
 import pytest
 from dagster import DagsterInstance, job, op
 
+from resources.config.settings import Settings
 from resources.dagster_instance.postgres_database import (
     POSTGRES_VARIABLE,
     check_database,
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 def database_error(data_folder: Path) -> str:
     """The sentence with which every command refuses to start."""
     with pytest.raises(PipelineError) as caught:
-        prepare_data_folder(data_folder)
+        prepare_data_folder(Settings(data_folder=data_folder))
     sentence = str(caught.value)
     assert PASSWORD not in sentence and ENCODED_PASSWORD not in sentence
     assert "\n" not in sentence
@@ -85,7 +86,7 @@ def test_dagster_keeps_its_history_in_the_configured_database(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(POSTGRES_VARIABLE, postgres_url)
-    prepare_data_folder(choose_settings(data_folder=tmp_path).data_folder)
+    prepare_data_folder(choose_settings(data_folder=tmp_path))
     with DagsterInstance.get() as instance:
         instance.add_dynamic_partitions("recordings", ["a-1"])
     with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
@@ -98,14 +99,14 @@ def test_a_database_serves_one_data_folder_also_after_the_folder_is_moved(
 ) -> None:
     monkeypatch.setenv(POSTGRES_VARIABLE, postgres_url)
     owner, other, copy, moved = (tmp_path / name for name in ("owner", "other", "copy", "moved"))
-    prepare_data_folder(choose_settings(data_folder=owner).data_folder)
+    prepare_data_folder(choose_settings(data_folder=owner))
     assert not check_database(owner)
     assert f"belongs to the data folder {owner}: give this data folder a database of its own" in database_error(other)
     shutil.copytree(owner, copy)
     assert f"belongs to the data folder {owner}" in database_error(copy)
     owner.rename(moved)
     assert check_database(moved)
-    prepare_data_folder(moved)
+    prepare_data_folder(Settings(data_folder=moved))
     assert not check_database(moved)
     assert f"belongs to the data folder {moved}" in database_error(other)
     for file in moved.rglob("*"):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from dagster import DagsterInstance, DagsterRun, QueuedRunCoordinator, SubmitRunContext
 
+from resources.config.settings import Settings
 from resources.config.settings_file import SETTINGS_VARIABLE
 from resources.dagster_instance.run_coordinator import TaggingRunCoordinator
 from resources.environment import prepare_data_folder
@@ -46,7 +47,7 @@ def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings_file = tmp_path / "pipeline.yaml"
     settings_file.write_text(yaml.safe_dump({"queue": {"gpu_runs": 3, "cpu_runs": 5}}))
     monkeypatch.setenv(SETTINGS_VARIABLE, str(settings_file))
-    prepare_data_folder(tmp_path / "data")
+    prepare_data_folder(Settings(data_folder=tmp_path / "data"))
     return tmp_path / "data" / "dagster"
 
 

@@ -16,7 +16,7 @@ from resources.media.normalize import normalize
 from resources.media.normalized_file import NormalizedVideo
 from resources.media.probe import probe
 from tests.builders.numbered_videos import MakeVideo, read_number
-from tests.builders.video_files import write_images_as_video
+from tests.builders.video_files import set_avi_rate, write_images_as_video
 
 VIDEO = VideoSettings()
 
@@ -385,3 +385,35 @@ def test_thumbnails_are_few_even_if_the_frame_count_is_unknown() -> None:
     frame_indices = [frame_index for frame_index, _ in sampled_frames.thumbnails]
     assert 12 <= len(frame_indices) <= 24
     assert len(set(np.diff(frame_indices))) == 1 and frame_indices[0] == 0 and frame_indices[-1] > 900
+
+
+@pytest.mark.parametrize(("rate", "scale"), [(1, 4_000_000_000), (4_000_000_000, 1), (1, 90_000)])
+def test_an_avi_with_an_impossible_frame_rate_is_rejected_with_a_reason(
+    make_video: MakeVideo, tmp_path: Path, rate: int, scale: int
+) -> None:
+    source = make_video("a.avi", 5, codec="mpeg4")
+    set_avi_rate(source, rate, scale)
+    with pytest.raises(
+        RejectedRecordingError, match=r"^The (frame rate|duration) of the file, .*, is impossible.*: write the"
+    ):
+        normalize(source, tmp_path / "out.mp4", VIDEO)
+
+
+def test_an_avi_without_a_frame_rate_has_that_of_its_players(make_video: MakeVideo, tmp_path: Path) -> None:
+    source = make_video("a.avi", 5, rate=10, codec="mpeg4")
+    set_avi_rate(source, 0, 0)
+    video = normalize(source, tmp_path / "out.mp4", VIDEO)
+    assert (video.rate_fps, video.time_source, len(video.frames)) == (Fraction(10), "frame_rate", 5)
+
+
+@pytest.mark.parametrize("step_s", [200_000, 50_000_000])
+def test_frames_days_apart_are_rejected_with_a_reason(make_video: MakeVideo, tmp_path: Path, step_s: int) -> None:
+    source = make_video("a.mkv", [Fraction(step_s * k) for k in range(4)])
+    with pytest.raises(RejectedRecordingError, match="is impossible"):
+        normalize(source, tmp_path / "out.mp4", VIDEO)
+
+
+def test_frames_an_hour_apart_at_a_variable_rate_keep_their_times(make_video: MakeVideo, tmp_path: Path) -> None:
+    times_s = [Fraction(t) for t in (0, 3600, 7200, 10_900, 20_000)]
+    video = normalize(make_video("a.mkv", times_s), tmp_path / "out.mp4", VIDEO)
+    assert list(video.frames.time_s) == [float(t) for t in times_s]

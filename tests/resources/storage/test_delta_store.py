@@ -190,10 +190,10 @@ def test_appends_lose_no_rows_while_others_replace_delete_and_compact(store: Sto
 import sys
 from pathlib import Path
 import pyarrow.compute as pc
-from resources.storage import delta_store
+from resources.storage import delta_store, delta_writes
 from resources.schema.summary_tables import CLASS_MINUTES
 from tests.builders.class_minutes import class_minutes
-delta_store._COMPACT_ABOVE_FILES = 4
+delta_writes._COMPACT_ABOVE_FILES = 4
 store, task = delta_store.Store(Path(sys.argv[1])), sys.argv[2]
 end = Path(sys.argv[1]) / "end"
 

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from resources.errors import PipelineError
-from resources.storage.locks import data_folder_lock
+from resources.storage.locks import data_folder_lock, exclusive_lock
+
+
+@pytest.mark.parametrize("name", ["pipeline", "publish"])
+def test_a_lock_file_that_is_a_link_is_refused_and_its_target_keeps_its_content(tmp_path: Path, name: str) -> None:
+    target, lock_file = tmp_path / "target.txt", tmp_path / f".{name}.lock"
+    target.write_text("content")
+    lock_file.symlink_to(target)
+    lock = data_folder_lock(tmp_path) if name == "pipeline" else exclusive_lock(tmp_path, name)
+    with pytest.raises(PipelineError, match=rf"^The lock file {lock_file} is a symbolic link: remove it"), lock:
+        pass
+    assert target.read_text() == "content"
 
 
 def test_a_second_pipeline_on_the_same_data_folder_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from cli.sql import run_query
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
+from resources.errors import PipelineError
 from resources.schema.model_tables import DETECTIONS
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDINGS, SOURCE_FILES
 from resources.schema.summary_tables import CLASS_MINUTES
@@ -19,9 +22,16 @@ from resources.schema.table_registry import TABLES
 from resources.schema.track_tables import CROPS, TRACK_BOXES
 from resources.schema.views import VIEWS
 from resources.storage.delta_store import Store
-from resources.storage.results_database import open_results, publish, published_versions, results_path
+from resources.storage.results_database import (
+    open_results,
+    publish,
+    publish_if_unusable,
+    published_versions,
+    results_path,
+)
 from resources.storage.stage_runs import StageRun, append_stage_runs
 from tests.builders.class_minutes import class_minutes
+from tests.builders.damaged_tables import DamageTable, cut_file, lose_file
 from tests.builders.table_rows import STARTED_JUST_BEFORE_NINE, sparse_rows, store_recordings
 from tests.builders.track_rows import moving_track_boxes
 
@@ -258,12 +268,75 @@ def test_a_moved_data_folder_is_published_again(store: Store, tmp_path: Path) ->
         assert results.execute("SELECT count(*) FROM class_minutes").fetchall() == [(3,)]
 
 
+def cut_by_half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("suffix", [".duckdb", ".json"])
+@pytest.mark.parametrize("damage", [Path.unlink, empty, cut_by_half])
+def test_damaged_results_are_published_again(store: Store, damage: Callable[[Path], None], suffix: str) -> None:
+    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
+    publish(store, SETTINGS)
+    published_file = results_path(store.data_folder).resolve()
+    damage(published_file.with_suffix(suffix))
+    assert published_versions(store.data_folder) is None
+    publish_if_unusable(store, SETTINGS)
+    assert query(store, "SELECT count(*) FROM class_minutes") == [(3,)]
+    newest_file = results_path(store.data_folder).resolve()
+    publish_if_unusable(store, SETTINGS)
+    assert not publish(store, SETTINGS)
+    assert results_path(store.data_folder).resolve() == newest_file != published_file
+
+
+def test_results_without_a_link_or_with_one_to_nowhere_are_published_again(store: Store) -> None:
+    publish_if_unusable(store, SETTINGS)
+    assert not results_path(store.data_folder).exists()  # no tables yet
+    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
+    publish(store, SETTINGS)
+    results_path(store.data_folder).unlink()
+    publish_if_unusable(store, SETTINGS)
+    assert query(store, "SELECT count(*) FROM class_minutes") == [(3,)]
+    results_path(store.data_folder).unlink()
+    results_path(store.data_folder).symlink_to("published/results-0.duckdb")
+    publish_if_unusable(store, SETTINGS)
+    assert query(store, "SELECT count(*) FROM class_minutes") == [(3,)]
+
+
+def test_a_copied_data_folder_has_its_own_rows(store: Store, tmp_path: Path) -> None:
+    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
+    store.replace(DETECTIONS, ["a"], detection_rows("a", [0.5]))
+    publish(store, SETTINGS)
+    copy = Store(tmp_path / "copy")
+    shutil.copytree(store.data_folder, copy.data_folder, symlinks=True)
+    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 1))
+    publish(store, SETTINGS)
+    publish_if_unusable(copy, SETTINGS)
+    assert query(copy, "SELECT count(*) FROM class_minutes") == [(3,)]
+    (view,) = query(copy, "SELECT sql FROM duckdb_views() WHERE view_name = 'detections'")
+    assert str(copy.data_folder) in view[0]
+    assert str(store.data_folder) not in view[0]
+
+
+@pytest.mark.parametrize("damage", [lose_file, cut_file])
+def test_a_damaged_table_is_named_when_it_is_published(store: Store, damage: DamageTable) -> None:
+    store.replace(DETECTIONS, ["a"], detection_rows("a", [0.5]))
+    damage(store.tables_folder / DETECTIONS.name)
+    with pytest.raises(PipelineError, match=r"detections: its file .*: run cv-assets repair"):
+        publish(store, SETTINGS)
+        query(store, "SELECT * FROM detections")
+
+
 @pytest.mark.slow
 def test_open_readers_neither_block_publication_nor_see_errors(store: Store) -> None:
     """A reader in another process queries the file it opened and the current one, while every publication succeeds."""
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 1))
     store.replace(CROPS, ["a"], CROPS.arrow_schema.empty_table())
     publish(store, SETTINGS)
+    results_path(store.data_folder).chmod(0o600)  # as root sees every file, and as an older version published it
     code = """
 import sys, duckdb
 first = duckdb.connect(sys.argv[1])  # read-write, as users open it by mistake
@@ -313,3 +386,20 @@ def test_clients_from_duckdb_1_4_on_can_open_the_results(store: Store) -> None:
     with open_results(store.data_folder) as results:
         query = "SELECT tags['storage_version'] FROM duckdb_databases() WHERE NOT internal"
         assert results.execute(query).fetchall() == [("v1.4.0+",)]
+
+
+def test_results_that_another_program_has_open_for_writing_give_a_sentence(store: Store) -> None:
+    publish(store, SETTINGS)
+    code = "import sys, duckdb; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    path = results_path(store.data_folder)
+    command = [sys.executable, "-c", code, str(path.resolve())]
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None and writer.stdout.readline() == "open\n"
+        sentence = rf"The results {path} are open for writing in .*\(PID {writer.pid}\): close them there"
+        with pytest.raises(PipelineError, match=sentence):
+            run_query(store.data_folder, "SELECT 1")
+    finally:
+        writer.kill()
+        writer.communicate()
+    run_query(store.data_folder, "SELECT 1")

@@ -15,7 +15,7 @@ from resources.errors import PipelineError
 from resources.schema import table_registry
 from resources.schema.columns import FLOAT, TEXT, UTC, Column, Table
 from resources.schema.summary_tables import CLASS_MINUTES
-from resources.storage import delta_store
+from resources.storage import delta_writes
 from resources.storage.delta_store import Store
 from resources.storage.format_version import FORMAT_VERSION
 from resources.storage.results_database import open_results, publish
@@ -99,7 +99,7 @@ def test_columns_that_the_program_does_not_declare_are_ignored(store: Store) -> 
 def test_rows_from_before_and_after_an_added_column_are_compacted(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delta_store, "_COMPACT_ABOVE_FILES", 1)
+    monkeypatch.setattr(delta_writes, "_COMPACT_ABOVE_FILES", 1)
     later_table = with_added_columns(CLASS_MINUTES)
     store.append(CLASS_MINUTES, class_minutes("a", 2))
     store.append(later_table, later_class_minutes("b", 2))
@@ -113,7 +113,7 @@ def test_the_format_is_recorded_with_the_first_table(store: Store) -> None:
     store.check_format()
     store.append(CLASS_MINUTES, class_minutes("a", 1))
     assert (store.tables_folder / "format_version").read_text() == f"{FORMAT_VERSION}\n"
-    prepare_data_folder(store.data_folder)
+    prepare_data_folder(Settings(data_folder=store.data_folder))
     assert list(store.tables_folder.glob(".*")) == []
 
 
@@ -134,7 +134,7 @@ def test_a_data_folder_of_another_format_is_refused(store: Store, text: str | No
     if text is not None:
         file.write_text(text)
     with pytest.raises(PipelineError, match=sentence):
-        prepare_data_folder(store.data_folder)
+        prepare_data_folder(Settings(data_folder=store.data_folder))
     other_table = replace(CLASS_MINUTES, name="other_minutes")
     with pytest.raises(PipelineError, match=sentence):
         store.append(other_table, class_minutes("a", 1))
@@ -142,7 +142,7 @@ def test_a_data_folder_of_another_format_is_refused(store: Store, text: str | No
 
 def test_a_data_folder_of_format_1_opens(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.unpack_archive(FIXTURE, store.tables_folder, filter="data")
-    prepare_data_folder(store.data_folder)
+    prepare_data_folder(Settings(data_folder=store.data_folder))
     row_counts = {table.name: store.row_count(table) for table in store.tables()}
     assert all(row_counts[name] for name in ("recordings", "detections", "tracks", "stage_runs", "class_minutes"))
     for table in store.tables():

@@ -1,0 +1,51 @@
+"""The check of the tables when a pipeline starts, before anything is read from them or written to them."""
+
+from pathlib import Path
+
+import click
+
+from resources.errors import PipelineError
+from resources.storage.delta_store import Store
+from resources.storage.integrity import check_storage
+from resources.storage.table_repair import TableRepair
+from sensors.crash_recovery import kill_orphaned_processes
+
+_MAX_SENTENCES = 5
+
+
+def check_tables_at_start(data_folder: Path) -> bool:
+    """Check the tables, undo commits that a power cut has cut off, and print what is lost.
+
+    Call this function only in the process that holds the data folder's lock.
+
+    Args:
+        data_folder: The data folder.
+
+    Returns:
+        Whether the tables have all results.
+
+    Raises:
+        PipelineError: A table cannot be read: a person must repair it first.
+    """
+    kill_orphaned_processes(data_folder)
+    store = Store(data_folder)
+    report, repair = check_storage(store), TableRepair(store)
+    if report.damages:
+        report = repair.undo_unfinished_commits(report)
+    if repair.moved_count:
+        names = ", ".join(sorted(repair.repaired_names))
+        click.echo(
+            f"{names}: the newest commits were cut off, as by a power cut, and are undone ({repair.moved_count} files "
+            f"are in {repair.folder}); their recordings are processed again.",
+            err=True,
+        )
+    if report.damages:
+        raise PipelineError(_join(report.damage_sentences))
+    for sentence in (*report.lost_sentences, *report.rewritten):
+        click.echo(sentence, err=True)
+    return not report.lost
+
+
+def _join(sentences: list[str]) -> str:
+    more = len(sentences) - _MAX_SENTENCES
+    return " ".join(sentences[:_MAX_SENTENCES]) + (f" And {more} more tables are damaged." if more > 0 else "")

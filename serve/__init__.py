@@ -1,0 +1,1 @@
+"""The web server of `cv-assets dev`: Dagster's UI behind a guard that other web pages cannot get past."""
