@@ -36,6 +36,11 @@ def format_outcomes(outcomes: "Sequence[RecordingOutcome]", width: int | None) -
     ]
 
 
+def printable_name(name: str) -> str:
+    """A name without characters that would move the cursor or begin a line."""
+    return "".join(character if character.isprintable() else "?" for character in name)
+
+
 def shorten(name: str, width: int) -> str:
     """Shorten a name in the middle, because names of recordings often differ at their end."""
     from rich.cells import cell_len, set_cell_size
@@ -50,7 +55,7 @@ def shorten(name: str, width: int) -> str:
 def _cells(outcome: "RecordingOutcome") -> tuple[str, ...]:
     counts = (outcome.frame_count, outcome.detection_count, outcome.track_count)
     return (
-        "".join(character if character.isprintable() else "?" for character in outcome.source_path),
+        printable_name(outcome.source_path),
         outcome.status,
         *("-" if count is None else str(count) for count in counts),
         "-" if outcome.seconds is None else f"{outcome.seconds:.1f}",

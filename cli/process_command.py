@@ -97,11 +97,11 @@ def process_with_progress(
 
 
 def _print_outcomes(outcomes: "Sequence[RecordingOutcome]") -> None:
-    from cli.outcome_table import format_outcomes
+    from cli.outcome_table import format_outcomes, printable_name
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in format_outcomes(outcomes, width):
         click.echo(line)
     for outcome in outcomes:
         if outcome.error:
-            click.echo(f"{outcome.source_path}: {outcome.status}: {outcome.error}")
+            click.echo(f"{printable_name(outcome.source_path)}: {outcome.status}: {outcome.error}")

@@ -15,7 +15,7 @@ from pydantic import (
 from resources.config.media_config import VideoSettings
 from resources.config.section import MAX_SHAPES, Points, Section, TimeZone
 
-MAX_CLOCK_OFFSET_S = 4e9  # more than a century: a clock that was never set begins in 1970
+_MAX_CLOCK_OFFSET_S = 4e9  # more than a century: a clock that was never set begins in 1970
 Edge = tuple[tuple[float, float], tuple[float, float]]
 
 
@@ -94,8 +94,8 @@ class CameraSettings(Section):
     )
     clock_offset_s: float = Field(
         0.0,
-        ge=-MAX_CLOCK_OFFSET_S,
-        le=MAX_CLOCK_OFFSET_S,
+        ge=-_MAX_CLOCK_OFFSET_S,
+        le=_MAX_CLOCK_OFFSET_S,
         description="Seconds added to the times of the camera's clock; negative if the clock is fast.",
     )
     video: VideoSettings | None = Field(None, description="Keys of video that differ for this camera.")
