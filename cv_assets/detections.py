@@ -23,7 +23,7 @@ from resources.dagster_instance.run_coordinator import GPU_POOL
 from resources.errors import RecordingError
 from resources.inference.detection_arrays import Detections
 from resources.inference.detector import Detector, Models
-from resources.inference.device_lease import device_lease
+from resources.inference.device_lease import describe_holder, device_lease
 from resources.inference.devices import available_devices, device_name, lock_name
 from resources.inference.weights import detection_version
 from resources.media.progress import ReportProgress
@@ -207,9 +207,12 @@ def model_stage(settings: DetectionSettings, name: str | None = None) -> StageAs
     def lease(run: StageRun) -> Iterator[str]:
         devices = available_devices(own_settings(run.settings))
         log = run.context.log
-        with device_lease(
-            devices, run.store.data_folder, lambda: log.info(f"Waiting for one of {devices}."), lock_name
-        ) as device:
+
+        def log_holders() -> None:
+            for device in devices:
+                log.info(f"Waiting for {device}, which is held by {describe_holder(lock_name(device))}.")
+
+        with device_lease(devices, run.store.data_folder, log_holders, lock_name) as device:
             log.info(f"Leased {device}.")
             try:
                 yield device

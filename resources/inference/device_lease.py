@@ -15,10 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+import psutil
+
 from resources.errors import PipelineError
 from resources.storage.locks import open_lock_file
 
 _POLL_S = 0.2
+_MAX_COMMAND_LENGTH = 100  # the command of a run contains its whole configuration
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,22 @@ def read_lease_holder(device: str) -> LeaseHolder | None:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None  # the text, if there is any, is that of a process that was killed
     return LeaseHolder(**json.loads(text)) if text.endswith("\n") else None
+
+
+def describe_holder(device: str) -> str:
+    """Describe the process that holds a device, for people who wait for it.
+
+    Args:
+        device: Name of the device on this machine.
+    """
+    holder = read_lease_holder(device)
+    if holder is None:
+        return "another process, which is just taking or releasing it"
+    command = "its command is not visible"
+    with suppress(psutil.Error):
+        command = " ".join(psutil.Process(holder.pid).cmdline())
+    command = command if len(command) <= _MAX_COMMAND_LENGTH else f"{command[:_MAX_COMMAND_LENGTH]}…"
+    return f"process {holder.pid} ({command}) for the data folder {holder.data_folder} since {holder.since_utc}"
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The model stage: checkpoints, previews, skipped frames, regions, engine selection and further models."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -14,13 +15,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from dagster import DagsterInstance, materialize
+from dagster import DagsterInstance, build_asset_context, materialize
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import CameraObserver
 from cv_assets.detections import detect_recording, model_stage
 from cv_assets.partitions import recordings_partitions
 from cv_assets.recording_inference import analysed_frame_positions
+from cv_assets.stage_asset import StageRun
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
 from resources.config.detection_config import DetectionSettings, ModelSettings
@@ -30,6 +32,7 @@ from resources.inference import engine_selection
 from resources.inference.detection_arrays import Detections
 from resources.inference.detection_region import DetectionRegion
 from resources.inference.detector import Models
+from resources.inference.device_lease import device_lease
 from resources.media.frame_reader import read_images
 from resources.previews import preview_throttle
 from resources.previews.annotated_frames import shrink_to_preview
@@ -310,3 +313,26 @@ def test_the_tables_of_a_further_model_follow_its_task_and_name() -> None:
     assert model_stage(pose, "p").stage.asset_names == ("p_detections", "p_keypoints")
     table = find_table("p_keypoints")
     assert table is not None and table.key == ("recording_id", "frame_index", "detection_index", "keypoint_index")
+
+
+def test_a_run_that_waits_for_a_device_logs_who_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stop_waiting(_: float) -> None:
+        raise TimeoutError
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = Settings(detections=DetectionSettings(device="cpu"))
+    stage = model_stage(settings.detections)
+    context = build_asset_context()
+    assert stage.lease is not None
+    monkeypatch.setattr(time, "sleep", stop_waiting)
+    with (
+        device_lease(["cpu"], Path("/data")),
+        pytest.raises(TimeoutError),
+        stage.lease(StageRun(context, Store(tmp_path), settings)),
+    ):
+        pass
+    output = capfd.readouterr().err
+    assert f"Waiting for cpu, which is held by process {os.getpid()} (" in output
+    assert "for the data folder /data since" in output

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resources.errors import PipelineError
-from resources.inference.device_lease import device_lease, lease_folder, read_lease_holder
+from resources.inference.device_lease import describe_holder, device_lease, lease_folder, read_lease_holder
 
 DATA_FOLDER = Path("/data")
 
@@ -48,6 +48,9 @@ def test_a_device_is_held_by_one_process_and_released_when_the_process_is_killed
 
     holder_before = read_lease_holder(device)
     assert holder_before is not None and holder_before.pid == holder.pid
+    described = describe_holder(device)
+    assert described.startswith(f"process {holder.pid} (") and "spawn_main" in described
+    assert described.endswith(f" for the data folder /data since {holder_before.since_utc}")
     with device_lease([device], DATA_FOLDER, on_wait=kill_holder) as leased:
         assert leased == device
     assert waits == [True]
