@@ -57,7 +57,8 @@ def test_dropped_files_become_rows_while_the_server_is_down_for_a_while(
 def test_every_command_reports_an_unreachable_database_in_one_sentence(tmp_path: Path) -> None:
     settings = write_settings(tmp_path)
     (tmp_path / "recordings" / "a.mp4").write_bytes(b"x")
-    (tmp_path / "data" / "dagster").mkdir(parents=True)
+    for folder in (tmp_path / "data", tmp_path / "data" / "dagster"):
+        folder.mkdir(mode=0o700)
     url = f"postgresql://owner:{ENCODED_PASSWORD}@127.0.0.1:1/history"
     for command in (("process", tmp_path / "recordings"), ("dev",), ("stale",)):
         process = run_cv_assets(*command, "--settings", settings, postgres_url=url)
