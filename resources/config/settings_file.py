@@ -62,7 +62,7 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         settings = _resolve_paths(settings, file.parent)
         _check_folders(settings, file)
     except (OSError, RuntimeError) as error:  # too long, or ~ with an unknown user
-        raise PipelineError(f"{file}: a path cannot be used: {error}") from error
+        raise PipelineError(f"{file}: a path cannot be used: {error}") from None
     return settings
 
 
