@@ -25,7 +25,7 @@ def stale(data: Path | None, settings: Path | None, each: bool) -> None:
     """List stale partitions and the reason."""
     loaded_settings = choose_settings(settings=settings, data_folder=data)
     data_folder = loaded_settings.data_folder
-    if not (data_folder / "tables").is_dir():
+    if not any((data_folder / name).is_dir() for name in ("dagster", "tables")):
         raise PipelineError(f"The data folder {data_folder} has no pipeline yet: process some recordings first.")
     prepare_data_folder(loaded_settings)
     recording_count, assets, without_file_count = _find_stale_assets(loaded_settings)
