@@ -18,6 +18,7 @@ import numpy as np
 
 from resources.config.detection_config import DetectionSettings
 from resources.inference.detection_arrays import Detections, read_detections
+from resources.inference.device_lease import user_cache_folder
 from resources.inference.devices import available_devices
 from resources.inference.engine_selection import EngineMeasurement, EngineSelection
 from resources.inference.engines.engine import Engine, ReadSampleImages
@@ -152,7 +153,7 @@ class Models:
 
     def __init__(self, cache_folder: Path | None = None, watched_folders: Sequence[Path] = ()) -> None:
         self._watched_folders = watched_folders
-        self.cache_folder = cache_folder or _machine_cache_folder()
+        self.cache_folder = cache_folder or user_cache_folder() / "models"
         self._detectors: dict[tuple[Any, ...], Detector] = {}
         # Selections without measurements, and the number of attempts to measure.
         self._unmeasured: dict[tuple[Any, ...], tuple[EngineSelection, int]] = {}
@@ -208,11 +209,6 @@ class Models:
         """
         selected_class_ids(self.weights(settings), settings)
         available_devices(settings)
-
-
-def _machine_cache_folder() -> Path:
-    cache_home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache_home) if cache_home else Path.home() / ".cache") / "cv-assets" / "models"
 
 
 def _map_in_order(

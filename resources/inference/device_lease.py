@@ -39,16 +39,21 @@ class LeaseHolder:
     since_utc: str
 
 
+def user_cache_folder() -> Path:
+    """Folder of this user for what all data folders of this machine share."""
+    cache_home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache_home) if cache_home else Path.home() / ".cache") / "cv-assets"
+
+
 def lease_folder() -> Path:
     """Create and check the folder of this user's lock files; all data folders share it, because they share the devices.
 
     Raises:
         PipelineError: The folder is a link or belongs to another user, who could hold the devices.
     """
-    cache_home = os.environ.get("XDG_CACHE_HOME")
     folder = Path(tempfile.gettempdir()) / f"cv-assets-{os.geteuid()}-devices"  # where the user has no writable home
     with suppress(OSError, RuntimeError):
-        home_folder = (Path(cache_home) if cache_home else Path.home() / ".cache") / "cv-assets" / "devices"
+        home_folder = user_cache_folder() / "devices"
         home_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.access(home_folder, os.W_OK):
             folder = home_folder
