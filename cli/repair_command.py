@@ -27,7 +27,7 @@ def repair(data: Path | None, settings: Path | None) -> None:
         from dagster import DagsterInstance
 
         from cv_assets.asset_graph import AssetGraph
-        from resources.storage.integrity import check_storage, describe_lost
+        from resources.storage.integrity import check_storage, describe_lost, is_rewritten
         from resources.storage.results_database import publish
         from resources.storage.table_repair import TableRepair
         from sensors.crash_recovery import kill_orphaned_processes
@@ -46,6 +46,8 @@ def repair(data: Path | None, settings: Path | None) -> None:
         report = tables.repair(report)
         for sentence in describe_lost(report.lost):
             click.echo(f"{sentence}.")
+        for name in filter(is_rewritten, sorted(tables.repaired_names)):
+            click.echo(f"{name}: the pipeline writes lost rows again.")
         graph = AssetGraph.build(loaded_settings)
         results = find_results_to_recompute(report, graph, tables.repaired_names | outdated_names)
         for sentence in add_missing_videos(results, store, graph):
@@ -57,7 +59,7 @@ def repair(data: Path | None, settings: Path | None) -> None:
     if tables.moved_count:
         click.echo(f"Moved {tables.moved_count} damaged files to {tables.folder}; nothing was deleted.")
     if not results:
-        click.echo("No results are missing.")
+        click.echo("No further results are missing." if tables.repaired_names else "No results are missing.")
         return
     recording_count = len({recording_id for recording_id, _ in results})
     recordings = "1 recording" if recording_count == 1 else f"{recording_count} recordings"

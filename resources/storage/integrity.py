@@ -77,7 +77,7 @@ def check_storage(store: Store, *, contents: bool = False, is_idle: bool = True)
         for name, table in whole.items()
         if table.version < published.get(name, -1) and name not in with_lost_results
     }
-    rewritten = {name for name in outdated if _is_rewritten(name)}
+    rewritten = {name for name in outdated if is_rewritten(name)}
     damages = [table.damage for table in checked.values() if table.damage is not None] + [
         TableDamage(name, problem=f"its commits after {version} are lost")
         for name, version in outdated.items()
@@ -104,7 +104,7 @@ def describe_lost(lost: Sequence[LostResult]) -> Iterator[str]:
         yield f"{name}: rows of {recordings} are lost or outdated ({listed})"
 
 
-def _is_rewritten(table_name: str) -> bool:
+def is_rewritten(table_name: str) -> bool:
     """Whether the pipeline writes lost rows of a table again by itself."""
     table = find_table(table_name)
     return table is None or not table.per_recording or table in (STAGE_RUNS, RECORDING_CLOCKS)

@@ -19,6 +19,7 @@ from resources.file_identification import identify_files
 from resources.inference.detector import Models
 from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
+from resources.storage.folder_access import PRIVATE_MODE
 from resources.watched_files import list_watched_files
 from tests.builders.locations import BUNDLED_WEIGHTS
 
@@ -49,6 +50,7 @@ class Pipeline:
     def __init__(
         self, folder: Path, instance: DagsterInstance, paths: Mapping[str, str] = MappingProxyType({})
     ) -> None:
+        (folder / "data").mkdir(mode=PRIVATE_MODE, parents=True)
         self.instance, self.store = instance, Store(folder / "data")
         settings = Settings(
             watched_folder=folder / "recordings",

@@ -28,9 +28,9 @@ EMPTY_TABLES = {
         "origin_destinations",
         "ground_tracks",
     ),
-    *("track_links", "masks", "keypoints", "oriented_boxes", "frame_classes", "stretches"),
+    *("track_links", "masks", "keypoints", "oriented_boxes", "frame_classes", "stretches", "file_hashes"),
 }
-"""Tables that need zones and lines, weights of another task, or black, frozen or blurred frames."""
+"""Tables that need zones and lines, weights of another task, black or frozen frames, or files that are compared."""
 
 ALSO_OF_REJECTED = {"recordings", "stage_runs"}
 """Tables with rows of a recording that is rejected because its file is not a video."""

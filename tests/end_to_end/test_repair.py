@@ -54,7 +54,9 @@ def test_lost_rows_and_files_are_reported_repaired_and_computed_again(folder: Pa
     assert code == 2 and "crops: its file" in output, output
     code, output = run(folder, "doctor", "--full")
     assert code == 1 and "crops: its file" in output, output
+    lose_file(folder / "data" / "tables" / "source_files")
     code, output = run(folder, "repair")
+    assert "source_files: the pipeline writes lost rows again." in output
     assert code == 0 and "Lost results of" in output and "(crops, tracks)" in output, output
     code, output = run(folder, *process)
     assert code == 0 and "Nothing to do" not in output, output
