@@ -50,7 +50,7 @@ class Pipeline:
     def __init__(
         self, folder: Path, instance: DagsterInstance, paths: Mapping[str, str] = MappingProxyType({})
     ) -> None:
-        (folder / "data").mkdir(mode=PRIVATE_MODE, parents=True)
+        (folder / "data").mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
         self.instance, self.store = instance, Store(folder / "data")
         settings = Settings(
             watched_folder=folder / "recordings",
