@@ -13,6 +13,7 @@ from resources.file_hashes import content_fingerprint
 from tests.builders.command_line import run_cv_assets, write_settings
 from tests.resources.test_file_identification import FIRST_OF_EQUAL_DIGITS, SECOND_OF_EQUAL_DIGITS
 
+pytestmark = pytest.mark.long
 HOLE_BYTES = 60_000
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
 from tests.builders.running_pipeline import RunningPipeline
@@ -20,6 +22,7 @@ def list_runs(pipeline: RunningPipeline) -> dict[str, tuple[str, set[str]]]:
     return {run["runId"]: (run["status"], {tag["key"] for tag in run["tags"]}) for run in runs}
 
 
+@pytest.mark.long
 def test_a_dropped_file_is_processed_and_the_runs_are_kept_over_a_restart(tmp_path: Path) -> None:
     pipeline = RunningPipeline(tmp_path)
     pipeline.start_by_hand()

@@ -12,6 +12,7 @@ from tests.builders.command_line import run_cv_assets, write_settings
 from tests.builders.message_receivers import HOST, webhook_server
 
 
+@pytest.mark.long
 def test_each_event_is_reported_once_however_often_the_folder_is_processed(
     history_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,14 +24,14 @@ def test_dropped_files_become_rows_while_the_server_is_down_for_a_while(
         for number in range(3):
             write_video(demo_scene(number, 6, {"car": 1}), pipeline.watched_folder / f"{number}.mp4")
         pipeline.wait_until(
-            lambda: pipeline.sql("SELECT count(*) > 0 FROM recordings") == [(True,)], 120, "the first recording"
+            lambda: pipeline.sql("SELECT count(*) > 0 FROM recordings") == [(True,)], 900, "the first recording"
         )
         postgres_server.stop()
         time.sleep(OUTAGE_S)
         write_video(demo_scene(3, 4, {"car": 1}), pipeline.watched_folder / "3.mp4")
         postgres_server.start()
         complete = "SELECT count(*) FROM recordings JOIN summaries USING (recording_id) WHERE status = 'ok'"
-        pipeline.wait_until(lambda: pipeline.sql(complete) == [(4,)], 240, "four summaries")
+        pipeline.wait_until(lambda: pipeline.sql(complete) == [(4,)], 900, "four summaries")
         counts = "SELECT count(*), count(DISTINCT (recording_id, frame_index)) FROM frames"
         assert pipeline.sql(counts) == [(550, 550)]
 
@@ -41,7 +41,7 @@ def test_dropped_files_become_rows_while_the_server_is_down_for_a_while(
         version_before = pipeline.sql(version_query)
         backfill_id = pipeline.backfill(["crops"], [str(row[0]) for row in rows])
         pipeline.wait_until(
-            lambda: pipeline.backfill_status(backfill_id).startswith("COMPLETED"), 180, "the backfill to end"
+            lambda: pipeline.backfill_status(backfill_id).startswith("COMPLETED"), 900, "the backfill to end"
         )
         assert pipeline.backfill_status(backfill_id) == "COMPLETED_SUCCESS"
         pipeline.wait_until(lambda: pipeline.sql(version_query) != version_before, 5, "the publication")
@@ -71,6 +71,7 @@ def test_every_command_reports_an_unreachable_database_in_one_sentence(tmp_path:
     assert "history on 127.0.0.1:1 cannot be used" in doctor.stdout
 
 
+@pytest.mark.long
 def test_a_data_folder_moves_to_postgres_and_back_without_computing_anything_again(
     tmp_path: Path, postgres_url: str
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_full_and_a_read_only_disk_give_exit_code_2_and_the_reason(tmp_path: P
     assert "read-only file system" in read_only.stderr
 
 
+@pytest.mark.long
 def test_weights_that_fail_only_when_loaded_stop_the_command_once(tmp_path: Path) -> None:
     """A zip archive without a model passes the check before the run; the run reports it, and the command ends."""
     settings = write_settings(tmp_path)

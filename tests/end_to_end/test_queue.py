@@ -14,6 +14,7 @@ from demo.drawn_scenes.video_files import write_video
 from resources.config.settings_file import PROJECT_ROOT
 from tests.builders.running_pipeline import RunningPipeline
 
+pytestmark = pytest.mark.long
 MODEL_ASSETS = ["detections"]
 _RUNS = """
 { runsOrError { ... on Runs { results {
@@ -141,7 +142,7 @@ def launch_by_command(pipeline: RunningPipeline, recording_id: str) -> None:
     assert process.returncode == 0, process.stderr
 
 
-@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.fixture(scope="module", params=[1, 2])
 def gpu_run_limit(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 

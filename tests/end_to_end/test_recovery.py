@@ -39,13 +39,13 @@ def recordings_in_progress(pipeline: RunningPipeline) -> list[str]:
 
 
 def test_after_every_kill_each_recording_is_in_the_tables_exactly_once(pipeline: RunningPipeline) -> None:
-    pipeline.wait_until(lambda: recordings_in_progress(pipeline), 120, "a recording in progress")
+    pipeline.wait_until(lambda: recordings_in_progress(pipeline), 900, "a recording in progress")
     kill_processes(pipeline, RUN_WORKER)
     for words in (("dagster-daemon",), ("dagster", "api", "grpc"), ("serve.dagster_ui",)):
-        pipeline.wait_until(lambda: len(pipeline.processes(RUN_WORKER)) > 0, 180, "the next run")
+        pipeline.wait_until(lambda: len(pipeline.processes(RUN_WORKER)) > 0, 900, "the next run")
         kill_processes(pipeline, *words)
-        pipeline.wait_until(lambda: pipeline.is_loaded(), 180, "the pipeline to start again")
-    pipeline.wait_until(lambda: len(pipeline.processes(RUN_WORKER)) > 0, 180, "the next run")
+        pipeline.wait_until(lambda: pipeline.is_loaded(), 900, "the pipeline to start again")
+    pipeline.wait_until(lambda: len(pipeline.processes(RUN_WORKER)) > 0, 900, "the next run")
     pipeline.kill()
     for process in pipeline.processes():
         process.send_signal(signal.SIGKILL)

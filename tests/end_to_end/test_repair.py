@@ -12,6 +12,7 @@ from resources.storage.results_database import results_path
 from tests.builders.command_line import run_cv_assets, write_settings
 from tests.builders.damaged_tables import empty_newest_entry, lose_file, lose_newest_entry
 
+pytestmark = pytest.mark.long
 COUNTS = "SELECT (SELECT count(*) FROM frames), (SELECT count(*) FROM tracks), (SELECT count(*) FROM crops) > 0 AS c"
 
 
