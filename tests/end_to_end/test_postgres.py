@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import psycopg2
+import pytest
 
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
