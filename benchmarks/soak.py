@@ -122,7 +122,7 @@ def _row_count_cases(pipeline: Pipeline, good: list[Path], broken: list[Path]) -
         "SELECT source_path, status, error, s.frame_count, s.detection_count, s.track_count, "
         "(SELECT count(*) FROM frames f WHERE f.recording_id = r.recording_id), "
         "(SELECT count(*) FROM detections d WHERE d.recording_id = r.recording_id), "
-        "(SELECT count(*) FROM zone_seconds z WHERE z.recording_id = r.recording_id) "
+        "(SELECT count(*) FROM recording_zone_seconds z WHERE z.recording_id = r.recording_id) "
         "FROM recordings r LEFT JOIN summaries s USING (recording_id)"
     )
     by_path = {row[0]: row for row in rows}

@@ -66,12 +66,12 @@ def _run_until_stopped(instance: "DagsterInstance", data_folder: Path, port: int
     import time
 
     from cli.dagster_processes import DagsterServices
-    from sensors.crash_recovery import fail_interrupted_runs, mark_running_as_interrupted
+    from sensors.crash_recovery import cancel_interrupted_runs, mark_running_as_interrupted
 
     early_exits = 0
     while early_exits < _MAX_EARLY_EXITS or _wait_for_disk_space(data_folder):
-        if run_count := fail_interrupted_runs(instance, data_folder):
-            click.echo(f"{run_count} runs were interrupted and marked as failed; their work is requested again.")
+        if run_count := cancel_interrupted_runs(instance, data_folder):
+            click.echo(f"{run_count} runs were interrupted and marked as canceled; their work is requested again.")
         started_s = time.monotonic()
         services = DagsterServices(data_folder, port)
         try:
@@ -86,7 +86,7 @@ def _run_until_stopped(instance: "DagsterInstance", data_folder: Path, port: int
                 with disk_errors(data_folder):
                     mark_running_as_interrupted(instance)
             except PipelineError as error:
-                click.echo(str(error), err=True)  # the next start fails these runs instead
+                click.echo(str(error), err=True)  # the next start cancels these runs instead
             finally:
                 services.terminate()
         early_exits = 0 if time.monotonic() - started_s > _EARLY_EXIT_S else early_exits + 1

@@ -20,7 +20,9 @@ from resources.storage.disk import check_data_folder
 from resources.storage.folder_access import find_group_id
 from resources.storage.integrity import check_storage
 from resources.storage.locks import is_pipeline_running
+from resources.storage.recording_clocks import guessed_clocks_sentence
 from resources.storage.results_database import open_results, publish_if_unusable, results_path
+from resources.unmatched_names import find_unmatched_names
 from resources.watched_files import list_watched_files
 
 _PACKAGES = (
@@ -72,6 +74,7 @@ def check_machine(settings: Settings, *, full: bool = False) -> list[CheckResult
         *_check_tables(settings, full),
         *_check_storage(settings),
         *check_model_weights(settings),
+        *(CheckResult("names", False, sentence) for sentence in find_unmatched_names(settings)),
         *_check_channels(settings),
     ]
 
@@ -178,6 +181,8 @@ def _check_tables(settings: Settings, full: bool) -> Iterator[CheckResult]:
         else:
             message = f"{results_path(settings.data_folder)} ({recording_count} recordings)"
             yield CheckResult("results", True, message)
+    if clocks_sentence := guessed_clocks_sentence(store):
+        yield CheckResult("clocks", True, clocks_sentence)
 
 
 def _check_storage(settings: Settings) -> Iterator[CheckResult]:

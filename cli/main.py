@@ -6,7 +6,10 @@ from pathlib import Path
 import click
 
 from cli.adopt_command import adopt
+from cli.crops_command import crops
 from cli.dev_command import dev
+from cli.forget_command import forget, keep
+from cli.init_command import write_starter_settings
 from cli.notify_command import notify
 from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, settings_option, weights_option
 from cli.process_command import process
@@ -18,6 +21,7 @@ from resources.errors import PipelineError
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cv-assets", prog_name="cv-assets", message="%(prog)s %(version)s")
 def commands() -> None:
     """Offline video analytics: turns the recordings in a folder into tables that you query with SQL."""
 
@@ -25,10 +29,14 @@ def commands() -> None:
 commands.add_command(process)
 commands.add_command(dev)
 commands.add_command(stale)
+commands.add_command(crops)
 commands.add_command(adopt)
 commands.add_command(repair)
 commands.add_command(notify)
+commands.add_command(forget)
+commands.add_command(keep)
 commands.add_command(print_settings)
+commands.add_command(write_starter_settings)
 
 
 def main() -> None:
@@ -44,9 +52,13 @@ def main() -> None:
 @click.argument("query", required=False)
 @data_option
 @settings_option
-@click.option("--format", "output", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
+@click.option("--format", "output", type=click.Choice(["table", "csv", "json", "parquet", "xlsx"]), default="table")
 def sql(query: str | None, data: Path | None, settings: Path | None, output: str) -> None:
-    """Run one QUERY on the results, or open a prompt without one. parquet and csv go to standard output."""
+    """Run the statements of QUERY on the results, or open a prompt without one.
+
+    Results go to standard output, those of csv, json, parquet and xlsx as the content of a file. The exit status is 1
+    if a statement is wrong.
+    """
     from cli.sql import open_prompt, run_query
     from resources.storage.delta_store import Store
     from resources.storage.results_database import publish_if_unusable
@@ -61,12 +73,31 @@ def sql(query: str | None, data: Path | None, settings: Path | None, output: str
 
 
 @commands.command()
+@data_option
+@settings_option
+@click.option("--columns", "table_name", metavar="TABLE", help="Print the columns of this table or view.")
+def tables(data: Path | None, settings: Path | None, table_name: str | None) -> None:
+    """List all tables and views of the results with the meaning of a row."""
+    from cli.tables import print_columns, print_tables
+    from resources.storage.delta_store import Store
+    from resources.storage.results_database import open_results, publish_if_unusable
+
+    loaded_settings = choose_settings(settings=settings, data_folder=data)
+    publish_if_unusable(Store(loaded_settings.data_folder), loaded_settings)
+    with open_results(loaded_settings.data_folder) as results:
+        if table_name is None:
+            print_tables(results)
+        else:
+            print_columns(results, table_name)
+
+
+@commands.command()
 @click.argument("camera")
 @data_option
 @settings_option
 @click.option("--output", type=PATH_TYPE, help="File to write [default: zones-CAMERA.html in the current folder].")
 def zones(camera: str, data: Path | None, settings: Path | None, output: Path | None) -> None:
-    """Write a page for drawing the zones and lines of CAMERA; the page shows the YAML for the settings."""
+    """Write a page for drawing the zones, lines and ground of CAMERA; the page shows the YAML for the settings."""
     from cli.zones_page import build_zones_page
 
     page = build_zones_page(camera, choose_settings(settings=settings, data_folder=data))
@@ -79,15 +110,20 @@ def zones(camera: str, data: Path | None, settings: Path | None, output: Path | 
 
 
 @commands.command()
+@click.argument("folder", type=PATH_TYPE, required=False)
 @data_option
 @settings_option
 @weights_option
 @click.option("--full", is_flag=True, help="Also read the contents of all tables and compare their checksums.")
-def doctor(data: Path | None, settings: Path | None, weights: str | None, full: bool) -> None:
-    """Check whether this machine is ready, and print how to fix each problem."""
+def doctor(folder: Path | None, data: Path | None, settings: Path | None, weights: str | None, full: bool) -> None:
+    """Check whether this machine is ready, and print how to fix each problem.
+
+    With FOLDER, check what `process FOLDER` needs; without it, the watched folder of the settings.
+    """
     from cli.doctor import check_machine
 
-    results = check_machine(choose_settings(settings=settings, data_folder=data, weights=weights), full=full)
+    chosen_settings = choose_settings(settings=settings, watched_folder=folder, data_folder=data, weights=weights)
+    results = check_machine(chosen_settings, full=full)
     width = max(len(result.subject) for result in results)
     for result in results:
         mark = click.style("ok ", fg="green") if result.is_ok else click.style("fix", fg="red")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from cli.options import settings_option
-from resources.config.settings_file import load_settings
+from resources.environment import choose_settings
 from resources.errors import PipelineError
 
 
@@ -18,7 +18,7 @@ def notify(channel_name: str | None, settings: Path | None) -> None:
     from resources.notifications.delivery import send_messages
     from resources.notifications.messages import build_test_message
 
-    channels = load_settings(settings).notifications.channels
+    channels = choose_settings(settings=settings).notifications.channels
     if not channels:
         raise PipelineError("The settings have no notification channel: add one at notifications.")
     selected_channels = [channel for channel in channels if channel_name in (None, channel.name)]

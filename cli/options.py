@@ -9,17 +9,32 @@ from typing import Any
 
 import click
 
+from resources.config.settings import Settings
 from resources.dagster_instance.postgres_database import postgres_problem
 from resources.errors import PipelineError
 
 PATH_TYPE = click.Path(path_type=Path)
-settings_option = click.option("--settings", type=PATH_TYPE, help="Settings file [default: pipeline.yaml].")
+settings_option = click.option(
+    "--settings",
+    type=PATH_TYPE,
+    help="Settings file [default: that in CV_ASSETS_SETTINGS, pipeline.yaml of the current folder, or of the project].",
+)
 data_option = click.option("--data", type=PATH_TYPE, help="Data folder [default: data_folder of the settings].")
 weights_option = click.option("--weights", help="Detector weights: a .pt file, or a name that Ultralytics publishes.")
 
 
+class QueryError(PipelineError):
+    """A query is wrong, or its result cannot be written as requested: the exit status is 1."""
+
+
 class CommandGroup(click.Group):
     """Ends a command with one sentence and exit status 2 if a person must act, and with 130 if it is interrupted."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command; the list of commands shows the whole first sentence of its help, which Click would cut."""
+        if cmd.short_help is None and cmd.help:
+            cmd.short_help = " ".join(cmd.help.split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+        super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -27,7 +42,7 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except PipelineError as error:
             click.echo(f"cv-assets: {error}", err=True)
-            ctx.exit(2)
+            ctx.exit(1 if isinstance(error, QueryError) else 2)
         except Exception as error:
             sentence = postgres_problem(error)
             if sentence is None:
@@ -44,6 +59,14 @@ def end_process(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def warn_of_unmatched_names(settings: Settings) -> None:
+    """Print a sentence for each camera and class in the settings that matches nothing."""
+    from resources.unmatched_names import find_unmatched_names
+
+    for sentence in find_unmatched_names(settings):
+        click.echo(f"Warning: {sentence}", err=True)
 
 
 @contextmanager

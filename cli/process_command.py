@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.adopt_command import recommend_adoption
-from cli.options import PATH_TYPE, data_option, interrupt_on_sigterm, settings_option, weights_option
+from cli.options import (
+    PATH_TYPE,
+    data_option,
+    interrupt_on_sigterm,
+    settings_option,
+    warn_of_unmatched_names,
+    weights_option,
+)
 from cli.progress_display import display_progress
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError
+from resources.storage.delta_store import Store
 from resources.storage.disk import disk_errors
 from resources.storage.locks import data_folder_lock
+from resources.storage.recording_clocks import guessed_clocks_sentence
 
 if TYPE_CHECKING:
     from cli.process_folder import RecordingOutcome
@@ -72,6 +81,7 @@ def process_with_progress(
     for model in loaded_settings.all_models:
         check_weights(model, loaded_settings.watched_folders)
     prepare_data_folder(loaded_settings)
+    warn_of_unmatched_names(loaded_settings)
     with data_folder_lock(data_folder), disk_errors(data_folder), interrupt_on_sigterm():
         # Imported here, so that a command that a person must correct fails before Dagster is loaded.
         from cli.process_folder import is_failure, process_folder
@@ -92,6 +102,8 @@ def process_with_progress(
     if not is_whole:
         click.echo("Results are still missing, as listed at the start: run cv-assets repair, then this command again.")
     _print_outcomes(outcomes)
+    if sentence := guessed_clocks_sentence(Store(data_folder)):
+        click.echo(sentence)
     click.echo(f"Results: {data_folder / 'results.duckdb'}")
     return is_whole and not any(is_failure(outcome) for outcome in outcomes)
 

@@ -17,6 +17,7 @@ from cv_assets.batch import STOPPED_TAG
 from resources.dagster_instance.dagster_names import UNFINISHED_STATUSES
 from resources.dagster_instance.postgres_database import postgres_problem
 from resources.errors import PipelineError
+from resources.forgotten_files import FORGOTTEN
 from resources.inference.detector import Models
 from resources.schema.summary_tables import SUMMARIES
 from resources.source_index import SourceIndex
@@ -25,7 +26,7 @@ from resources.storage.recording_rows import read_recording_rows
 from resources.storage.results_database import publish
 from resources.storage.stage_runs import newest_stage_runs
 from resources.watched_files import list_watched_files
-from sensors.crash_recovery import fail_interrupted_runs, mark_running_as_interrupted
+from sensors.crash_recovery import cancel_interrupted_runs, mark_running_as_interrupted
 from sensors.notification_events import final_status_and_error, notify
 from sensors.recording_states import RecordingState, change_token, read_recording_states
 from sensors.retries import run_failure_sentence
@@ -114,7 +115,7 @@ def process_folder(
     settings = graph.settings
     store = Store(settings.data_folder)
     with DagsterInstance.get() as instance:
-        fail_interrupted_runs(instance, settings.data_folder)
+        cancel_interrupted_runs(instance, settings.data_folder)
         _send_notifications(instance, store, graph)
         if _is_complete(instance, store, graph, FolderProgress()):
             publish(store, settings)
@@ -154,9 +155,11 @@ def _is_complete(instance: DagsterInstance, store: Store, graph: AssetGraph, pro
         and file.file_state == state
         and (not file.is_unverified or file.recording_id in never_compared)
     }
+    # A copy of the file of an archived or forgotten recording is no work either.
+    removed = {file.recording_id for file in known.values() if file.state in ("archived", FORGOTTEN)}
     source_paths: dict[str, str] = {}
     for path, file in ingested.items():
-        if file.recording_id and file.state != "archived":
+        if file.recording_id and (file.recording_id in progress.states or file.recording_id not in removed):
             source_paths.setdefault(file.recording_id, path)
     progress.source_paths = source_paths
     progress.unreadable_files = {

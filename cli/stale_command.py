@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import data_option, settings_option
+from cli.options import data_option, settings_option, warn_of_unmatched_names
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError
 from resources.source_index import SourceIndex
@@ -28,6 +28,7 @@ def stale(data: Path | None, settings: Path | None, each: bool) -> None:
     if not any((data_folder / name).is_dir() for name in ("dagster", "tables")):
         raise PipelineError(f"The data folder {data_folder} has no pipeline yet: process some recordings first.")
     prepare_data_folder(loaded_settings)
+    warn_of_unmatched_names(loaded_settings)
     recording_count, assets, without_file_count = _find_stale_assets(loaded_settings)
     if each:
         for asset in assets:

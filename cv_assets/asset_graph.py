@@ -79,7 +79,8 @@ class AssetGraph:
         lambda self: define_asset_job(
             ANALYSIS,
             AssetSelection.groups(ANALYSIS),
-            description="Detect, track, crop and summarize: tagged gpu, bounded by the run queue.",
+            description="Detect, track, crop and summarize. Its runs are tagged gpu=true, also where the CPU runs the "
+            "model: the queue limits the runs with this tag.",
         )
     )
     """The job that detects, tracks and summarizes."""

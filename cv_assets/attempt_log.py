@@ -8,6 +8,7 @@ from typing import Any
 from dagster import DagsterRun
 
 from cv_assets.data_versions import DataVersions
+from cv_assets.recording_status import RecordingStatus
 from resources.dagster_instance.dagster_names import BACKFILL_ID_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import (
@@ -53,7 +54,11 @@ class AttemptLog:
         }
         self._requested_by = requester_of(run.tags)
         self._started: dict[str, tuple[datetime, float]] = {}
+        self._rows: dict[str, dict[str, dict[str, Any]]] = {recording_id: {} for recording_id in recording_ids}
+        for row in rows:
+            self._rows[row["recording_id"]][row["stage"]] = row
         self._pending: list[StageRun] = []
+        self._stored: list[StageRun] = []
         self._flushed_at_s = time.monotonic()
 
     def start(self, recording_id: str) -> None:
@@ -104,6 +109,7 @@ class AttemptLog:
             PipelineError: The data folder is full, read-only or not accessible.
         """
         append_stage_runs(self._store, self._pending)
+        self._stored += self._pending
         self._pending = []
         self._flushed_at_s = time.monotonic()
 
@@ -111,6 +117,15 @@ class AttemptLog:
         """Append all attempts that have ended, if the last flush was ten seconds ago; see `flush`."""
         if time.monotonic() - self._flushed_at_s >= FLUSH_INTERVAL_S:
             self.flush()
+
+    def statuses(self) -> dict[str, tuple[RecordingStatus, RecordingStatus]]:
+        """Status of each whole recording before and after its attempt, for the attempts that have been appended."""
+        changes = {}
+        for attempt in self._stored:
+            before = self._rows[attempt.recording_id]
+            after = {**before, self._stage_name: vars(attempt)}
+            changes[attempt.recording_id] = RecordingStatus.of(before.values()), RecordingStatus.of(after.values())
+        return changes
 
 
 def attempt_number(tags: Mapping[str, str], previous: Mapping[str, Any] | None) -> int:

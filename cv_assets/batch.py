@@ -28,13 +28,15 @@ from cv_assets.attempt_log import CANCELED_ERROR, AttemptLog
 from cv_assets.camera_settings import CameraObserver, cameras_of
 from cv_assets.crash_marker import crash_marker
 from cv_assets.data_versions import DataVersions
-from cv_assets.stage_metadata import Metadata, progress_reporter
+from cv_assets.recording_status import RecordingStatus, is_news
+from cv_assets.stage_metadata import Metadata, display_metadata, progress_reporter
 from resources.config.settings import Settings
 from resources.dagster_instance.dagster_names import UNFINISHED_STATUSES
 from resources.dagster_instance.private_api import add_asset_metadata
 from resources.errors import PipelineError, RecordingError, RejectedRecordingError, RunFencedError
 from resources.media.progress import ReportProgress
 from resources.schema.columns import Table
+from resources.schema.recording_tables import RECORDINGS
 from resources.schema.row_checks import broken_rules
 from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder, disk_problem
@@ -70,6 +72,7 @@ class Stage:
         check: A further check of the stored results.
         code_version: Version of its logic and settings.
         input_stages: Stage of each input by the name of its asset.
+        all_stages: Names of all stages of the asset graph; empty in a graph without the asset `recordings`.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Stage:
     check: CheckRecordings | None = None
     code_version: str = ""
     input_stages: Mapping[str, str] = field(default_factory=dict)
+    all_stages: tuple[str, ...] = ()
 
     @property
     def asset_names(self) -> tuple[str, ...]:
@@ -146,6 +150,7 @@ def process_batch(
             versions.log_materializations(context, result.metadata)
             # Without these results the UI would show the checks as not executed, as if they had failed.
             yield from _check_rows(stage, store, list(result.metadata))
+            _observe_statuses(stage, context, attempts)
             raise Failure(
                 _describe_failures(stage.name, len(recording_ids), result),
                 metadata={_FAILED_KEY: MetadataValue.json(list(result.failed))},
@@ -153,6 +158,18 @@ def process_batch(
             )
         yield from _materialize(stage, context, store, result.metadata, versions)
         yield from _check_rows(stage, store, list(result.metadata))
+        _observe_statuses(stage, context, attempts)
+
+
+def _observe_statuses(stage: Stage, context: AssetExecutionContext, attempts: AttemptLog) -> None:
+    """Log the status of recordings on the asset `recordings`, where the attempts of this run have changed it."""
+    if not stage.all_stages:
+        return
+    # The UI ignores observations that are older than the newest materialization.
+    is_materialized_now = RECORDINGS.name in stage.asset_names
+    for recording_id, (before, after) in attempts.statuses().items():
+        if is_news(RecordingStatus() if is_materialized_now else before, after, stage.all_stages):
+            context.log_event(after.observation(recording_id, stage.all_stages))
 
 
 def _process_each(
@@ -180,7 +197,7 @@ def _process_each(
                     f"The recording has no results, because its file was rejected: {attempts.rejected[recording_id]}"
                 )
             metadata = _process_one(stage, context, store, process, recording_id, durations_s.get(recording_id))
-            result.metadata[recording_id] = metadata
+            result.metadata[recording_id] = {name: display_metadata(values) for name, values in metadata.items()}
             attempts.end(recording_id, *_status_in_metadata(metadata), has_results=True)
         except RecordingError as error:
             context.log.error(f"{recording_id}: {error}")
@@ -243,7 +260,7 @@ def _process_one(
         context.log.error(f"{recording_id}: {''.join(traceback.format_exception(error))}")
         raise RecordingError(f"Unexpected {type(error).__name__}: {error}") from error
     elapsed_s = round(time.monotonic() - started_s, 3)
-    timing: dict[str, float] = {"seconds": elapsed_s}
+    timing: dict[str, float] = {"elapsed_s": elapsed_s}
     duration_s = next((values["duration_s"] for values in metadata.values() if "duration_s" in values), duration_s)
     if duration_s:
         timing["realtime_factor"] = round(duration_s / max(elapsed_s, 1e-3), 2)

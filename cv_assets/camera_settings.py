@@ -1,7 +1,7 @@
-"""Settings of single cameras as observed external assets, with one partition per recording.
+"""Settings of single cameras as observable source assets, with one partition per recording.
 
 A stage has one code version for all recordings, so a code version cannot express the settings of a single camera.
-Each aspect of a camera's settings is therefore an external asset, upstream of the stages that read it. Its observations
+Each aspect of a camera's settings is therefore a source asset, upstream of the stages that read it. Its observations
 carry the data version: a changed setting makes the recordings of that camera stale, in those stages only. A camera
 without settings of its own has no observations.
 """
@@ -9,10 +9,20 @@ without settings of its own has no observations.
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dagster import AssetKey, AssetObservation, AssetSpec, DagsterInstance
+from dagster import (
+    AssetKey,
+    AssetObservation,
+    BetaWarning,
+    DagsterInstance,
+    DataVersionsByPartition,
+    OpExecutionContext,
+    SourceAsset,
+    observable_source_asset,
+)
 
 from cv_assets.partitions import recordings_partitions
 from resources.config.detection_config import DetectionSettings
@@ -46,19 +56,6 @@ class CameraAspect:
     def key(self) -> AssetKey:
         """The asset's key."""
         return AssetKey(self.name)
-
-    @property
-    def spec(self) -> AssetSpec:
-        """The external asset."""
-        return AssetSpec(
-            self.name,
-            description=f"{self.description}, from the settings of the recording's camera. An external asset: it is "
-            "observed, not materialized; Events lists the observations.",
-            group_name="cameras",
-            kinds={"yaml"},
-            owners=["team:video-analytics"],
-            partitions_def=recordings_partitions,
-        )
 
 
 def _video_json(settings: Settings, camera: str | None) -> str:
@@ -138,7 +135,7 @@ def cameras_of(store: Store, recording_ids: Sequence[str] | None = None) -> dict
 
 
 class CameraObserver:
-    """Records the settings of single cameras as observations of the external assets.
+    """Records the settings of single cameras as observations of the source assets.
 
     Args:
         settings: The settings of this process.
@@ -152,6 +149,30 @@ class CameraObserver:
             *(camera_regions(model.name) for model in settings.models),
         )
         self.aspects: Mapping[AssetKey, CameraAspect] = {aspect.key: aspect for aspect in aspects}
+
+    def build_assets(self) -> list[SourceAsset]:
+        """Build the source asset of each aspect; observing one records the settings in force."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BetaWarning)  # at each start, one for each asset
+            return [self._build_asset(aspect) for aspect in self.aspects.values()]
+
+    def _build_asset(self, aspect: CameraAspect) -> SourceAsset:
+        # Observable, because the UI shows any other asset whose partitions are not materialized as missing.
+        @observable_source_asset(
+            name=aspect.name,
+            description=f"{aspect.description}, from the settings of the recording's camera. The pipeline observes "
+            "them by itself; a recording without an observation has no settings of its own. After a change of the "
+            "settings, Observe marks what has become stale.",
+            group_name="cameras",
+            tags={"dagster/kind/yaml": ""},
+            partitions_def=recordings_partitions,
+            required_resource_keys={"store"},
+        )
+        def observe(context: OpExecutionContext) -> DataVersionsByPartition:
+            self.record(context.instance, [aspect.key], cameras_of(context.resources.store))
+            return DataVersionsByPartition({})  # the observations are recorded with the time of their settings
+
+        return observe
 
     def current_version(self, key: AssetKey, camera: str | None) -> str:
         """Data version of a camera's settings as this process read them."""
@@ -216,8 +237,7 @@ class CameraObserver:
         if settings_json:  # Dagster treats an observation without a version like no observation
             version = settings_data_version(settings_json)
             tags |= {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
-        settings = json.loads(settings_json) if settings_json else {}
-        return AssetObservation(aspect.key, partition=recording_id, metadata={"settings": settings}, tags=tags)
+        return AssetObservation(aspect.key, partition=recording_id, metadata={"settings": settings_json}, tags=tags)
 
 
 def _newest_matching_observation(

@@ -165,11 +165,12 @@ def crop_recording(
                 name = drawable_name(crop.row["class_name"], f"class {crop.row['class_id']}")
                 cells[track_id] = shrink_to_preview(crop.image), f"{track_id} {name}"
     store.replace(CROPS, [recording_id], pa.Table.from_pylist(rows, schema=CROPS.arrow_schema))
-    metadata: dict[str, Any] = {"bytes": sum(len(row["jpeg"]) for row in rows)}
+    tracks_with_crops = len({row["track_id"] for row in rows})
+    metadata: dict[str, Any] = {"jpeg_bytes": sum(len(row["jpeg"]) for row in rows)}
     if cells:
         sheet = contact_sheet([cells[key] for key in sorted(cells)], _SHEET_COLUMNS, _CELL_WIDTH_PX, _CELL_HEIGHT_PX)
-        metadata["contact_sheet"] = sheet_metadata(sheet, f"the best crops of the first {len(cells)} tracks")
-    tracks_with_crops = len({row["track_id"] for row in rows})
+        caption = f"{len(cells)} of {tracks_with_crops} tracks with crops: the best crop of each"
+        metadata["contact_sheet"] = sheet_metadata(sheet, caption)
     return {CROPS.name: count_metadata(len(rows), tracks_with_crops=tracks_with_crops, **metadata)}
 
 

@@ -18,7 +18,7 @@ def build_definitions(settings: Settings) -> Definitions:
     graph = AssetGraph.build(settings)
     retention_job = build_retention_job(graph)
     return Definitions(
-        assets=[*graph.assets, *(aspect.spec for aspect in graph.observer.aspects.values())],
+        assets=[*graph.assets, *graph.observer.build_assets()],
         jobs=[graph.ingest_job, graph.analysis_job, retention_job],
         schedules=[build_retention_schedule(retention_job, settings.retention)],
         sensors=[

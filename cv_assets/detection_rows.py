@@ -126,6 +126,7 @@ def _key_columns(recording_id: str, detections: Sequence[Detections], frames: pa
         "recording_id": pa.repeat(recording_id, len(position)),
         "frame_index": frames["frame_index"].take(pa.array(position)),
         "detection_index": index,
+        "time_s": frames["time_s"].take(pa.array(position)),
     }
 
 

@@ -16,7 +16,7 @@ from cv_assets.camera_settings import camera_regions
 from cv_assets.detection_rows import rows_of_table
 from cv_assets.recording_inference import RecordingInference, prepare_inference
 from cv_assets.stage_asset import ANALYSIS, StageAsset, StageRun, stage_asset
-from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
+from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata, sheet_metadata
 from resources.config.detection_config import DetectionSettings
 from resources.config.settings import Settings, settings_version
 from resources.dagster_instance.run_coordinator import GPU_POOL
@@ -27,6 +27,7 @@ from resources.inference.device_lease import describe_holder, device_lease
 from resources.inference.devices import available_devices, device_name, lock_name
 from resources.inference.weights import detection_version
 from resources.media.progress import ReportProgress
+from resources.previews.boxes_sheet import BoxesSheet
 from resources.schema.columns import Table
 from resources.schema.model_tables import MODEL_RUNS, MODELS
 from resources.schema.recording_tables import FRAMES
@@ -36,6 +37,8 @@ from resources.storage.delta_store import Store
 
 _LOGIC = "detections 6"
 _REUSED = "reused_frame_count"
+DEVICE_TAG = "cv_assets/device"
+"""Tag of a run: the device of its newest lease."""
 _METADATA = ("engine_name", "model_id", "frame_count", "analysed_frame_count", "reused_frame_count")
 
 
@@ -47,11 +50,13 @@ class _InferenceResult:
         rows: Rows of each checkpoint, by table name, and its number of reused frames as a table of one row.
         resumed_at_frame: Number of analysed frames whose detections were read from checkpoints.
         elapsed_s: Duration of the inference.
+        sheet: Some of the frames with their boxes.
     """
 
     rows: Mapping[str, Sequence[pa.Table]]
     resumed_at_frame: int
     elapsed_s: float
+    sheet: BoxesSheet
 
 
 def _infer(
@@ -64,6 +69,7 @@ def _infer(
     """
     number, detections = checkpoints.count(), list[Detections]()
     resumed_at_frame, started_s = number * inference.checkpoint_frames, time.monotonic()
+    sheet = BoxesSheet(resumed_at_frame, inference.frames.num_rows)
 
     def checkpoint_rows() -> dict[str, pa.Table]:
         frames = inference.frames.slice(number * inference.checkpoint_frames, len(detections))
@@ -74,7 +80,7 @@ def _infer(
         reused_count = sum(frame_detections.is_reused for frame_detections in detections)
         return rows | {_REUSED: pa.table({_REUSED: [reused_count]})}
 
-    for frame_detections in inference.detect(resumed_at_frame, progress):
+    for frame_detections in inference.detect(resumed_at_frame, progress, sheet):
         if len(detections) == inference.checkpoint_frames:
             inference.video.check_unchanged()
             checkpoints.save(number, checkpoint_rows())
@@ -89,7 +95,7 @@ def _infer(
     elapsed_s = time.monotonic() - started_s
     last_rows = checkpoint_rows()
     rows = {name: [*checkpoints.read(name), last_rows[name]] for name in last_rows}
-    return _InferenceResult(rows, resumed_at_frame, elapsed_s)
+    return _InferenceResult(rows, resumed_at_frame, elapsed_s, sheet)
 
 
 def detect_recording(
@@ -123,7 +129,9 @@ def detect_recording(
     inference = prepare_inference(recording_id, store, settings, models, device, checkpoint_s)
     detector, asset_name = inference.detector, tables[0].name
     folder = store.data_folder / "unfinished" / asset_name / recording_id
-    checkpoints = Checkpoints(folder, settings_version(_LOGIC, inference.version, *detection_version(settings)))
+    columns = [",".join(table.arrow_schema.names) for table in tables]  # of an older version, checkpoints may lack some
+    version = settings_version(_LOGIC, inference.version, *detection_version(settings), *columns)
+    checkpoints = Checkpoints(folder, version)
     with inference.video.reading():
         result = _infer(inference, tables, checkpoints, progress)
     for table in tables:
@@ -147,12 +155,17 @@ def detect_recording(
     metadata = {
         **{name: model_run[name] for name in _METADATA},
         "resumed_at_frame": result.resumed_at_frame,
-        "frames_per_s": round(inferred_count / max(result.elapsed_s, 1e-3), 1),
+        "inference_fps": inferred_count / max(result.elapsed_s, 1e-3),
         **class_count_metadata("boxes", _count_classes(result.rows[class_table.name])),
     }
     row_counts = {table.name: sum(rows.num_rows for rows in result.rows[table.name]) for table in tables}
     checkpoints.remove()
-    return {name: count_metadata(row_count, **metadata) for name, row_count in row_counts.items()}
+    counts = {name: count_metadata(row_count, **metadata) for name, row_count in row_counts.items()}
+    if rendered := result.sheet.render():
+        sheet, count = rendered
+        caption = f"{count} of {inference.frames.num_rows} analysed frames, with their boxes"
+        counts[asset_name] = {**counts[asset_name], "contact_sheet": sheet_metadata(sheet, caption)}
+    return counts
 
 
 def _count_classes(rows_of_checkpoints: Sequence[pa.Table]) -> Counter[str]:
@@ -214,6 +227,8 @@ def model_stage(settings: DetectionSettings, name: str | None = None) -> StageAs
 
         with device_lease(devices, run.store.data_folder, log_holders, lock_name) as device:
             log.info(f"Leased {device}.")
+            # Every model run is tagged gpu=true, also on a machine without a GPU.
+            run.context.instance.add_run_tags(run.context.run.run_id, {DEVICE_TAG: device})
             try:
                 yield device
             finally:

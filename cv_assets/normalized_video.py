@@ -251,7 +251,7 @@ def frames_sheet(video: NormalizedVideo) -> MetadataValue:
     ]
     height_px = int(np.clip(_CELL_WIDTH_PX * video.height_px / video.width_px, *_CELL_HEIGHT_PX))
     sheet = contact_sheet(cells, _SHEET_COLUMNS, _CELL_WIDTH_PX, height_px)
-    return sheet_metadata(sheet, f"{len(cells)} frames of the recording and their times")
+    return sheet_metadata(sheet, f"{len(cells)} of {len(video.frames)} frames, with their times")
 
 
 @stage_asset(

@@ -1,5 +1,6 @@
 """The inference of one model on one recording: which frames are decoded, on what region, with which engine."""
 
+import functools
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 
+from cv_assets.detection_filter import DetectionFilter
 from cv_assets.media_status import VideoFile, find_normalized_video, read_normalized_row
 from resources.config.detection_config import DetectionSettings
 from resources.config.settings import settings_version
@@ -20,6 +22,7 @@ from resources.inference.gpu_frames import decode_on_best_device
 from resources.media.frame_reader import Image, sample_images
 from resources.media.progress import ReportProgress
 from resources.previews.annotated_frames import annotate_image
+from resources.previews.boxes_sheet import BoxesSheet
 from resources.previews.preview_throttle import PreviewFrame
 from resources.schema.recording_tables import FRAMES
 from resources.storage.delta_store import Store
@@ -58,6 +61,7 @@ class RecordingInference:
         device: The leased device.
         checkpoint_frames: Number of analysed frames per checkpoint.
         skip_unchanged_frames: Whether unchanged frames reuse the detections of an earlier one.
+        preview_filter: Selects the boxes of the previews.
     """
 
     recording_id: str
@@ -72,6 +76,7 @@ class RecordingInference:
     device: str
     checkpoint_frames: int
     skip_unchanged_frames: bool
+    preview_filter: DetectionFilter
 
     @property
     def version(self) -> str:
@@ -81,17 +86,19 @@ class RecordingInference:
         parts = (self.detector.engine_name, video_version, self.frame_count, self.checkpoint_frames, polygons)
         return settings_version(*(str(part) for part in parts))
 
-    def detect(self, first: int, progress: ReportProgress) -> Iterator[Detections]:
+    def detect(self, first: int, progress: ReportProgress, sheet: BoxesSheet) -> Iterator[Detections]:
         """Run the model on each frame.
 
         Args:
             first: Position in `frames` of the first frame to analyse.
             progress: Takes the number of analysed frames, and a preview whenever one is due.
+            sheet: Collects some of the frames with their boxes.
 
         Yields:
             The detections of each frame in pixels of the whole frame.
         """
         frame_indices = self.frames["frame_index"].to_pylist()[first:]
+        times_s = self.frames["time_s"].to_numpy()
         total = self.frames.num_rows
         preview = PreviewFrame(total)
 
@@ -99,6 +106,7 @@ class RecordingInference:
             for position, image in enumerate(images, first):
                 if image is not None:
                     preview.store_if_due(position, image)
+                    sheet.store_if_due(position, image)
                 yield None if image is None else self.region.crop(image)
 
         with closing(self._decode(frame_indices)) as images:
@@ -106,8 +114,10 @@ class RecordingInference:
             for position, in_region in enumerate(self.detector.detect(crop_to_region(images), size_px), first):
                 detections = in_region.to_full_frame(self.region, keep_outside=self.detector.task == "classify")
                 yield detections
+                annotate = functools.partial(self._annotate, detections=detections)
+                sheet.add_boxes(position, times_s[position], len(detections.xyxy), annotate)
                 image = preview.take(position)
-                progress(position + 1, total, None if image is None else self._annotate(image, detections))
+                progress(position + 1, total, None if image is None else annotate(image))
 
     def _decode(self, frame_indices: Sequence[int]) -> Generator["Image | None", None, None]:
         """Decode the frames with some indices; None for one that has not changed and is not analysed."""
@@ -132,12 +142,14 @@ class RecordingInference:
         )
 
     def _annotate(self, image: np.ndarray, detections: Detections) -> np.ndarray:
-        """Draw the detections of a frame and the polygons of the region on its preview."""
+        """Draw the selected detections of a frame and the polygons of the region on its preview."""
         size_px = np.array([self.width_px, self.height_px])
         names = [self.detector.class_names[int(class_id)] for class_id in detections.class_id]
         polygons = [polygon / size_px for polygon in self.region.polygons]
-        boxes = detections.xyxy / np.tile(size_px, 2)
-        return annotate_image(image, boxes, names, detections.class_id.tolist(), polygons)
+        is_kept = self.preview_filter.is_kept(pa.array(names, pa.string()), detections.confidence)
+        boxes = detections.xyxy[is_kept] / np.tile(size_px, 2)
+        names = [names[index] for index in np.flatnonzero(is_kept)]
+        return annotate_image(image, boxes, names, detections.class_id[is_kept].tolist(), polygons)
 
 
 def prepare_inference(
@@ -160,8 +172,10 @@ def prepare_inference(
 
     Raises:
         RecordingError: The recording has no normalized video, or the video does not match its frames.
-        PipelineError: The weights cannot be used.
+        PipelineError: The weights cannot be used, or have no class that the settings name.
     """
+    models.check_class_names(settings, {"class_names": settings.class_names or ()})
+    preview_filter, settings = DetectionFilter.of_model(settings), settings.inference_settings
     row = read_normalized_row(recording_id, store)
     video = find_normalized_video(row, store.data_folder)
     frames = store.read(FRAMES, [recording_id], ["frame_index", "source_frame_index", "time_s"])
@@ -199,4 +213,5 @@ def prepare_inference(
         device,
         max(1, round(checkpoint_s * float(rate_fps) * len(positions) / max(frames.num_rows, 1))),
         settings.skip_unchanged_frames,
+        preview_filter,
     )

@@ -7,6 +7,7 @@ import, and one process can build the assets for several settings.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +17,7 @@ from dagster import (
     AssetsDefinition,
     AssetSpec,
     BackfillPolicy,
+    MetadataValue,
     TableColumn,
     TableColumnConstraints,
     TableSchema,
@@ -27,12 +29,23 @@ from cv_assets.camera_settings import CameraObserver
 from cv_assets.partitions import recordings_partitions
 from cv_assets.stage_metadata import Metadata
 from resources.config.settings import Settings
+from resources.dagster_instance.run_coordinator import GPU_POOL
 from resources.media.progress import ReportProgress
 from resources.schema.columns import Table
 from resources.storage.delta_store import Store
+from resources.storage.results_database import results_path
 
 INGEST, ANALYSIS = "ingest", "analysis"
 """The two jobs; the group of an asset names its job."""
+_LINKS = (
+    "[Each recording](/assets/{name}?view=partitions). What was found: [summaries](/assets/summaries?view=partitions), "
+    "[detections](/assets/detections?view=partitions), [crops](/assets/crops?view=partitions), "
+    "[zone events](/assets/zone_events?view=partitions)."
+)
+_ON_DEVICE = (
+    "Runs the model on a GPU, or on the CPU of a machine without one. In both cases its runs are tagged gpu=true, and "
+    "the queue limits the runs with this tag; the tag cv_assets/device names the device."
+)
 
 
 @dataclass(frozen=True)
@@ -106,11 +119,12 @@ class StageAsset:
             self.stage,
             code_version=code_version,
             input_stages={name: stage_of_asset.get(name, name) for name in self.deps},
+            all_stages=tuple(dict.fromkeys(stage_of_asset.values())),
         )
 
         @multi_asset(
             name=self.stage.name,
-            specs=[*self._file_specs(code_version), *self._table_specs(code_version)],
+            specs=[*self._file_specs(code_version), *self._table_specs(code_version, settings.data_folder)],
             check_specs=self._check_specs(),
             partitions_def=recordings_partitions,
             # A backfill runs in batches, so that a model is loaded once per batch.
@@ -138,7 +152,7 @@ class StageAsset:
         for file in self.files:
             yield self._spec(file.name, code_version, file.description, file.kinds, file.grain, "recording_id", {})
 
-    def _table_specs(self, code_version: str) -> Iterator[AssetSpec]:
+    def _table_specs(self, code_version: str, data_folder: Path) -> Iterator[AssetSpec]:
         for table in self.stage.tables:
             columns = [
                 TableColumn(
@@ -149,7 +163,11 @@ class StageAsset:
                 )
                 for column in table.stored_columns
             ]
-            metadata = {"dagster/column_schema": TableSchema(columns=columns), "dagster/table_name": table.name}
+            metadata = {
+                "dagster/column_schema": TableSchema(columns=columns),
+                "dagster/table_name": table.name,
+                "results": MetadataValue.path(results_path(data_folder)),
+            }
             kinds = ("deltalake", *self.kinds)
             key = ", ".join(table.key)
             yield self._spec(table.name, code_version, table.comment, kinds, table.grain, key, metadata)
@@ -164,10 +182,11 @@ class StageAsset:
         key: str,
         metadata: Mapping[str, Any],
     ) -> AssetSpec:
+        paragraphs = [description, *([_ON_DEVICE] if self.pool == GPU_POOL else []), _LINKS.format(name=name)]
         return AssetSpec(
             name,
             deps=self.deps,
-            description=description,
+            description="\n\n".join(paragraphs),
             group_name=self.group,
             code_version=code_version,
             kinds=set(kinds),

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster import MetadataValue
 
+from cv_assets.detection_filter import DetectionFilter
 from cv_assets.media_status import NO_NORMALIZED_VIDEO
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
-from resources.config.settings import settings_version
+from resources.config.settings import Settings, settings_version
 from resources.errors import RecordingError
 from resources.media.progress import ReportProgress
 from resources.previews.image_encoding import embed_in_markdown
@@ -124,13 +125,13 @@ def summarize(inputs: dict[str, pa.Table]) -> dict[str, pa.Table]:
     """Aggregate the stored rows of one recording, by table name.
 
     Args:
-        inputs: The recording's rows of recordings, recording_contents, frames, detections, tracks and track_boxes, and
-            the detector's row of model_runs, by table name.
+        inputs: The recording's rows of recordings, recording_contents, frames, tracks and track_boxes, its rows of
+            detections that count, and the detector's row of model_runs, by table name.
     """
     return {table.name: select(query, inputs) for table, query in _QUERIES.items()}
 
 
-def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
+def summarize_recording(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
     """Summarize one recording from its stored rows, and store the summaries.
 
     Raises:
@@ -142,7 +143,7 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
             "recording_id", "duration_s_from_content", "frame_count", "rate_fps", "width_px", "height_px",
         ],
         FRAMES: ["frame_index", "time_s"],
-        DETECTIONS: ["frame_index"],
+        DETECTIONS: ["class_name", "confidence"],
         MODEL_RUNS: ["asset_name", "model_id", "engine_name", "analysed_frame_count", "reused_frame_count"],
         TRACKS: ["track_id", "class_name", "start_s"],
         TRACK_BOXES: ["track_id", "class_name", "frame_index", "time_s", "x_min_px", "x_max_px", "y_max_px"],
@@ -152,6 +153,7 @@ def summarize_recording(recording_id: str, store: Store) -> dict[str, Metadata]:
         raise RecordingError(NO_NORMALIZED_VIDEO)
     model_runs = inputs[MODEL_RUNS.name]
     inputs[MODEL_RUNS.name] = model_runs.filter(pc.equal(model_runs["asset_name"], DETECTIONS.name))
+    inputs[DETECTIONS.name] = DetectionFilter.of_detector(settings).select(inputs[DETECTIONS.name])
     rows_by_table = summarize(inputs)
     for table in TABLES:
         store.replace(table, [recording_id], rows_by_table[table.name])
@@ -175,9 +177,9 @@ def _timeline(track_boxes: pa.Table, duration_s: float) -> MetadataValue:
     group=ANALYSIS,
     tables=TABLES,
     deps=(DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name),
-    code_version=lambda _: settings_version("summaries 3"),
+    code_version=lambda settings: settings_version("summaries 3", *DetectionFilter.of_detector(settings).version_parts),
     kinds=("duckdb",),
 )
 def summaries(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
     """Summarize each recording: totals, minutes, intervals of presence and a heatmap."""
-    return summarize_recording(recording_id, run.store)
+    return summarize_recording(recording_id, run.store, run.settings)

@@ -75,7 +75,7 @@ def link_rows(before: dict[str, Any], after: dict[str, Any], boxes: dict[str, pa
     is_last = ends.time_s >= before["duration_s_from_content"] - _BOUNDARY_S
     is_first = starts.time_s <= _BOUNDARY_S
     ends, starts = ends.select(is_last), starts.select(is_first)
-    shifted_starts = TrackEnds(starts.time_s + offset_s, starts.centre, starts.velocity, starts.size, starts.class_id)
+    shifted_starts = TrackEnds(starts.time_s + offset_s, starts.centre, starts.velocity, starts.size, starts.class_name)
     pairs = link_tracks(ends, shifted_starts, max_gap_s + 2 * _BOUNDARY_S)
     rows = [
         {

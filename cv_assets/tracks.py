@@ -1,6 +1,6 @@
 """tracks: one row per track (recording_id, track_id); track_boxes: one row per track and frame.
 
-Tracks are computed from stored detections alone: no pixels are read and no model runs.
+Tracks are computed from the stored detections that count alone: no pixels are read and no model runs.
 """
 
 import itertools
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cv_assets.detection_filter import DetectionFilter
 from cv_assets.media_status import read_normalized_row
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
@@ -161,13 +162,14 @@ def track_ends(boxes: pa.Table) -> tuple[np.ndarray, TrackEnds, TrackEnds]:
     """
     track_id, first = np.unique(boxes["track_id"].to_numpy(), return_index=True)
     last = np.append(first[1:], boxes.num_rows)[: len(first)] - 1
-    time_s, class_id, xyxy = boxes["time_s"].to_numpy(), boxes["class_id"].to_numpy(), corners(boxes)
+    time_s, xyxy = boxes["time_s"].to_numpy(), corners(boxes)
     centre, size = (xyxy[:, :2] + xyxy[:, 2:]) / 2, np.sqrt((xyxy[:, 2:] - xyxy[:, :2]).clip(1).prod(axis=1))
 
     def ends(at: np.ndarray, inner: np.ndarray) -> TrackEnds:
         elapsed_s = time_s[inner] - time_s[at]
         velocity = (centre[inner] - centre[at]) / np.where(elapsed_s == 0, np.inf, elapsed_s)[:, None]
-        return TrackEnds(time_s[at], centre[at], velocity, size[at], class_id[at])
+        class_name = boxes["class_name"].take(pa.array(at)).to_numpy()
+        return TrackEnds(time_s[at], centre[at], velocity, size[at], class_name)
 
     # The rows of one track follow those of another: an offset per track makes the times of all rows ascend, so that one
     # search covers all tracks.
@@ -267,6 +269,7 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     row = read_normalized_row(recording_id, store)
     detections = store.read(DETECTIONS, [recording_id], list(_DETECTION_COLUMNS))
     detections = detections.sort_by([("frame_index", "ascending"), ("detection_index", "ascending")])
+    detections = DetectionFilter.of_detector(settings).apply(detections)
     frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
     track_ids = assign_track_ids(detections, row["rate_fps"], settings.tracks)
     boxes = detections.append_column("track_id", pa.array(track_ids))
@@ -286,9 +289,15 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     group=ANALYSIS,
     tables=(TRACKS, TRACK_BOXES),
     deps=(DETECTIONS.name, FRAMES.name),
-    code_version=lambda settings: settings_version("tracks 3", settings.tracks),
+    code_version=lambda settings: settings_version(
+        "tracks 3", settings.tracks, *DetectionFilter.of_detector(settings).version_parts
+    ),
     kinds=("numpy",),
+    resource_keys=("models",),
 )
 def tracks(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
     """Track the detected objects of each recording from frame to frame."""
+    detector = run.settings.detections
+    names_by_key = {"class_names": detector.class_names or (), "rename_classes": run.settings.rename_classes}
+    run.context.resources.models.check_class_names(detector, names_by_key)
     return track_recording(recording_id, run.store, run.settings)

@@ -1,7 +1,8 @@
 """zone_events: one row per zone entry, zone exit or line crossing of a track (recording_id, track_id, event_index).
 
-From the same boxes: zone_seconds (occupancy and queue of each zone per second), line_trips (movement of a track from
-one line to the next) and ground_tracks (tracks in metres, for cameras with a ground plane).
+From the same boxes: zone_seconds (occupancy and queue of each zone per second), zone_presence (the same by class, as
+intervals), line_trips (movement of a track from one line to the next) and ground_tracks (tracks in metres, for cameras
+with a ground plane).
 
 All are computed from stored tracks and the zones in the settings: a moved line reruns no model and no tracker.
 """
@@ -20,6 +21,7 @@ from cv_assets.media_status import read_normalized_row
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
 from cv_assets.tracks import corners
+from cv_assets.zone_presence import find_presence
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings, settings_version
 from resources.errors import RecordingError
@@ -37,13 +39,13 @@ from resources.previews.timeline_chart import TIMELINE_BINS, peak_counts_by_clas
 from resources.schema.columns import Table
 from resources.schema.recording_tables import FRAMES
 from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS
-from resources.schema.zone_tables import GROUND_TRACKS, LINE_TRIPS, ZONE_EVENTS, ZONE_SECONDS
+from resources.schema.zone_tables import GROUND_TRACKS, LINE_TRIPS, ZONE_EVENTS, ZONE_PRESENCE, ZONE_SECONDS
 from resources.start_times import recording_start
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import read_recording_rows
 
-TABLES = (ZONE_EVENTS, ZONE_SECONDS, LINE_TRIPS, GROUND_TRACKS)
+TABLES = (ZONE_EVENTS, ZONE_SECONDS, ZONE_PRESENCE, LINE_TRIPS, GROUND_TRACKS)
 _SPEED_WINDOW_S = 1.0  # long enough that the jitter of a box does not count as movement
 
 _BOX_COLUMNS = ("track_id", "frame_index", "time_s", "class_id", "class_name", "x_min_px", "y_min_px",
@@ -233,17 +235,21 @@ def zone_rows(
     event_columns = [
         _line_event_columns(positions, line.name, np.array(line.points) * positions.scale) for line in camera.lines
     ]
-    seconds = []
+    seconds, presence = [], []
     for zone in camera.zones:
         polygon = np.array(zone.points) * positions.scale
         columns, is_inside = _zone_event_columns(positions, zone.name, polygon, frame_s)
         event_columns.append(columns)
         seconds.append(_zone_second_rows(positions, frames, zone.name, is_inside, is_standing))
+        presence.append(find_presence(boxes, zone.name, is_inside & (positions.time_s >= 0), is_standing, frame_s))
     events = _event_rows(recording_id, positions, event_columns)
     trips = select(_TRIPS_SQL, {"events": events})
     return {
         ZONE_EVENTS.name: events,
         ZONE_SECONDS.name: _with_recording(recording_id, pa.concat_tables(seconds) if seconds else None, ZONE_SECONDS),
+        ZONE_PRESENCE.name: _with_recording(
+            recording_id, pa.concat_tables(presence) if presence else None, ZONE_PRESENCE
+        ),
         LINE_TRIPS.name: trips,
         GROUND_TRACKS.name: _ground_rows(recording_id, positions) if camera.ground else GROUND_TRACKS.empty,
     }
@@ -371,7 +377,7 @@ def boxes_of_preceding(row: Mapping[str, Any], store: Store, settings: Settings)
     group=ANALYSIS,
     tables=TABLES,
     deps=(TRACK_BOXES.name, TRACK_LINKS.name, FRAMES.name, CAMERA_ZONES.name),
-    code_version=lambda _: settings_version("zone_events 3"),
+    code_version=lambda _: settings_version("zone_events 4"),
     kinds=("numpy",),
 )
 def zone_events(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from resources.config.settings import Settings
-from resources.config.settings_file import SETTINGS_VARIABLE, load_settings
+from resources.config.settings_file import SETTINGS_VARIABLE, find_settings_file, load_settings
 from resources.dagster_instance.instance_file import write_instance_file
 from resources.dagster_instance.postgres_database import check_database, claim_database, name_postgres_driver
 from resources.storage.delta_store import Store
@@ -22,8 +22,10 @@ def choose_settings(
 ) -> Settings:
     """Choose settings and folders for this process and its child processes, through environment variables.
 
+    Prints the path of the settings file if the user has not named it.
+
     Args:
-        settings: The settings file; None means the one in CV_ASSETS_SETTINGS, or else the project's pipeline.yaml.
+        settings: The settings file; None means the one that `find_settings_file` finds.
         watched_folder: The watched folder; None means that of the settings.
         data_folder: The data folder; None means that of the settings.
         weights: A weights file or name; None means that of the settings.
@@ -34,8 +36,12 @@ def choose_settings(
     Raises:
         PipelineError: The settings are invalid.
     """
+    file = find_settings_file(settings)
+    if settings is None:
+        print(f"Settings: {file}", file=sys.stderr)
     variables = {
-        SETTINGS_VARIABLE: settings.expanduser().absolute() if settings else None,
+        # Child processes have other current folders, so the file is named for them.
+        SETTINGS_VARIABLE: file if settings or file.exists() else None,
         "CV_ASSETS_WATCHED_FOLDER": watched_folder.expanduser().absolute() if watched_folder else None,
         "CV_ASSETS_DATA": data_folder.expanduser().absolute() if data_folder else None,
         "CV_ASSETS_WEIGHTS": _absolute_if_file(weights) if weights else None,

@@ -1,6 +1,7 @@
 """The table source_files: the files of the watched folders, and the recording of each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ from resources.config.settings import Settings
 from resources.file_hashes import FileHashes, read_file_hashes
 from resources.schema.recording_tables import SOURCE_FILES
 from resources.storage.delta_store import Store
+from resources.storage.disk import disk_errors
+from resources.storage.locks import exclusive_lock
 from resources.watched_files import FileState, Listing, camera_of
 
 CANNOT_BE_READ = "The file cannot be read"
@@ -63,6 +66,20 @@ class SourceIndex:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from changing the table and the partitions that follow from it.
+
+        Whoever loads the files and saves them holds this lock: `save` replaces all rows.
+
+        Raises:
+            PipelineError: The data folder is full, read-only or not accessible.
+        """
+        with ExitStack() as held:
+            with disk_errors(self._store.data_folder):
+                held.enter_context(exclusive_lock(self._store.data_folder, "source_files"))
+            yield
 
     def load(self, recording_ids: Sequence[str] | None = None) -> dict[str, SourceFile]:
         """Read the known files by path: all of them, or those of some recordings."""

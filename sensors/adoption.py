@@ -5,6 +5,7 @@ attempt cannot be registered: Dagster's public API has no event for it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dagster import AssetKey, AssetMaterialization, AssetObservation, AssetRecordsFilter, DagsterInstance
@@ -13,6 +14,8 @@ from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import NO_VERSION, cameras_of
 from cv_assets.data_versions import NO_INPUT
 from cv_assets.partitions import recordings_partitions
+from cv_assets.recording_status import report_statuses
+from cv_assets.stage_metadata import display_metadata
 from resources.dagster_instance.dagster_names import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -22,7 +25,7 @@ from resources.dagster_instance.dagster_names import (
 )
 from resources.dagster_instance.event_log import observations
 from resources.schema.operations_tables import STAGE_RUNS
-from resources.schema.recording_tables import SOURCE_FILES
+from resources.schema.recording_tables import RECORDINGS, SOURCE_FILES
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import decode_input_versions, newest_stage_runs
@@ -106,6 +109,7 @@ def register_materializations(
     graph: AssetGraph,
     recording_ids: Sequence[str] | None = None,
     show_progress: Callable[[int, int], None] | None = None,
+    metadata: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType({}),
 ) -> int:
     """Register the newest results of every stage as materializations, unless Dagster has them; may be interrupted.
 
@@ -118,6 +122,7 @@ def register_materializations(
         graph: The asset graph of the settings in force.
         recording_ids: The recordings; None means all partitions.
         show_progress: Called with the numbers of examined recordings and of all.
+        metadata: Metadata by asset and recording; without it, a materialization gets that of its row in the table.
 
     Returns:
         The number of materializations that were missing.
@@ -128,19 +133,25 @@ def register_materializations(
     count = 0
     for start in range(0, len(recording_ids), _PORTION_SIZE):
         portion = recording_ids[start : start + _PORTION_SIZE]
-        count += _register_portion(instance, store, graph, portion)
+        count += _register_portion(instance, store, graph, portion, metadata)
         if show_progress:
             show_progress(start + len(portion), len(recording_ids))
     return count
 
 
-def _register_portion(instance: DagsterInstance, store: Store, graph: AssetGraph, recording_ids: Sequence[str]) -> int:
+def _register_portion(
+    instance: DagsterInstance,
+    store: Store,
+    graph: AssetGraph,
+    recording_ids: Sequence[str],
+    metadata: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> int:
     rows_by_stage: dict[str, dict[str, dict[str, Any]]] = {}
     for row in newest_stage_runs(store, recording_ids, only_materialized=True).to_pylist():
         row["inputs"] = decode_input_versions(row["input_versions"])
         rows_by_stage.setdefault(row["stage"], {})[row["recording_id"]] = row
     events_by_asset: dict[str, _Events] = dict(_observe_settings(instance, store, graph, recording_ids, rows_by_stage))
-    count = 0
+    count, without_status = 0, list[str]()
     for name, stage in graph.stage_of_asset.items():  # upstream first
         key, rows = AssetKey(name), rows_by_stage.get(stage, {})
         events = _read_materializations(instance, key, list(rows))
@@ -151,9 +162,13 @@ def _register_portion(instance: DagsterInstance, store: Store, graph: AssetGraph
         ]
         for recording_id in missing:
             row = rows[recording_id]
-            instance.report_runless_asset_event(_materialization(key, row, _events_of_inputs(row, events_by_asset)))
+            events_of_inputs, known = _events_of_inputs(row, events_by_asset), metadata.get((name, recording_id))
+            instance.report_runless_asset_event(_materialization(key, row, events_of_inputs, known))
         events_by_asset[name] = events | _read_materializations(instance, key, missing)
         count += len(missing)
+        if name == RECORDINGS.name:
+            without_status = missing
+    report_statuses(instance, store, list(graph.stages), without_status)
     return count
 
 
@@ -223,18 +238,23 @@ def _observe_settings(
 
 
 def _materialization(
-    key: AssetKey, row: Mapping[str, Any], events_of_inputs: Mapping[str, Sequence[_Event]]
+    key: AssetKey,
+    row: Mapping[str, Any],
+    events_of_inputs: Mapping[str, Sequence[_Event]],
+    metadata: Mapping[str, Any] | None = None,
 ) -> AssetMaterialization:
     tags = {**_version_tags(row["data_version"]), CODE_VERSION_TAG: row["code_version"] or ""}
     for name, version in row["inputs"].items():
         tags[input_data_version_tag(AssetKey(name))] = version
         tags[input_event_pointer_tag(AssetKey(name))] = str(_event_pointer(events_of_inputs[name], version))
-    metadata = {"status": row["status"], "error": row["error"], "seconds": row["elapsed_s"]}
+    if metadata is None:
+        values = {"status": row["status"], "error": row["error"], "elapsed_s": row["elapsed_s"]}
+        metadata = display_metadata({name: value for name, value in values.items() if value is not None})
     return AssetMaterialization(
         key,
         description="Registered from the table stage_runs.",
         partition=row["recording_id"],
-        metadata={name: value for name, value in metadata.items() if value is not None},
+        metadata=metadata,
         tags=tags,
     )
 

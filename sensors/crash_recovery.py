@@ -1,20 +1,23 @@
-"""Recovery after a kill or a power cut: kills orphaned processes, fails interrupted runs, frees their queue slots."""
+"""Recovery after a kill or a power cut: kills orphaned processes, cancels interrupted runs, frees their queue slots."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from dagster import DagsterInstance, RunsFilter
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from cv_assets.batch import STOPPED_TAG
 from resources.dagster_instance.dagster_names import IN_PROGRESS_STATUSES
 from resources.dagster_instance.postgres_database import is_database_unreachable
 from resources.storage.leftovers import remove_leftovers
 
+INTERRUPTED_TAG = "cv_assets/interrupted"
+"""Tag of a run that the end of the pipeline has canceled, no person."""
 
-def fail_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
-    """Fail the runs that a power cut or a kill interrupted, so that the run planner requests their work again at once.
+
+def cancel_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
+    """Cancel the runs that a power cut or a kill interrupted, so that the run planner requests their work again.
 
     Orphaned processes are killed first, before they can write. The interrupted runs' concurrency slots are freed, and
     the unfinished files of killed processes are removed.
@@ -27,8 +30,8 @@ def fail_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
     have_orphans_ended = kill_orphaned_processes(data_folder)
     interrupted = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_STATUSES))
     for run in interrupted:
-        instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
-        instance.report_run_failed(run, "Interrupted: the pipeline was stopped before this run ended.")
+        instance.add_run_tags(run.run_id, {STOPPED_TAG: "true", INTERRUPTED_TAG: "true"})
+        instance.report_run_canceled(run, "Interrupted: the pipeline was stopped before this run ended.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     if have_orphans_ended:
         remove_leftovers(data_folder)
@@ -36,11 +39,16 @@ def fail_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
 
 
 def mark_running_as_interrupted(instance: DagsterInstance) -> None:
-    """Mark the runs in progress as interrupted, so that they do not count as attempts at their recordings."""
+    """Mark the runs in progress as interrupted, before their processes are terminated.
+
+    They do not count as attempts at their recordings, and Dagster shows them as canceled, not as failed.
+    """
     if is_database_unreachable():
         return  # stopping the pipeline must not wait for the database
     for run in instance.get_runs(RunsFilter(statuses=IN_PROGRESS_STATUSES)):
-        instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
+        instance.add_run_tags(run.run_id, {STOPPED_TAG: "true", INTERRUPTED_TAG: "true"})
+        if run.status != DagsterRunStatus.CANCELING:
+            instance.report_run_canceling(run, "Interrupted: the pipeline is being stopped.")
 
 
 def kill_orphaned_processes(data_folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """Retention: deletes old runs and logs and, if the settings say so, videos and crop images; archives old recordings.
 
 The runs of the newest attempts and results of every recording stay, and those of their inputs, so asset status and
-staleness are unaffected. Rows of results stay queryable.
+staleness are unaffected. Rows of results stay queryable. Kept recordings stay as they are.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from dagster import DagsterInstance, RunRecord, RunsFilter
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.partitions import recordings_partitions
 from resources.dagster_instance.dagster_names import FINISHED_STATUSES
-from resources.schema.operations_tables import STAGE_RUNS
+from resources.schema.operations_tables import KEPT_RECORDINGS, STAGE_RUNS
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
 from resources.schema.track_tables import CROPS
 from resources.source_index import SourceIndex
@@ -141,7 +141,8 @@ def delete_old_data(
             _delete_logs(instance, record.dagster_run.run_id)
     times = ResultTimes.read(store)
     states = {state.recording_id: state for state in read_recording_states(instance, store, graph).states}
-    idle = {recording_id for recording_id, state in states.items() if not state.is_in_flight}
+    kept = kept_recordings(store)
+    idle = {recording_id for recording_id, state in states.items() if not state.is_in_flight} - kept
     if settings.media_after_days is not None:
         before_s = now - settings.media_after_days * _DAY_S
         counts.videos = _delete_videos(store, times.recordings_older_than(_VIDEO_STAGE, before_s) & idle)
@@ -154,11 +155,16 @@ def delete_old_data(
         recent = times.recordings_since(now - settings.archive_after_days * _DAY_S)
         max_attempts = graph.settings.batches.max_attempts
         done = {recording_id for recording_id, state in states.items() if state.is_done(max_attempts)}
-        counts.archived = _archive_recordings(instance, store, done - recent)
+        counts.archived = _archive_recordings(instance, store, done - recent - kept)
     counts.leftovers = _delete_leftovers(store, graph, states, now - _LEFTOVER_AFTER_S)
     for table in store.tables():
         store.vacuum(table)
     return counts
+
+
+def kept_recordings(store: Store) -> set[str]:
+    """Recordings that must not be deleted."""
+    return set(store.read(KEPT_RECORDINGS, columns=["recording_id"])["recording_id"].to_pylist())
 
 
 def is_required(rows: pa.Table, stage_of_asset: Mapping[str, str]) -> pa.ChunkedArray:
@@ -199,7 +205,7 @@ def _delete_runs(instance: DagsterInstance, store: Store, graph: AssetGraph, bef
     run_count = 0
     for record in list(_runs_ended_before(instance, before_s)):  # a page after a deleted run would be empty
         if record.dagster_run.run_id not in kept_run_ids and run_count < _MAX_RUNS:
-            _delete_run(instance, store, record.dagster_run.run_id)
+            delete_run(instance, store, record.dagster_run.run_id)
             run_count += 1
     recording_ids = sorted(attempts.filter(pc.invert(is_kept_attempt))["recording_id"].unique().to_pylist())
     for start in range(0, len(recording_ids), _PORTION_SIZE):
@@ -223,7 +229,8 @@ def _runs_ended_before(instance: DagsterInstance, before_s: float) -> Iterator[R
         cursor = records[-1].dagster_run.run_id
 
 
-def _delete_run(instance: DagsterInstance, store: Store, run_id: str) -> None:
+def delete_run(instance: DagsterInstance, store: Store, run_id: str) -> None:
+    """Delete a finished run with its events and logs."""
     _delete_logs(instance, run_id)
     instance.delete_run(run_id)
     # With SQLite, a run has a file of its own, which Dagster empties but never deletes.
@@ -271,16 +278,16 @@ def _delete_crop_images(store: Store, recording_ids: Collection[str]) -> int:
 def _archive_recordings(instance: DagsterInstance, store: Store, recording_ids: Collection[str]) -> int:
     """Delete the partitions of recordings, and keep all their rows; returns how many."""
     index = SourceIndex(store)
-    files = index.load()
-    sources = {path: file for path, file in files.items() if file.recording_id in recording_ids}
-    if not sources:
-        return 0
-    # The files first, so that the watched-folder sensor does not add the partitions again.
-    archived = {path: replace(file, state="archived") for path, file in sources.items() if file.state == "known"}
-    index.save((files | archived).values())
-    partitions = set(instance.get_dynamic_partitions(recordings_partitions.name or "")) & set(recording_ids)
-    for recording_id in partitions:
-        instance.delete_dynamic_partition(recordings_partitions.name or "", recording_id)
+    with index.lock():  # the watched-folder sensor adds no partition again
+        files = index.load()
+        sources = {path: file for path, file in files.items() if file.recording_id in recording_ids}
+        if not sources:
+            return 0
+        archived = {path: replace(file, state="archived") for path, file in sources.items() if file.state == "known"}
+        index.save((files | archived).values())
+        partitions = set(instance.get_dynamic_partitions(recordings_partitions.name or "")) & set(recording_ids)
+        for recording_id in partitions:
+            instance.delete_dynamic_partition(recordings_partitions.name or "", recording_id)
     return len(partitions)
 
 

@@ -26,6 +26,7 @@ from cv_assets.attempt_log import CANCELED_ERROR, attempt_number, requester_of
 from cv_assets.batch import STOPPED_TAG, failure_sentence, is_fenced
 from cv_assets.crash_marker import delete_crash_marker, marked_run_ids, read_crash_marker
 from cv_assets.partitions import recordings_partitions
+from cv_assets.recording_status import report_statuses
 from resources.dagster_instance.dagster_names import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -37,6 +38,7 @@ from resources.schema.operations_tables import STAGE_RUNS
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import StageRun, append_stage_runs, newest_stage_runs
 from sensors.adoption import register_materializations
+from sensors.crash_recovery import INTERRUPTED_TAG
 
 RETRY_DELAY_S = 120.0
 """Seconds until work is requested again that was interrupted for a reason that remains until a person acts."""
@@ -147,6 +149,8 @@ def record_dead_runs(
         stored = {row["recording_id"] for row in rows_by_run[run.run_id] if row["data_version"] is not None}
         if stored and not run.has_reported(instance):
             register_materializations(instance, store, graph, sorted(stored))
+    failed_ids = {row.recording_id for row in rows if row.status != "interrupted"}
+    report_statuses(instance, store, list(graph.stages), sorted(failed_ids))
     for run in dead_runs:
         if run.has_marker:
             delete_crash_marker(store, run.run_id)
@@ -181,7 +185,8 @@ class _DeadRun:
     @property
     def is_canceled(self) -> bool:
         """Whether a person canceled it."""
-        return self.record is not None and self.record.dagster_run.status == DagsterRunStatus.CANCELED
+        is_canceled = self.record is not None and self.record.dagster_run.status == DagsterRunStatus.CANCELED
+        return is_canceled and INTERRUPTED_TAG not in self.tags
 
     @property
     def is_stopped(self) -> bool:

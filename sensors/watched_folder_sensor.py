@@ -29,6 +29,7 @@ from resources.file_identification import (
     identify_compared_files,
     identify_files,
 )
+from resources.forgotten_files import exclude_forgotten
 from resources.source_index import SourceFile, SourceIndex, find_emptied_folders, skipped_files
 from resources.storage.delta_store import Store
 from resources.watched_files import FileState, Listing, list_watched_files
@@ -118,7 +119,8 @@ def build_watched_folder_sensor(graph: AssetGraph) -> SensorDefinition:
                 cursor.sentence or "The last listing of the watched folders took long: the next is later."
             )
         try:
-            cursor, added = _add_recordings(context, store, graph.settings, cursor)
+            with SourceIndex(store).lock():
+                cursor, added = _add_recordings(context, store, graph.settings, cursor)
             requests = _request_ingest(context.instance, store, graph, added) if added else []
         except PipelineError as error:
             return SkipReason(str(error))
@@ -198,7 +200,7 @@ def _identify_changed(
         return {}
     contents = KnownContents.load(store)
     compared = identify_compared_files(settings, listing.files, known, contents)
-    identified = identify_files(settings, stable, {**known, **compared}, contents)
+    identified = exclude_forgotten(identify_files(settings, stable, {**known, **compared}, contents), known)
     files = find_grown_recordings(settings, identified, known) | compared
     return {path: file for path, file in files.items() if file != known.get(path)}
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cli.main import commands
+from cv_assets.detections import DEVICE_TAG
 from resources.config.camera_config import CameraSettings
 from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.operations_config import ChannelSettings, EmailSettings, NotificationSettings, WebhookSettings
@@ -156,6 +157,7 @@ def test_every_folder_is_documented_with_its_default() -> None:
     (documented,) = documented_defaults("Folders")
     check_defaults(documented, Settings, {name: Settings.model_fields[name] for name in documented})
     headings = {*documented, *(heading for heading, _ in settings_sections()), "models", "notifications"}
+    headings |= documented_defaults("rename_classes")[0].keys()
     assert headings == set(Settings.model_fields)
 
 
@@ -281,8 +283,9 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     )
     generated = {"demo/run", "demo/run/", "benchmarks/results.json"}
     examples = {"cv_assets/your_stage.py", "resources/inference/engines/your_engine.py"}
+    tags = {DEVICE_TAG}
     missing = {name for name in names if not (PROJECT_ROOT / name).exists()}
-    assert missing <= generated | examples
+    assert missing <= generated | examples | tags
 
 
 def test_the_pre_commit_hooks_need_no_network() -> None:

@@ -9,9 +9,12 @@ from pydantic import (
 
 from resources.config.section import MAX_SHAPES, Polygon, Section
 
+STORED_FROM_CONFIDENCE = 0.1
+"""Boxes above this confidence are stored even if `min_confidence` is higher."""
+
 
 class DetectionSettings(Section):
-    """One model: its weights, how it is executed, and which of its results are stored."""
+    """One model: its weights, how it is executed, and which of its results are used."""
 
     task: Literal["detect", "segment", "pose", "obb", "classify"] = Field(
         "detect", description="Task that the weights were trained for; decides which tables are written."
@@ -51,7 +54,8 @@ class DetectionSettings(Section):
         0.1,
         gt=0,
         lt=1,
-        description="Boxes with a confidence below this are not stored; the tracker uses weak ones too.",
+        description="Boxes with a confidence below this are not used; the tracker uses weak ones too. Boxes above 0.1 "
+        "are stored nevertheless, so that only a change below 0.1 reruns the model.",
     )
     nms_iou: float = Field(
         0.7,
@@ -64,7 +68,8 @@ class DetectionSettings(Section):
         None,
         min_length=1,
         max_length=10_000,
-        description="Keep only these classes; null keeps all classes of the model.",
+        description="Use only these classes; null uses all classes of the model. All are stored, so that a change "
+        "reruns no model.",
     )
     max_rate_fps: float | None = Field(
         None, gt=0, description="Run the model on at most this many frames per second; null: on every frame."
@@ -78,6 +83,17 @@ class DetectionSettings(Section):
         description="Per camera (* for all others), polygons of [x, y] as shares of width and height: only boxes whose "
         "centre is inside one are kept, and only that part of the frame is inferred.",
     )
+
+    @property
+    def inference_settings(self) -> "DetectionSettings":
+        """The settings with which the model runs; the stages that read its boxes select among them by the others.
+
+        A classifier stores no boxes, so that it selects its classes itself.
+        """
+        if self.task == "classify":
+            return self
+        min_confidence = min(self.min_confidence, STORED_FROM_CONFIDENCE)
+        return self.model_copy(update={"min_confidence": min_confidence, "class_names": None})
 
     def region_of(self, camera: str | None) -> tuple[Polygon, ...]:
         """Polygons of a camera in which boxes are kept; an empty tuple means the whole frame."""
@@ -100,3 +116,8 @@ class ModelSettings(DetectionSettings):
         pattern=r"^[a-z][a-z0-9_]{0,29}$", description="Prefix of the names of its tables, such as plates_detections."
     )
     weights: str = Field(description="As for detections.")
+
+    @property
+    def inference_settings(self) -> "ModelSettings":
+        """The settings with which the model runs: all, because no stage reads its boxes and selects among them."""
+        return self

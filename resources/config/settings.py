@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import (
     BaseModel,
@@ -35,6 +36,12 @@ class Settings(Section):
     video: VideoSettings = VideoSettings()
     scenes: SceneSettings = SceneSettings()
     detections: DetectionSettings = DetectionSettings()
+    rename_classes: dict[str, Annotated[str, Field(min_length=1)]] = Field(
+        {},
+        max_length=10_000,
+        description="Names of classes in tracks and all that follows, by the model's names; classes with one new name "
+        "count as one. detections keeps the model's names.",
+    )
     models: tuple[ModelSettings, ...] = Field(
         (), max_length=50, description="Further models, each an asset with tables of its own."
     )

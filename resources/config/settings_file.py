@@ -21,6 +21,7 @@ from resources.errors import PipelineError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SETTINGS_VARIABLE = "CV_ASSETS_SETTINGS"
+SETTINGS_NAME = "pipeline.yaml"
 
 _VALUE_VARIABLES = {
     "CV_ASSETS_WATCHED_FOLDER": ("watched_folder",),
@@ -36,11 +37,25 @@ _QUOTED_SYMBOL = re.compile(r"""['"](?:.|\\.|<[a-z ]+>)['"]""")
 _MAX_FILE_BYTES = 1_000_000  # more would take tens of seconds to read, in every process
 
 
+def find_settings_file(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:
+    """Find the settings file in force, which need not exist.
+
+    Args:
+        path: The file that the user names; None means the one in CV_ASSETS_SETTINGS, or else pipeline.yaml of the
+            current folder, or else pipeline.yaml beside the code.
+        environment: Environment variables.
+    """
+    if named_file := path or environment.get(SETTINGS_VARIABLE):
+        return Path(named_file).expanduser().absolute()
+    file = Path.cwd() / SETTINGS_NAME
+    return file if file.is_file() else PROJECT_ROOT / SETTINGS_NAME
+
+
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings file and the environment variables that override it.
 
     Args:
-        path: The settings file; None means the one in CV_ASSETS_SETTINGS, or else pipeline.yaml beside the code.
+        path: The settings file; None means the one that `find_settings_file` finds.
         environment: Environment variables.
 
     Returns:
@@ -50,10 +65,9 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         PipelineError: The file cannot be read, is not YAML, has an unknown key or an invalid value; or the data folder
             is inside a watched folder.
     """
-    requested_file = path or (Path(environment[SETTINGS_VARIABLE]) if environment.get(SETTINGS_VARIABLE) else None)
-    file = (requested_file or PROJECT_ROOT / "pipeline.yaml").expanduser().absolute()
+    file = find_settings_file(path, environment)
     values: dict[str, Any] = {}
-    if requested_file is not None or file.exists():
+    if file.exists() or path or environment.get(SETTINGS_VARIABLE):
         values = _read_yaml(file)
     _check_keys(Settings, values, file)
     _override_values(values, environment)

@@ -1,4 +1,4 @@
-"""Observations of external assets in Dagster's event log."""
+"""Observations of source assets in Dagster's event log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _MAX_PARTITIONS_IN_FILTER = 100  # for more recordings the events of all are rea
 
 @dataclass(frozen=True)
 class AssetEvent:
-    """One observation of an external asset.
+    """One observation of a source asset.
 
     Attributes:
         storage_id: Id of the event in Dagster's event log.

@@ -7,7 +7,7 @@ import functools
 import os
 import queue
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -27,8 +27,8 @@ from resources.inference.gpu_frames import letterbox_tensor
 from resources.inference.gpu_memory import retry_after_freeing_memory
 from resources.inference.letterbox import CentreCrop, Letterbox, choose_input_fit
 from resources.inference.prefetch import Prefetch
-from resources.inference.weights import load_weights
-from resources.inference.weights_description import ModelWeights, selected_class_ids
+from resources.inference.weights import find_weights, load_weights
+from resources.inference.weights_description import ModelWeights, check_class_names, selected_class_ids
 from resources.media.frame_converter import DOWNSCALE_FACTORS
 from resources.media.frame_reader import Image
 
@@ -202,13 +202,29 @@ class Models:
         return load_weights(settings, self.cache_folder, self._watched_folders)
 
     def check(self, settings: DetectionSettings) -> None:
-        """Check that weights, classes and device can be used.
+        """Check that weights, the names in `class_names` and device can be used.
 
         Raises:
             PipelineError: The weights, a class or the device cannot be used.
         """
         selected_class_ids(self.weights(settings), settings)
         available_devices(settings)
+
+    def check_class_names(self, settings: DetectionSettings, names_by_key: Mapping[str, Collection[str]]) -> None:
+        """Check that the model has some classes; does nothing if its weights are not on this machine any more.
+
+        Args:
+            settings: The model.
+            names_by_key: Names of classes, by the key of the settings that contains them.
+
+        Raises:
+            PipelineError: The model has no class of one of the names.
+        """
+        if not any(names_by_key.values()) or find_weights(settings) is None:
+            return
+        model = self.weights(settings)
+        for key, names in names_by_key.items():
+            check_class_names(model, names, key)
 
 
 def _map_in_order(

@@ -40,11 +40,12 @@ def find_weights(settings: DetectionSettings) -> Path | None:
 
 
 def detection_version(settings: DetectionSettings) -> tuple[DetectionSettings | str, ...]:
-    """Collect what determines the detections: the settings except device and camera regions, and the weights.
+    """Collect what determines the stored detections: the weights, and the settings except device and camera regions.
 
     Weights that do not exist yet are represented by their name, others by their content.
     """
-    path, settings = find_weights(settings), settings.model_copy(update={"device": "", "regions": {}})
+    path = find_weights(settings)
+    settings = settings.inference_settings.model_copy(update={"device": "", "regions": {}})
     if path is None:
         return (settings,)
     return settings.model_copy(update={"weights": ""}), _content_hash(path, _modified_ns(path))

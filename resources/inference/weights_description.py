@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -239,9 +239,24 @@ def selected_class_ids(model: ModelWeights, settings: DetectionSettings) -> np.n
     """
     if settings.class_names is None:
         return None
+    check_class_names(model, settings.class_names, "class_names")
     class_ids = {name: index for index, name in model.class_names.items()}
-    if unknown := [name for name in settings.class_names if name not in class_ids]:
-        raise PipelineError(
-            f"class_names: {model.model_id} has no class {unknown[0]!r}: use some of {', '.join(sorted(class_ids))}."
-        )
     return np.array([class_ids[name] for name in settings.class_names])
+
+
+def check_class_names(model: ModelWeights, names: Collection[str], key: str) -> None:
+    """Check that a model has some classes.
+
+    Args:
+        model: The model's weights.
+        names: Names of classes.
+        key: The key of the settings that contains them.
+
+    Raises:
+        PipelineError: The model has no class of one of the names.
+    """
+    known = set(model.class_names.values())
+    if unknown := [name for name in names if name not in known]:
+        raise PipelineError(
+            f"{key}: {model.model_id} has no class {unknown[0]!r}: use some of {', '.join(sorted(known))}."
+        )

@@ -19,7 +19,7 @@ class Column:
         maximum: Greatest allowed value.
         allowed: The allowed values of a text column; None allows any.
         derived_sql: For a column that is not stored: its value in SQL, from the stored columns of the row and from
-            `started_at_utc` and `started_at_source` of the recording's row in `recording_clocks`. Empty for others.
+            those of `clock`, the recording's row in the published `recording_clocks`. Empty for others.
     """
 
     name: str
@@ -93,6 +93,19 @@ class Table:
         return f"{self.grain} Key: {', '.join(self.key)}."
 
 
+@dataclass(frozen=True)
+class View:
+    """A view of results.duckdb.
+
+    Attributes:
+        table: Its name, grain, key and columns, none of which is stored in a Delta table.
+        query: Its SQL, over the tables of results.duckdb and the views before it.
+    """
+
+    table: Table
+    query: str
+
+
 def nullable(column: Column, meaning: str | None = None) -> Column:
     """Copy a column with NULL allowed.
 
@@ -113,6 +126,11 @@ def wall_clock_sql(offset_us: str) -> str:
     return f"make_timestamptz(epoch_us(started_at_utc) + round({offset_us})::BIGINT)"
 
 
+def mmss_sql(seconds: str) -> str:
+    """SQL of a time in seconds as minutes and seconds, such as 75:03, as a video player shows it."""
+    return f"printf('%02d:%02d', ({seconds})::BIGINT // 60, ({seconds})::BIGINT % 60)"
+
+
 TEXT, FLOAT, INT, BIG, FLAG = pa.string(), pa.float64(), pa.int32(), pa.int64(), pa.bool_()
 UTC = pa.timestamp("us", tz="UTC")
 STATUSES = ("ok", "partial", "rejected", "failed", "interrupted", "quarantined")
@@ -123,6 +141,7 @@ STATUS_MEANING = (
 RECORDING_ID = Column("recording_id", TEXT, "The recording: slug of its file name and fingerprint of its content")
 
 CAMERA = Column("camera", TEXT, "First folder under the watched folder; NULL for files directly in it", nullable=True)
+RECORDING_CAMERA = replace(CAMERA, derived_sql="clock.camera")
 FINGERPRINT = Column("fingerprint", TEXT, "Hash of the file's size and of sampled blocks of its content")
 CONTENT_HASH = Column("content_hash", TEXT, "Hash of all bytes of the file")
 
@@ -144,6 +163,18 @@ CAPTURED_AT_UTC = Column(
     nullable=True,
     derived_sql=wall_clock_sql("time_s * 1e6"),
 )
+TIME_MMSS = Column(
+    "time_mmss",
+    TEXT,
+    "time_s as minutes and seconds, as a video player shows it",
+    derived_sql=mmss_sql("floor(time_s)"),
+)
+RECORDING_START_UTC = replace(
+    CAPTURED_AT_UTC,
+    name="recording_start_utc",
+    meaning="Wall-clock time of the recording's first frame; NULL if unknown",
+    derived_sql="clock.started_at_utc",
+)
 
 CAPTURED_AT_SOURCE = Column(
     "captured_at_source",
@@ -157,10 +188,22 @@ FIRST_FRAME_INDEX = Column("first_frame_index", INT, "Index of the first frame",
 LAST_FRAME_INDEX = Column("last_frame_index", INT, "Index of the last frame", minimum=0)
 TRACK_ID = Column("track_id", INT, "Number of the track, from 1, unique within the recording", minimum=1)
 CLASS_ID = Column("class_id", INT, "Index of the class in the model", minimum=0)
-CLASS_NAME = Column("class_name", TEXT, "Name of the class in the model")
+CLASS_NAME = Column("class_name", TEXT, "Name of the class in the model; after detections, its name in rename_classes")
 CONFIDENCE = Column("confidence", FLOAT, "Confidence of the model", "0 to 1", minimum=0, maximum=1)
 START_S = Column("start_s", FLOAT, "time_s of the first frame", "s", minimum=0)
 END_S = Column("end_s", FLOAT, "time_s of the last frame plus its duration", "s", minimum=0)
+START_UTC = replace(
+    CAPTURED_AT_UTC,
+    name="start_utc",
+    meaning="Wall-clock time of start_s; NULL if the recording's start time is unknown",
+    derived_sql=wall_clock_sql("start_s * 1e6"),
+)
+END_UTC = replace(
+    START_UTC,
+    name="end_utc",
+    meaning="Wall-clock time of end_s; NULL if the recording's start time is unknown",
+    derived_sql=wall_clock_sql("end_s * 1e6"),
+)
 DURATION_S = Column("duration_s", FLOAT, "end_s minus start_s", "s", minimum=0)
 WIDTH_PX = Column("width_px", INT, "Width of the normalized video", "px", minimum=1)
 HEIGHT_PX = Column("height_px", INT, "Height of the normalized video", "px", minimum=1)
@@ -174,11 +217,13 @@ BOX = tuple(
     for axis, side in zip("xy", sides, strict=True)
 )
 MINUTE_INDEX = Column("minute_index", INT, "Index of the minute of media time, from 0", minimum=0)
+MINUTE_UTC = Column("minute_utc", UTC, "Wall-clock time at which the minute starts", "UTC")
+SECOND_UTC = Column("second_utc", UTC, "Wall-clock time at which the second starts", "UTC")
 
 MINUTE_START_UTC = Column(
     "minute_start_utc",
     UTC,
-    "Wall-clock time at which the minute starts; NULL if the recording's start time is unknown",
+    "Wall-clock time at which the minute of the recording starts; NULL if the recording's start time is unknown",
     "UTC",
     nullable=True,
     derived_sql=wall_clock_sql("minute_index * 60e6"),

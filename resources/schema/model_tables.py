@@ -15,19 +15,23 @@ from resources.schema.columns import (
     FRAME_INDEX,
     INT,
     MODEL_ID,
+    RECORDING_CAMERA,
     RECORDING_ID,
+    RECORDING_START_UTC,
     TEXT,
     TIME_S,
     Column,
     Table,
+    nullable,
 )
 
 DETECTIONS = Table(
     "detections",
-    "One row per box and frame.",
+    "One row per box and frame. Tracks and summaries use those that min_confidence and class_names select.",
     ("recording_id", "frame_index", "detection_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         FRAME_INDEX,
         Column("detection_index", INT, "Index of the box in its frame, from 0, best first", minimum=0),
         Column("source_frame_index", INT, "Index of the decoded source frame that this frame shows, from 0", minimum=0),
@@ -46,6 +50,7 @@ DETECTIONS = Table(
         ENGINE_NAME,
     ),
 )
+_TIME_S = nullable(TIME_S, f"{TIME_S.meaning}; NULL in rows that an older version wrote")
 DETECTION_INDEX = Column("detection_index", INT, "The box of the frame in the table detections", minimum=0)
 
 MASKS = Table(
@@ -54,8 +59,11 @@ MASKS = Table(
     ("recording_id", "frame_index", "detection_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         FRAME_INDEX,
         DETECTION_INDEX,
+        _TIME_S,
+        CAPTURED_AT_UTC,
         Column("area_px", FLOAT, "Area of the mask, in pixels of the normalized video", "px²", minimum=0),
         Column(
             "polygon_px",
@@ -72,8 +80,11 @@ KEYPOINTS = Table(
     ("recording_id", "frame_index", "detection_index", "keypoint_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         FRAME_INDEX,
         DETECTION_INDEX,
+        _TIME_S,
+        CAPTURED_AT_UTC,
         Column("keypoint_index", INT, "Index of the keypoint in the model; for a COCO person 0 is the nose", minimum=0),
         Column("x_px", FLOAT, "Position of the keypoint, from the left of the normalized video", "px"),
         Column("y_px", FLOAT, "Position of the keypoint, from the top of the normalized video", "px"),
@@ -87,8 +98,11 @@ ORIENTED_BOXES = Table(
     ("recording_id", "frame_index", "detection_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         FRAME_INDEX,
         DETECTION_INDEX,
+        _TIME_S,
+        CAPTURED_AT_UTC,
         Column("centre_x_px", FLOAT, "Centre of the box, from the left of the normalized video", "px"),
         Column("centre_y_px", FLOAT, "Centre of the box, from the top of the normalized video", "px"),
         Column("box_width_px", FLOAT, "Length of the box along its own x axis", "px", minimum=0),
@@ -103,6 +117,7 @@ FRAME_CLASSES = Table(
     ("recording_id", "frame_index", "rank"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         FRAME_INDEX,
         Column("rank", INT, "Rank of the class; 1 is the most likely", minimum=1),
         TIME_S,
@@ -124,6 +139,8 @@ MODEL_RUNS = Table(
     ("recording_id", "asset_name"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
+        RECORDING_START_UTC,
         Column("asset_name", TEXT, "Asset of the model's rows"),
         MODEL_ID,
         ENGINE_NAME,

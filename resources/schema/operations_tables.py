@@ -1,4 +1,4 @@
-"""Tables of operation: the attempts of stages, and notifications."""
+"""Tables of operation: the attempts of stages, notifications, and recordings that must not be deleted."""
 
 import pyarrow as pa
 
@@ -7,6 +7,7 @@ from resources.schema.columns import (
     CAMERA,
     FLOAT,
     INT,
+    RECORDING_CAMERA,
     RECORDING_ID,
     STATUS_MEANING,
     STATUSES,
@@ -58,6 +59,7 @@ STAGE_RUNS = Table(
     ("recording_id", "stage", "run_id"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         Column("stage", TEXT, "The stage, which has the name of its step in Dagster"),
         Column(
             "attempt", INT, "Number of the attempt, from 1; an interrupted one has the number of the next", minimum=1
@@ -104,4 +106,16 @@ STAGE_RUNS = Table(
             nullable=True,
         ),
     ),
+)
+
+KEPT_RECORDINGS = Table(
+    "kept_recordings",
+    "One row per recording that retention and cv-assets forget must not delete.",
+    ("recording_id",),
+    (
+        RECORDING_ID,
+        Column("reason", TEXT, "Why the recording is kept; NULL if no reason was given", nullable=True),
+        Column("kept_since_utc", UTC, "When cv-assets keep was run", "UTC"),
+    ),
+    is_small=True,
 )

@@ -9,6 +9,7 @@ from resources.schema.columns import (
     CONTENT_HASH,
     DURATION_S,
     END_S,
+    END_UTC,
     FINGERPRINT,
     FIRST_FRAME_INDEX,
     FLAG,
@@ -20,10 +21,12 @@ from resources.schema.columns import (
     LAST_FRAME_INDEX,
     MTIME_NS,
     MTIME_UTC,
+    RECORDING_CAMERA,
     RECORDING_ID,
     SIZE_BYTES,
     SOURCE_PATH,
     START_S,
+    START_UTC,
     TEXT,
     TIME_S,
     UTC,
@@ -39,7 +42,7 @@ SOURCE_FILES = Table(
     ("source_path",),
     (
         SOURCE_PATH,
-        nullable(RECORDING_ID, "Recording of the file; NULL until the file is stable"),
+        nullable(RECORDING_ID, "Recording of the file; NULL until the file is stable, and once it is forgotten"),
         CAMERA,
         nullable(FINGERPRINT),
         SIZE_BYTES,
@@ -49,8 +52,9 @@ SOURCE_FILES = Table(
             TEXT,
             "known: is a recording; duplicate: same content as another path; unverified: seems to have the content of "
             "the recording, and is not compared with it yet; unreadable: cannot be read; skipped: is not ingested; "
-            "archived: is a recording that is no longer a Dagster partition",
-            allowed=("known", "duplicate", "unverified", "unreadable", "skipped", "archived"),
+            "archived: is a recording that is no longer a Dagster partition; forgotten: cv-assets forget has deleted "
+            "its recording, and it is not ingested again",
+            allowed=("known", "duplicate", "unverified", "unreadable", "skipped", "archived", "forgotten"),
         ),
         Column("reason", TEXT, "Reason why the file is no recording of its own", nullable=True),
         Column(
@@ -71,6 +75,7 @@ FILE_HASHES = Table(
     ("recording_id", "source_path"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         SOURCE_PATH,
         SIZE_BYTES,
         MTIME_NS,
@@ -267,11 +272,12 @@ RECORDING_CLOCKS = Table(
     ("recording_id",),
     (
         RECORDING_ID,
-        Column("started_at_utc", UTC, "Wall-clock time of the first frame", "UTC"),
+        RECORDING_CAMERA,
+        Column("started_at_utc", UTC, "Wall-clock time of the first frame; NULL if unknown", "UTC"),
         Column(
             "started_at_source",
             TEXT,
-            "Source of started_at_utc",
+            "Source of started_at_utc; with mtime, the time of the file's last change, the time is a guess",
             allowed=("file_name", "container", "mtime"),
         ),
     ),
@@ -284,6 +290,7 @@ FRAMES = Table(
     ("recording_id", "frame_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         FRAME_INDEX,
         Column("source_frame_index", INT, "Index of the decoded source frame that this frame shows, from 0", minimum=0),
         TIME_S,
@@ -316,11 +323,14 @@ SCENES = Table(
     ("recording_id", "scene_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         Column("scene_index", INT, "Index of the scene, from 0", minimum=0),
         FIRST_FRAME_INDEX,
         LAST_FRAME_INDEX,
         START_S,
         END_S,
+        START_UTC,
+        END_UTC,
         DURATION_S,
         Column("cut_score", FLOAT, "scene_score of the first frame", "0 to 1", minimum=0, maximum=1),
         Column("mean_brightness", FLOAT, "Mean luma of the frames", "0 to 255", minimum=0, maximum=255),
@@ -335,11 +345,14 @@ STRETCHES = Table(
     ("recording_id", "kind", "first_frame_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         Column("kind", TEXT, "Defect of the frames", allowed=("black", "frozen", "blurred")),
         FIRST_FRAME_INDEX,
         LAST_FRAME_INDEX,
         START_S,
         END_S,
+        START_UTC,
+        END_UTC,
         DURATION_S,
     ),
 )

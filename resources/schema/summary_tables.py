@@ -5,6 +5,7 @@ from resources.schema.columns import (
     CAMERA,
     CLASS_NAME,
     END_S,
+    END_UTC,
     ENGINE_NAME,
     FLOAT,
     FRAME_COUNT,
@@ -13,8 +14,11 @@ from resources.schema.columns import (
     MINUTE_INDEX,
     MINUTE_START_UTC,
     MODEL_ID,
+    RECORDING_CAMERA,
     RECORDING_ID,
+    RECORDING_START_UTC,
     START_S,
+    START_UTC,
     Column,
     Table,
     nullable,
@@ -27,9 +31,10 @@ SUMMARIES = Table(
     (
         RECORDING_ID,
         CAMERA,
+        RECORDING_START_UTC,
         Column("duration_s", FLOAT, "Duration of the normalized video", "s", minimum=0),
         FRAME_COUNT,
-        Column("detection_count", BIG, "Number of boxes", minimum=0),
+        Column("detection_count", BIG, "Number of boxes that min_confidence and class_names select", minimum=0),
         Column("track_count", INT, "Number of tracks", minimum=0),
         Column("max_at_once", INT, "Greatest number of tracks in one frame", minimum=0),
         Column("mean_at_once", FLOAT, "Mean number of tracks per frame", minimum=0),
@@ -49,10 +54,11 @@ SUMMARIES = Table(
 
 CLASS_MINUTES = Table(
     "class_minutes",
-    "One row per recording, class and minute with a track of the class.",
+    "One row per recording, class and minute of the recording with a track of the class.",
     ("recording_id", "class_name", "minute_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         CLASS_NAME,
         MINUTE_INDEX,
         MINUTE_START_UTC,
@@ -62,6 +68,7 @@ CLASS_MINUTES = Table(
         Column("mean_at_once", FLOAT, "Mean number of tracks of the class per frame of the minute", minimum=0),
     ),
     is_small=True,
+    published_name="recording_class_minutes",
 )
 
 HEATMAP_CELLS = Table(
@@ -70,6 +77,8 @@ HEATMAP_CELLS = Table(
     ("recording_id", "class_name", "row_index", "column_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
+        RECORDING_START_UTC,
         CLASS_NAME,
         Column(
             "row_index",
@@ -89,9 +98,12 @@ CLASS_PRESENCE = Table(
     ("recording_id", "class_name", "start_s"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         CLASS_NAME,
         START_S,
         END_S,
+        START_UTC,
+        END_UTC,
         Column("object_count", INT, "Tracks of the class in each frame of the interval", minimum=1),
     ),
 )

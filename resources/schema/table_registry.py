@@ -12,7 +12,7 @@ from resources.schema.model_tables import (
     MODELS,
     ORIENTED_BOXES,
 )
-from resources.schema.operations_tables import NOTIFICATIONS, STAGE_RUNS
+from resources.schema.operations_tables import KEPT_RECORDINGS, NOTIFICATIONS, STAGE_RUNS
 from resources.schema.recording_tables import (
     FILE_HASHES,
     FRAMES,
@@ -32,6 +32,7 @@ from resources.schema.zone_tables import (
     ORIGIN_DESTINATIONS,
     ZONE_EVENTS,
     ZONE_MINUTES,
+    ZONE_PRESENCE,
     ZONE_SECONDS,
 )
 
@@ -59,6 +60,7 @@ TABLES: dict[str, Table] = {
         CROPS,
         ZONE_EVENTS,
         ZONE_SECONDS,
+        ZONE_PRESENCE,
         LINE_TRIPS,
         GROUND_TRACKS,
         SUMMARIES,
@@ -70,6 +72,7 @@ TABLES: dict[str, Table] = {
         ORIGIN_DESTINATIONS,
         STAGE_RUNS,
         NOTIFICATIONS,
+        KEPT_RECORDINGS,
     )
 }
 
@@ -106,4 +109,5 @@ def find_table(name: str) -> Table | None:
 
 
 def _table_of_model(table: Table, model_name: str) -> Table:
-    return replace(table, name=f"{model_name}_{table.name}", grain=f"{table.grain[:-1]}, of the model {model_name}.")
+    meaning_of_row = table.grain.partition(".")[0]
+    return replace(table, name=f"{model_name}_{table.name}", grain=f"{meaning_of_row}, of the model {model_name}.")

@@ -1,12 +1,15 @@
-"""Views and macros of results.duckdb, which span tables: states, clocks, hours and the time lines of cameras."""
+"""Views and macros of results.duckdb, which span tables: states, clocks and the time lines of cameras."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from resources.schema.clock_views import CLOCK_VIEWS
 from resources.schema.columns import (
     CAMERA,
+    CAPTURED_AT_UTC,
     FINGERPRINT,
     FLOAT,
+    MINUTE_UTC,
     MTIME_UTC,
     RECORDING_ID,
     SIZE_BYTES,
@@ -17,29 +20,15 @@ from resources.schema.columns import (
     UTC,
     Column,
     Table,
+    View,
     nullable,
     wall_clock_sql,
 )
+from resources.schema.object_view import OBJECTS
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS
-from resources.schema.summary_tables import CAMERA_HOURS, RECORDING_HOURS
 
-_HOUR_US = 3_600_000_000
 STATUS_SEVERITY = ("rejected", "quarantined", "failed", "interrupted", "partial", "ok")
 """The states of stages, most severe first: a recording has that of its most severe stage, of equal ones the newest."""
-
-
-@dataclass(frozen=True)
-class View:
-    """A view of results.duckdb.
-
-    Attributes:
-        table: Its name, grain, key and columns, none of which is stored in a Delta table.
-        query: Its SQL, over the tables of results.duckdb and the views before it.
-    """
-
-    table: Table
-    query: str
-
 
 _STATUS_COLUMNS = (
     Column("status", TEXT, STATUS_MEANING, nullable=True, allowed=STATUSES),
@@ -76,9 +65,7 @@ RECORDING_STATUS = View(
 )
 
 _FILE_COLUMNS = (CAMERA, SOURCE_PATH, FINGERPRINT, SIZE_BYTES, MTIME_UTC)
-_CLOCK_COLUMNS = tuple(
-    nullable(column, f"{column.meaning}; NULL if unknown") for column in RECORDING_CLOCKS.columns[1:]
-)
+_CLOCK_COLUMNS = tuple(nullable(column) for column in RECORDING_CLOCKS.stored_columns[1:])
 _CONTENT_BESIDE_HEADER = {
     "rate_fps_from_header": (
         *("rate_fps_num_from_content", "rate_fps_den_from_content", "rate_fps_from_content", "is_variable_rate"),
@@ -102,6 +89,18 @@ def _names(columns: Sequence[Column]) -> list[str]:
     return [column.name for column in columns]
 
 
+# NULL is a camera, too, so that the NULL of a header is not replaced by the camera of a copy of the file.
+_CAMERA_SQL = "CASE WHEN headers.source_path IS NULL THEN files.camera ELSE headers.camera END"
+
+CAMERAS_SQL = f"""
+    SELECT recording_id, {_CAMERA_SQL} AS camera
+    FROM recording_headers AS headers FULL JOIN (
+        SELECT recording_id, arg_min_null(camera, state <> 'known') AS camera
+        FROM source_files WHERE recording_id IS NOT NULL GROUP BY recording_id
+    ) AS files USING (recording_id)
+"""
+"""The camera of every recording, also of those without header or clock, which the published recording_clocks has."""
+
 # An attempt can fail before the recording has a header: its file is then known from source_files alone.
 RECORDINGS_VIEW = View(
     Table(
@@ -116,14 +115,15 @@ RECORDINGS_VIEW = View(
     ),
     f"""
     WITH files AS (
-        SELECT recording_id, arg_min(camera, state <> 'known') AS camera,
+        SELECT recording_id, arg_min_null(camera, state <> 'known') AS camera,
             arg_min(source_path, state <> 'known') AS source_path,
             arg_min(fingerprint, state <> 'known') AS fingerprint, arg_min(size_bytes, state <> 'known') AS size_bytes,
             make_timestamptz(arg_min(mtime_ns, state <> 'known') // 1000) AS mtime_utc
         FROM source_files WHERE recording_id IS NOT NULL GROUP BY recording_id
     )
     SELECT recording_id, status, error, failed_stage,
-        {", ".join(f"coalesce(headers.{name}, files.{name}) AS {name}" for name in _names(_FILE_COLUMNS))},
+        {_CAMERA_SQL} AS camera,
+        {", ".join(f"coalesce(headers.{name}, files.{name}) AS {name}" for name in _names(_FILE_COLUMNS[1:]))},
         {", ".join(_names((*_CLOCK_COLUMNS, *_media_columns())))}
     FROM recording_headers AS headers FULL JOIN recording_status USING (recording_id)
         LEFT JOIN recording_contents USING (recording_id) LEFT JOIN recording_clocks USING (recording_id)
@@ -158,7 +158,7 @@ _CAMERA_TIMELINE = View(
         date_diff('microseconds', lag(ended_at_utc) OVER in_time_order, started_at_utc) / 1e6 AS gap_s
     FROM (
         SELECT camera, recording_id, started_at_utc, {wall_clock_sql("duration_s_from_content * 1e6")} AS ended_at_utc
-        FROM recording_headers JOIN recording_clocks USING (recording_id) JOIN recording_contents USING (recording_id)
+        FROM recording_clocks JOIN recording_contents USING (recording_id)
         WHERE duration_s_from_content IS NOT NULL
     )
     WINDOW
@@ -167,56 +167,7 @@ _CAMERA_TIMELINE = View(
     """,
 )
 
-_RECORDING_HOURS = View(
-    RECORDING_HOURS,
-    f"""
-    WITH intervals AS (
-        SELECT recording_id, class_name, object_count,
-            epoch_us(started_at_utc) + round(start_s * 1e6)::BIGINT AS first_us,
-            epoch_us(started_at_utc) + round(end_s * 1e6)::BIGINT AS end_us
-        FROM class_presence JOIN recording_clocks USING (recording_id)
-    ),
-    pieces AS (
-        SELECT *, unnest(range(first_us // {_HOUR_US}, (end_us - 1) // {_HOUR_US} + 1)) AS hour FROM intervals
-    ),
-    hours AS (
-        SELECT recording_id, class_name, hour, max(object_count) AS max_at_once,
-            sum(object_count * (least(end_us, (hour + 1) * {_HOUR_US}) - greatest(first_us, hour * {_HOUR_US}))) / 1e6
-                AS object_s
-        FROM pieces GROUP BY recording_id, class_name, hour
-    ),
-    started AS (
-        SELECT recording_id, class_name, count(*) AS new_track_count,
-            (epoch_us(started_at_utc) + round(start_s * 1e6)::BIGINT) // {_HOUR_US} AS hour
-        FROM tracks JOIN recording_clocks USING (recording_id) GROUP BY recording_id, class_name, hour
-    )
-    SELECT recording_id, camera, make_timestamptz(hour * {_HOUR_US}) AS hour_utc, class_name,
-        coalesce(new_track_count, 0)::INTEGER AS new_track_count, max_at_once, object_s
-    FROM hours LEFT JOIN started USING (recording_id, class_name, hour) JOIN recording_headers USING (recording_id)
-    """,
-)
-
-_CAMERA_HOURS = View(
-    CAMERA_HOURS,
-    f"""
-    WITH continued AS (
-        SELECT recording_id, class_name,
-            make_timestamptz(
-                (epoch_us(started_at_utc) + round(start_s * 1e6)::BIGINT) // {_HOUR_US} * {_HOUR_US}
-            ) AS hour_utc,
-            count(*) AS continued_count
-        FROM track_links JOIN tracks USING (recording_id, track_id) JOIN recording_clocks USING (recording_id)
-        GROUP BY recording_id, class_name, hour_utc
-    )
-    SELECT camera, hour_utc, class_name,
-        (sum(new_track_count) - coalesce(sum(continued_count), 0))::INTEGER AS track_count,
-        max(max_at_once) AS max_at_once, sum(object_s) AS object_s
-    FROM recording_hours LEFT JOIN continued USING (recording_id, hour_utc, class_name)
-    GROUP BY camera, hour_utc, class_name
-    """,
-)
-
-VIEWS = (RECORDING_STATUS, RECORDINGS_VIEW, _CAMERA_TIMELINE, _RECORDING_HOURS, _CAMERA_HOURS)
+VIEWS = (RECORDING_STATUS, RECORDINGS_VIEW, _CAMERA_TIMELINE, *CLOCK_VIEWS, OBJECTS)
 """All views, in the order in which they are created."""
 
 
@@ -245,6 +196,10 @@ def _utc_sql(parameter: str) -> str:
     return f"({text} || {offset})::TIMESTAMPTZ"
 
 
+# The small tables need no macro, nor do those with a row per track or interval.
+_MACRO_TIME_COLUMNS = (CAPTURED_AT_UTC.name, MINUTE_UTC.name)
+
+
 def macro_between(table: Table, columns: str, source: str) -> Macro | None:
     """Declare the macro for the rows of one camera between two wall-clock times; None for a table without such times.
 
@@ -253,40 +208,41 @@ def macro_between(table: Table, columns: str, source: str) -> Macro | None:
 
     Args:
         table: The table.
-        columns: SQL of its columns, given the start of the recording.
-        source: SQL of its stored rows.
+        columns: SQL of its columns, given the row `stored_rows` and the row `clock` of the recording.
+        source: SQL of its stored rows, or the name of a view.
     """
-    time_column = next((column.name for column in table.columns if column.derived_sql and column.type == UTC), None)
-    if time_column is None:
+    time_column = next((column.name for column in table.columns if column.name in _MACRO_TIME_COLUMNS), None)
+    if time_column is None or not table.per_recording:
         return None
     # The range of ids repeats what the join says, but DuckDB tests a range before it reads other columns, four times as
     # fast as a join (100 million rows: 100 ms, 410 ms). It helps where the ids of a camera's recordings follow in time.
-    # The column of the same name is renamed, because it would hide the parameter camera.
+    # The column of the same name is renamed where the parameter camera is used, because it would hide the parameter.
     query = f"""
         WITH timed AS (
-            SELECT recording_id, started_at_utc, started_at_source,
-                coalesce(recording_headers.camera, '') AS camera_name,
+            SELECT recording_id, started_at_utc, started_at_source, recording_clocks.camera AS camera_name,
                 make_timestamptz(
                     epoch_us(started_at_utc) + ((coalesce(duration_s_from_content, 0) + 1) * 1e6)::BIGINT
                 ) AS ended_at_utc
-            FROM recording_headers JOIN recording_clocks USING (recording_id)
-                JOIN recording_contents USING (recording_id)
+            FROM recording_clocks JOIN recording_contents USING (recording_id)
         ),
         overlapping AS (
-            SELECT recording_id, started_at_utc, started_at_source FROM timed
-            WHERE camera_name = coalesce(camera, '') AND started_at_utc < {_utc_sql("to_utc")}
+            SELECT recording_id, started_at_utc, started_at_source, camera_name FROM timed
+            WHERE coalesce(camera_name, '') = coalesce(camera, '') AND started_at_utc < {_utc_sql("to_utc")}
                 AND ended_at_utc > {_utc_sql("from_utc")}
         )
         SELECT * FROM (
-            SELECT {columns} FROM {source} JOIN overlapping USING (recording_id)
+            SELECT {columns} FROM {source} AS stored_rows JOIN (
+                SELECT recording_id, started_at_utc, started_at_source, camera_name AS camera FROM overlapping
+            ) AS clock USING (recording_id)
             WHERE recording_id >= (SELECT min(recording_id) FROM overlapping)
                 AND recording_id <= (SELECT max(recording_id) FROM overlapping)
         )
         WHERE {time_column} >= {_utc_sql("from_utc")} AND {time_column} < {_utc_sql("to_utc")}
     """
+    name = table.published_name or table.name
     return Macro(
-        f"{table.name}_between",
+        f"{name}_between",
         f"(camera, from_utc, to_utc) AS TABLE {query}",
-        f"The rows of {table.name} of one camera with from_utc <= {time_column} < to_utc. The camera '' has the "
+        f"The rows of {name} of one camera with from_utc <= {time_column} < to_utc. The camera '' has the "
         "recordings directly in the watched folder; a time without an offset is UTC.",
     )

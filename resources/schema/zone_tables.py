@@ -6,14 +6,21 @@ from resources.schema.columns import (
     CAPTURED_AT_UTC,
     CLASS_ID,
     CLASS_NAME,
+    END_S,
+    END_UTC,
     FLAG,
     FLOAT,
     FRAME_INDEX,
     INT,
     MINUTE_INDEX,
     MINUTE_START_UTC,
+    RECORDING_CAMERA,
     RECORDING_ID,
+    RECORDING_START_UTC,
+    START_S,
+    START_UTC,
     TEXT,
+    TIME_MMSS,
     TIME_S,
     TRACK_ID,
     Column,
@@ -39,6 +46,7 @@ ZONE_EVENTS = Table(
     ("recording_id", "track_id", "event_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         TRACK_ID,
         Column("event_index", INT, "Index of the event in its track, from 0, in order of time", minimum=0),
         Column(
@@ -52,6 +60,7 @@ ZONE_EVENTS = Table(
         nullable(LINE_NAME, "Name of the line in the settings; NULL for zones"),
         FRAME_INDEX,
         TIME_S,
+        TIME_MMSS,
         CAPTURED_AT_UTC,
         CLASS_ID,
         CLASS_NAME,
@@ -80,16 +89,42 @@ ZONE_EVENTS = Table(
 
 ZONE_SECONDS = Table(
     "zone_seconds",
-    "One row per recording, zone and second: occupancy and queue.",
+    "One row per recording, zone and second of the recording: occupancy and queue over all classes.",
     ("recording_id", "zone_name", "second_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         ZONE_NAME,
         Column("second_index", INT, "Index of the second of media time, from 0", minimum=0),
+        replace(
+            MINUTE_START_UTC,
+            name="second_start_utc",
+            meaning=MINUTE_START_UTC.meaning.replace("minute", "second"),
+            derived_sql=wall_clock_sql("second_index * 1e6"),
+        ),
         Column("mean_occupancy", FLOAT, "Mean number of objects in the zone", minimum=0),
         Column("max_occupancy", INT, "Greatest number of objects in the zone at once", minimum=0),
         Column("mean_queue", FLOAT, "Mean number of queueing objects in the zone", minimum=0),
         Column("max_queue", INT, "Greatest number of queueing objects in the zone at once", minimum=0),
+    ),
+    published_name="recording_zone_seconds",
+)
+
+ZONE_PRESENCE = Table(
+    "zone_presence",
+    "One row per recording, zone, class and interval with a constant number of objects of the class in the zone.",
+    ("recording_id", "zone_name", "class_name", "start_s"),
+    (
+        RECORDING_ID,
+        RECORDING_CAMERA,
+        ZONE_NAME,
+        CLASS_NAME,
+        START_S,
+        END_S,
+        START_UTC,
+        END_UTC,
+        Column("object_count", INT, "Objects of the class in the zone in each frame of the interval", minimum=1),
+        Column("queue_count", INT, "Queueing objects among them", minimum=0),
     ),
 )
 
@@ -99,6 +134,7 @@ LINE_TRIPS = Table(
     ("recording_id", "track_id", "trip_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         TRACK_ID,
         Column("trip_index", INT, "Index of the trip in its track, from 0", minimum=0),
         CLASS_ID,
@@ -134,6 +170,8 @@ GROUND_TRACKS = Table(
     ("recording_id", "track_id"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
+        RECORDING_START_UTC,
         TRACK_ID,
         CLASS_ID,
         CLASS_NAME,
@@ -150,10 +188,11 @@ GROUND_TRACKS = Table(
 
 ZONE_MINUTES = Table(
     "zone_minutes",
-    "One row per recording, zone and minute.",
+    "One row per recording, zone and minute of the recording, over all classes.",
     ("recording_id", "zone_name", "minute_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         ZONE_NAME,
         MINUTE_INDEX,
         MINUTE_START_UTC,
@@ -176,14 +215,16 @@ ZONE_MINUTES = Table(
         ),
     ),
     is_small=True,
+    published_name="recording_zone_minutes",
 )
 
 LINE_MINUTES = Table(
     "line_minutes",
-    "One row per recording, line, direction, class and minute with a crossing.",
+    "One row per recording, line, direction, class and minute of the recording with a crossing.",
     ("recording_id", "line_name", "direction", "class_name", "minute_index"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
         LINE_NAME,
         DIRECTION,
         CLASS_NAME,
@@ -192,6 +233,7 @@ LINE_MINUTES = Table(
         Column("crossing_count", INT, "Number of crossings", minimum=1),
     ),
     is_small=True,
+    published_name="recording_line_minutes",
 )
 
 ORIGIN_DESTINATIONS = Table(
@@ -200,6 +242,8 @@ ORIGIN_DESTINATIONS = Table(
     ("recording_id", "class_name", "origin_line", "destination_line"),
     (
         RECORDING_ID,
+        RECORDING_CAMERA,
+        RECORDING_START_UTC,
         CLASS_NAME,
         Column("origin_line", TEXT, "First line that the objects crossed"),
         Column(

@@ -1,6 +1,7 @@
 """The table recording_clocks: computed from the rows of recordings and the settings whenever either has changed."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from resources.config.settings import Settings
 from resources.schema.recording_tables import RECORDING_CLOCKS
@@ -38,3 +39,16 @@ def update_recording_clocks(store: Store, settings: Settings) -> bool:
     ]
     store.replace(RECORDING_CLOCKS, changed, pa.Table.from_pylist(clocks, RECORDING_CLOCKS.arrow_schema))
     return True
+
+
+def guessed_clocks_sentence(store: Store) -> str | None:
+    """Say how many recordings have a guessed start and how to set it; None if every recording has a time of its own."""
+    sources = store.read(RECORDING_CLOCKS, columns=["started_at_source"])["started_at_source"]
+    guessed_count = pc.sum(pc.equal(sources, "mtime")).as_py() or 0
+    if not guessed_count:
+        return None
+    return (
+        f"Clock times of {guessed_count} of {len(sources)} recordings are a guess, from the time at which the file was "
+        "last changed: put the start into the file's name, as in gate_2026-01-31_12-00-00.mp4, or set "
+        "ingest.captured_at_patterns for your names."
+    )

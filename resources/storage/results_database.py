@@ -22,10 +22,10 @@ import pyarrow as pa
 
 from resources.config.settings import Settings, settings_version
 from resources.errors import PipelineError
-from resources.schema.columns import Table
-from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS
+from resources.schema.columns import Table, View
+from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS, SOURCE_FILES
 from resources.schema.table_registry import TABLES
-from resources.schema.views import VIEWS, View, macro_between
+from resources.schema.views import CAMERAS_SQL, VIEWS, Macro, macro_between
 from resources.start_times import clock_version
 from resources.storage.delta_store import Store
 from resources.storage.disk import disk_errors, disk_problem
@@ -37,6 +37,7 @@ from resources.storage.recording_clocks import update_recording_clocks
 RESULTS_NAME = "results.duckdb"
 _STORAGE_VERSION = "v1.4.0"  # DuckDB clients from 1.4 on can open the file
 _KEEP_OLD_S = 600.0  # under load there is a new file every few seconds; a client that has one open keeps it
+_FIRST_TABLES = (SOURCE_FILES.name, RECORDINGS.name, RECORDING_CLOCKS.name)  # all others need the last of them
 _SIZE = "database_bytes"
 _CATALOG = "published_tables"
 _CONTENTS = {"data_folder", "versions", "clock_version", "declaration_version", _SIZE}
@@ -180,14 +181,17 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
         connection.execute("USE results")
         connection.execute("BEGIN")  # otherwise every comment would be a write to the disk of its own
         tables = store.tables()
-        tables.sort(key=lambda table: table != RECORDING_CLOCKS)  # others are computed from it
+        tables.sort(key=lambda table: _FIRST_TABLES.index(table.name) if table.name in _FIRST_TABLES else 3)
         published = [_publish_table(connection, table, store) for table in tables]
         catalog = [_catalog_row(rows.table, rows.row_count, versions.get(rows.table.name)) for rows in published]
         for view in VIEWS:
             _publish_view(connection, view)
         catalog += [_catalog_row(view.table, None, None) for view in VIEWS]
+        catalog.append((_CATALOG, "One row per table or view of the results.", "table_name", len(catalog) + 1, None))
         for rows in published:
-            _create_macro(connection, rows)
+            _create_macro(connection, macro_between(rows.table, rows.columns, rows.source))
+        for view in VIEWS:
+            _create_macro(connection, macro_between(view.table, "stored_rows.*", view.table.name))
         connection.execute(
             f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
             "published_at_utc TIMESTAMPTZ DEFAULT now())"
@@ -219,13 +223,16 @@ class _PublishedRows:
 
 def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: Store) -> _PublishedRows:
     name, files = table.published_name or table.name, store.files(table)
-    with_clock = " LEFT JOIN recording_clocks USING (recording_id)" if table.stored_columns != table.columns else ""
+    has_clock = table.stored_columns != table.columns
+    joined_clock = "LEFT JOIN recording_clocks AS clock USING (recording_id)" if has_clock else ""
+    if table.name == RECORDING_CLOCKS.name:  # a recording without a clock has a camera all the same
+        joined_clock = f"RIGHT JOIN ({CAMERAS_SQL}) AS clock USING (recording_id)"
     if table.is_small or not files:
         rows = store.read(table)
-        connection.register("current_rows", rows)
+        connection.register("stored_rows", rows)
         columns, order = ", ".join(_column_sql(table)), ", ".join(table.key)
-        connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM current_rows{with_clock} ORDER BY {order}")
-        connection.unregister("current_rows")
+        connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM stored_rows {joined_clock} ORDER BY {order}")
+        connection.unregister("stored_rows")
         kind, source, count = "TABLE", name, rows.num_rows
     else:
         missing = find_missing_columns(table, store.file_statistics(table))
@@ -234,7 +241,7 @@ def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: S
         # By default the first file decides the columns; otherwise every query opens all files before it starts.
         options = ", union_by_name = true" if missing.in_some_files else ""
         kind, source, count = "VIEW", f"read_parquet([{file_list}]{options})", store.row_count(table)
-        connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source}{with_clock}")
+        connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source} AS stored_rows {joined_clock}")
     _comment(connection, kind, name, _comments(table))
     return _PublishedRows(table, count, columns, source)
 
@@ -248,9 +255,9 @@ def _catalog_row(table: Table, row_count: int | None, version: int | None) -> tu
     return table.published_name or table.name, table.grain, ", ".join(table.key), row_count, version
 
 
-def _create_macro(connection: duckdb.DuckDBPyConnection, rows: _PublishedRows) -> None:
+def _create_macro(connection: duckdb.DuckDBPyConnection, macro: Macro | None) -> None:
     """Create the macro for the rows of a camera between two times, if the table has wall-clock times."""
-    if (macro := macro_between(rows.table, rows.columns, rows.source)) is not None:
+    if macro is not None:
         connection.execute(f"CREATE MACRO {macro.name}{macro.definition}")
         connection.execute(f"COMMENT ON MACRO TABLE {macro.name} IS '{_escape_quotes(macro.comment)}'")
 
@@ -273,7 +280,9 @@ def _column_sql(table: Table, nulls: Mapping[str, str] = MappingProxyType({})) -
         nulls: SQL of stored columns that no file has yet, because they were declared later, by column name.
     """
     return [
-        f"{column.derived_sql} AS {column.name}" if column.derived_sql else nulls.get(column.name, column.name)
+        f"{column.derived_sql} AS {column.name}"
+        if column.derived_sql
+        else nulls.get(column.name, column.name if column.name == "recording_id" else f"stored_rows.{column.name}")
         for column in table.columns
     ]
 
@@ -284,15 +293,24 @@ def _comments(table: Table) -> dict[str, str]:
 
 
 def _comment(connection: duckdb.DuckDBPyConnection, kind: str, name: str, comments: Mapping[str, str]) -> None:
-    for column, comment in comments.items():
-        target = f"COLUMN {name}.{column}" if column else f"{kind} {name}"
-        connection.execute(f"COMMENT ON {target} IS '{_escape_quotes(comment)}'")
+    targets = {f"COLUMN {name}.{column}" if column else f"{kind} {name}": text for column, text in comments.items()}
+    connection.execute(";".join(f"COMMENT ON {target} IS '{_escape_quotes(text)}'" for target, text in targets.items()))
 
 
-def _remove_old_files(folder: Path, current: Path) -> None:
+def remove_old_publications(data_folder: Path) -> None:
+    """Delete all published files except the newest at once, so that nothing in the data folder has their rows.
+
+    Raises:
+        PipelineError: The data folder is read-only or not accessible.
+    """
+    with disk_errors(data_folder), exclusive_lock(data_folder, "publish"):
+        _remove_old_files(data_folder / "published", results_path(data_folder).resolve(), keep_s=float("-inf"))
+
+
+def _remove_old_files(folder: Path, current: Path, keep_s: float = _KEEP_OLD_S) -> None:
     """Delete published files that are too old for a client to be about to open them."""
     for file in folder.glob("results-*.duckdb"):
-        if file != current and time.time() - file.stat().st_mtime > _KEEP_OLD_S:
+        if file != current and time.time() - file.stat().st_mtime > keep_s:
             file.unlink(missing_ok=True)
             file.with_suffix(".json").unlink(missing_ok=True)
             Path(f"{file}.wal").unlink(missing_ok=True)
@@ -306,12 +324,14 @@ def open_results(data_folder: Path) -> duckdb.DuckDBPyConnection:
     """Open the newest results for reading.
 
     Raises:
-        FileNotFoundError: The data folder has no results.duckdb yet.
-        PipelineError: Another program has the file open for writing.
+        PipelineError: The data folder has no results.duckdb yet, or another program has it open for writing.
     """
     path = results_path(data_folder)
     if not path.exists():
-        raise FileNotFoundError(f"The data folder {data_folder} has no results yet: process some recordings first.")
+        raise PipelineError(
+            f"The data folder {data_folder} has no results: process some recordings first, or name the folder that has "
+            "them with --data."
+        )
     try:
         return duckdb.connect(os.path.realpath(path), read_only=True)
     except duckdb.IOException as error:

@@ -20,14 +20,14 @@ class TrackEnds:
         centre: Centre of the box in pixels, shape (n, 2).
         velocity: Velocity in pixels per second, shape (n, 2).
         size: Square root of the box's area in pixels, shape (n,).
-        class_id: Class of the object, shape (n,).
+        class_name: Class of the object, shape (n,).
     """
 
     time_s: np.ndarray
     centre: np.ndarray
     velocity: np.ndarray
     size: np.ndarray
-    class_id: np.ndarray
+    class_name: np.ndarray
 
     def select(self, rows: np.ndarray) -> "TrackEnds":
         """The ends of some of the tracks, by a boolean mask or row numbers."""
@@ -64,7 +64,7 @@ def link_tracks(ends: TrackEnds, starts: TrackEnds, max_gap_s: float) -> list[tu
     mean_size = (end_size + start_size) / 2
     distance = np.hypot(*offset.T) / (mean_size * (_MAX_DISTANCE_SIZES + _MAX_DISTANCE_SIZES_PER_S * gap_s))
     size_ratio = np.maximum(end_size, start_size) / np.minimum(end_size, start_size)
-    is_same_class = ends.class_id[end_row] == starts.class_id[start_row]
+    is_same_class = ends.class_name[end_row] == starts.class_name[start_row]
     is_candidate = (distance <= 1) & (size_ratio <= _MAX_SIZE_RATIO) & is_same_class
     links: list[tuple[int, int]] = []
     used_ends: set[int] = set()

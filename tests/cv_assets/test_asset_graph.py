@@ -11,6 +11,8 @@ from dagster import AssetCheckKey, AssetKey, DagsterInstance, ExecuteInProcessRe
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from PIL import Image
 
+from cv_assets.media_status import find_normalized_video, read_normalized_row
+from resources.dagster_instance.event_log import observations
 from resources.previews import preview_throttle
 from resources.schema.model_tables import DETECTIONS
 from resources.schema.summary_tables import SUMMARIES
@@ -118,25 +120,35 @@ def test_the_stages_after_ingest_write_rows_checks_and_metadata(pipeline: Pipeli
     assert metadata["detections"]["dagster/partition_row_count"] == box_count == summary["detection_count"]
     assert metadata["tracks"]["tracks/car"] == metadata["summaries"]["tracks/car"] == 1
     assert metadata["zone_events"]["events/left half enter"] == metadata["zone_events"]["events/left half exit"] == 1
-    assert metadata["zone_seconds"]["max_occupancy"] == 1
+    assert metadata["zone_seconds"]["max occupancy"] == 1
     for name, values in metadata.items():
-        assert values["seconds"] >= 0, name
-        assert values["realtime_factor"] == pytest.approx(5 / max(values["seconds"], 1e-3), rel=0.01, abs=0.01), name
-    assert metadata["crops"]["contact_sheet"].startswith("![the best crops of the first 1 tracks](data:image/jpeg;")
+        assert values["elapsed (s)"] >= 0, name
+        assert values["realtime factor"] == pytest.approx(5 / max(values["elapsed (s)"], 1e-3), rel=0.01, abs=0.01), (
+            name
+        )
+    assert metadata["crops"]["contact sheet"].startswith("1 of 1 tracks with crops: the best crop of each\n\n![")
+    assert metadata["detections"]["contact sheet"].startswith("6 of 125 analysed frames, with their boxes\n\n![")
+    first_labels = {
+        name: next(label for label in values if not label.startswith("dagster/")) for name, values in metadata.items()
+    }
+    pictures = {name for name, label in first_labels.items() if label in ("contact sheet", "timeline")}
+    assert pictures == {"detections", "crops", "summaries", "zone_events"}
     assert all(metadata[name]["timeline"].startswith("![objects") for name in ("summaries", "zone_events"))
 
 
 def test_the_metadata_of_a_normalized_video_show_its_frames(pipeline: Pipeline) -> None:
     metadata = metadata_by_asset(pipeline.run(INGEST_STAGES, "c", "c"))
     image_type, content = re.fullmatch(
-        r"!\[12 frames of the recording and their times\]\(data:image/(\w+);base64,(.+)\)",
-        metadata["normalized_video"]["contact_sheet"],
+        r"12 of 125 frames, with their times\n\n!\[12 .*\]\(data:image/(\w+);base64,(.+)\)",
+        metadata["normalized_video"]["contact sheet"],
     ).groups()  # type: ignore[union-attr]
     with Image.open(io.BytesIO(base64.b64decode(content))) as sheet:
         assert (image_type, sheet.format) == ("jpeg", "JPEG")
         assert sheet.size == (4 * 164 + 4, 3 * (90 + 15 + 4) + 4)
-    assert metadata["normalized_video"]["frame_count"] == 125 == metadata["frames"]["dagster/partition_row_count"]
-    assert 10 < metadata["frames"]["mean_brightness"] < 245
+    assert metadata["normalized_video"]["frame count"] == 125 == metadata["frames"]["dagster/partition_row_count"]
+    assert metadata["normalized_video"]["rate (frames/s)"] == 25
+    assert metadata["normalized_video"]["duration (s)"] == 5
+    assert 10 < metadata["frames"]["mean brightness"] < 245
 
 
 def test_progress_is_observed_with_previews(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,3 +160,36 @@ def test_progress_is_observed_with_previews(pipeline: Pipeline, monkeypatch: pyt
     previews = [values["preview"].value for values in metadata if "preview" in values]
     assert 2 <= len(previews) <= preview_throttle.MAX_PREVIEWS_PER_RECORDING
     assert all(str(preview).startswith("![frame ") and len(str(preview)) < 20_100 for preview in previews)
+
+
+def test_recordings_shows_the_status_of_the_whole_recording(pipeline: Pipeline) -> None:
+    def observed(name: str) -> list[dict[str, Any]]:
+        events = observations(pipeline.instance, AssetKey("recordings"), {pipeline.ids[name]})
+        return [
+            {key: value.value for key, value in event.event.metadata.items()}
+            for event in events.get(pipeline.ids[name], [])
+        ]
+
+    assert observed("a") == []  # without problems, and not complete yet
+    count = len(pipeline.stage_names)
+    rejected = observed("bad")[0]
+    assert (rejected["status"], rejected["stages done"]) == ("rejected", f"0 of {count}")
+    assert "not a video" in rejected["error"]
+    assert pipeline.run(pipeline.stage_names[2:], "a", "a").success
+    done = {"status": "ok", "error": "none", "failed stage": "none", "stages done": f"{count} of {count}"}
+    assert observed("a") == [done]
+    assert pipeline.run(["summaries"], "a", "a").success
+    assert observed("a") == [done]  # nothing has changed
+    find_normalized_video(
+        read_normalized_row(pipeline.ids["a"], pipeline.store), pipeline.store.data_folder
+    ).path.unlink()
+    assert not pipeline.run(["crops"], "a", "a").success
+    failed = observed("a")[0]
+    assert (failed["status"], failed["failed stage"], failed["stages done"]) == (
+        "failed",
+        "crops",
+        f"{count - 1} of {count}",
+    )
+    assert failed["error"].startswith("The normalized video was deleted")
+    assert pipeline.run(["recordings"], "a", "a").success
+    assert observed("a")[0] == failed and len(observed("a")) == 3  # above the new materialization

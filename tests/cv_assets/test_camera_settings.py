@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 CAMERAS: Mapping[str, str | None] = {"a": "gate", "bad": "yard", "c": "yard"}
 ANALYSIS_ASSETS = set(AssetGraph.build(Settings()).assets_of(ANALYSIS))
-ZONE_ASSETS = {"zone_events", "zone_seconds", "line_trips", "ground_tracks"}
+ZONE_ASSETS = {"zone_events", "zone_seconds", "zone_presence", "line_trips", "ground_tracks"}
 ZONE_ASSETS_AND_DOWNSTREAM = ZONE_ASSETS | {"zone_minutes", "line_minutes", "origin_destinations"}
 MOVED_LINE = {"lines": [{"name": "middle", "points": [[0.6, 1], [0.6, 0]]}]}
 CHANGES: Mapping[str, tuple[Mapping[str, Any], set[str], set[str]]] = {

@@ -67,8 +67,29 @@ def test_an_object_that_stands_in_a_zone_is_in_the_queue_and_its_visit_ends_with
     assert events == [("enter", True, None), ("exit", True, pytest.approx(2.5))]
     seconds = [(row["second_index"], row["max_occupancy"], row["mean_queue"]) for row in standing["zone_seconds"]]
     assert seconds == [(0, 1, 1.0), (1, 1, 1.0), (2, 1, 1.0)]
-    moving = rows_by_table(moving_track_boxes(np.arange(110, 195, 10).tolist()))["zone_seconds"]
-    assert [(row["max_occupancy"], row["max_queue"]) for row in moving] == [(1, 0)]
+    (presence,) = standing["zone_presence"]
+    assert (presence["zone_name"], presence["class_name"]) == ("yard", "person")
+    assert (presence["start_s"], presence["end_s"]) == pytest.approx((0, 2.5))
+    assert (presence["object_count"], presence["queue_count"]) == (1, 1)
+    moving = rows_by_table(moving_track_boxes(np.arange(110, 195, 10).tolist()))
+    assert [(row["max_occupancy"], row["max_queue"]) for row in moving["zone_seconds"]] == [(1, 0)]
+    assert [(row["object_count"], row["queue_count"]) for row in moving["zone_presence"]] == [(1, 0)]
+
+
+def test_the_presence_of_each_class_in_a_zone_is_one_interval_per_number_of_objects() -> None:
+    boxes = [
+        moving_track_boxes([150.0] * 20, track_id=1),
+        moving_track_boxes([50.0] * 5 + [150.0] * 10, track_id=2),
+        moving_track_boxes([50.0] * 10 + [150.0] * 5, track_id=3, class_name="car", class_id=1),
+    ]
+    presence = rows_by_table(pa.concat_tables(boxes))["zone_presence"]
+    intervals = [(row["class_name"], row["object_count"], row["start_s"], row["end_s"]) for row in presence]
+    assert [interval for interval in intervals if interval[0] == "car"] == [("car", 1, 1.0, pytest.approx(1.5))]
+    counts = [(start_s, count) for name, count, start_s, _ in intervals if name == "person"]
+    assert dict(counts)[0.0] == 1
+    assert max(count for _, count in counts) == 2
+    object_s = sum(count * (end_s - start_s) for name, count, start_s, end_s in intervals if name == "person")
+    assert object_s == pytest.approx(3.0)
 
 
 def test_a_camera_without_zones_and_a_recording_without_tracks_give_no_events() -> None:

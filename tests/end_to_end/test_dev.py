@@ -15,6 +15,7 @@ import pytest
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
 from resources.schema.table_registry import TABLES
+from tests.builders.command_line import run_cv_assets
 from tests.builders.running_pipeline import RunningPipeline
 
 COUNTS = {"person": 1, "car": 1}
@@ -22,17 +23,19 @@ EMPTY_TABLES = {
     *(
         "zone_events",
         "zone_seconds",
+        "zone_presence",
         "zone_minutes",
         "line_minutes",
         "line_trips",
         "origin_destinations",
         "ground_tracks",
     ),
-    *("track_links", "masks", "keypoints", "oriented_boxes", "frame_classes", "stretches", "file_hashes"),
+    *("track_links", "masks", "keypoints", "oriented_boxes", "frame_classes", "stretches"),
+    *("file_hashes", "kept_recordings"),
 }
-"""Tables that need zones and lines, weights of another task, black or frozen frames, or files that are compared."""
+"""Tables of zones and lines, weights of another task, frames that are black, files compared, recordings kept."""
 
-ALSO_OF_REJECTED = {"recordings", "stage_runs"}
+ALSO_OF_REJECTED = {"recordings", "recording_clocks", "stage_runs"}
 """Tables with rows of a recording that is rejected because its file is not a video."""
 
 
@@ -151,7 +154,7 @@ def test_dropped_files_become_rows_of_every_table(pipeline: RunningPipeline, rec
     for name, table in TABLES.items():
         if table.per_recording:
             (count,) = pipeline.sql(f"SELECT count(DISTINCT recording_id) FROM {name}")[0]
-            expected = 4 if name in ("recordings", "stage_runs") else 0 if name in EMPTY_TABLES else 3
+            expected = 4 if name in ALSO_OF_REJECTED else 0 if name in EMPTY_TABLES else 3
             assert count == expected, name
     assert pipeline.sql("SELECT frame_count FROM summaries ORDER BY frame_count") == [(200,), (225,), (250,)]
     track_counts = pipeline.sql("SELECT class_name, count(*) FROM tracks GROUP BY ALL ORDER BY ALL")
@@ -268,3 +271,31 @@ def test_the_retention_job_waits_in_no_queue_and_its_schedule_runs(
     response = pipeline.graphql(f"{{ schedulesOrError(repositorySelector: {selector}) {{ {fields} }} }}")
     (schedule,) = response["schedulesOrError"]["results"]
     assert (schedule["name"], schedule["scheduleState"]["status"]) == ("retention", "RUNNING")
+
+
+def test_a_recording_is_forgotten_beside_the_running_pipeline(
+    pipeline: RunningPipeline, recording_ids: list[str]
+) -> None:
+    arguments = ("forget", recording_ids[0], "--settings", pipeline.settings_file)
+    unconfirmed = run_cv_assets(*arguments)
+    assert unconfirmed.returncode == 2
+    assert "cv-assets: forget: there is no terminal to ask on; add --yes" in unconfirmed.stderr
+    forgotten = run_cv_assets(*arguments, "--yes")
+    assert (forgotten.returncode, forgotten.stdout) == (0, "Forgot 1 recording.\n"), forgotten.stderr
+    again = run_cv_assets(*arguments, "--yes")
+    assert again.returncode == 2
+    assert f"{recording_ids[0]}: no recording has this id" in again.stderr
+    source = next((pipeline.watched_folder / "gate").glob("gate 0*"))
+    (pipeline.watched_folder / "second copy.mp4").write_bytes(source.read_bytes())
+    pipeline.wait_until(
+        lambda: (
+            pipeline.sql("SELECT state FROM source_files WHERE source_path = 'second copy.mp4'") == [("forgotten",)]
+        ),
+        60,
+        "the copy to be identified",
+    )
+    assert pipeline.sql("SELECT count(*) FROM summaries") == [(2,)]
+    query = '{ assetNodeOrError(assetKey: {path: ["tracks"]}) { ... on AssetNode { partitionKeys } } }'
+    assert recording_ids[0] not in pipeline.graphql(query)["assetNodeOrError"]["partitionKeys"]
+    assert not (pipeline.data_folder / "media" / recording_ids[0]).exists()
+    assert source.exists()

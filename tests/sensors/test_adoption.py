@@ -130,7 +130,7 @@ def test_results_of_earlier_camera_settings_are_stale_in_a_new_storage(
         zone_assets = {name for _, name in stale(pipeline, new_instance) - before}
     finally:
         pipeline.use_settings(settings)
-    assert zone_assets == {"zone_events", "zone_seconds", "line_trips", "ground_tracks"}
+    assert zone_assets == {"zone_events", "zone_seconds", "zone_presence", "line_trips", "ground_tracks"}
 
 
 @pytest.mark.parametrize("camera", [MOVED_LINE, CameraSettings()], ids=["other settings", "no settings"])
@@ -149,7 +149,7 @@ def test_a_storage_that_was_lost_before_the_settings_changed_shows_their_results
         assert register_materializations(new_instance, pipeline.store, pipeline.graph) == 0
     finally:
         pipeline.use_settings(settings)
-    assert zone_assets == {"zone_events", "zone_seconds", "line_trips", "ground_tracks"}
+    assert zone_assets == {"zone_events", "zone_seconds", "zone_presence", "line_trips", "ground_tracks"}
     # With the settings restored, only the observations change.
     register_materializations(new_instance, pipeline.store, pipeline.graph)
     assert stale(pipeline, new_instance) == stale_before
@@ -165,8 +165,8 @@ def test_an_unreported_result_is_registered_although_older_ones_are(
     assert register_materializations(new_instance, pipeline.store, pipeline.graph, [recording_id]) == count
     events = new_instance.fetch_materializations(AssetRecordsFilter(AssetKey("scenes"), [recording_id]), limit=2)
     (event,) = [record.asset_materialization for record in events.records]
-    assert event is not None and event.metadata["status"].value == "ok"
-    assert float(str(event.metadata["seconds"].value)) > 0
+    assert event is not None and event.metadata["stage status"].value == "ok"
+    assert float(str(event.metadata["elapsed (s)"].value)) > 0
 
 
 def test_partitions_are_in_the_order_of_their_files_without_archived_and_replaced_recordings(

@@ -21,6 +21,7 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
+    DagsterExecutionInterruptedError,
     DagsterInstance,
     DagsterRunStatus,
     Definitions,
@@ -43,7 +44,7 @@ from resources.source_index import SourceFile, SourceIndex
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import StageRun as Attempt
 from resources.storage.stage_runs import append_stage_runs, newest_stage_runs
-from sensors.crash_recovery import fail_interrupted_runs, mark_running_as_interrupted
+from sensors.crash_recovery import cancel_interrupted_runs, mark_running_as_interrupted
 from sensors.reconciliation_sensor import reject_replaced_recordings
 from sensors.recording_states import RecordingState, RecordingStates, read_recording_states
 from sensors.retention import remove_replaced_recordings
@@ -145,7 +146,7 @@ class Home:
         Args:
             arguments: First and last recording, number of the attempt, and `before the first recording` to be killed
                 there, or `after each flush` to store the row of each attempt at once.
-            is_stopped: Whether the pipeline is being stopped, so that the run is marked as interrupted.
+            is_stopped: Whether the pipeline is being stopped; the run is then canceled at its next start.
             is_noticed: Whether the run is failed.
         """
         command = [sys.executable, "-c", textwrap.dedent(_CRASHING_RUN), str(self.folder), *arguments]
@@ -154,7 +155,8 @@ class Home:
         assert process.returncode == -signal.SIGKILL, process.stderr.decode()
         if is_stopped:
             mark_running_as_interrupted(self.instance)
-        if is_noticed:
+            cancel_interrupted_runs(self.instance, self.folder / "data")
+        elif is_noticed:
             self.fail_runs()
 
     def fail_runs(self) -> None:
@@ -283,11 +285,32 @@ def test_results_that_a_killed_run_stored_are_registered_in_dagster_and_not_comp
 def test_a_run_that_was_killed_because_the_pipeline_stopped_is_no_attempt_and_not_delayed(home: Home) -> None:
     graph = build_graph(home.folder)
     home.crash(RECORDING_IDS[0], RECORDING_IDS[-1], is_stopped=True)
+    assert [run.status for run in home.instance.get_runs()] == [DagsterRunStatus.CANCELED]
     (row,) = record_dead_runs(home.instance, home.store, graph)
     assert (row.recording_id, row.attempt, row.status, row.error) == ("c-3", 1, "interrupted", None)
     state = home.read_states(graph).states[2]
     assert (state.status, state.attempt_count, state.retry_at_s) == ("interrupted", 0, 0.0)
     assert [run.recording_ids for run in plan_runs(home.read_states(graph), graph)] == [RECORDING_IDS]
+
+
+def test_a_run_that_a_power_cut_interrupted_is_canceled_and_no_attempt(home: Home) -> None:
+    graph = build_graph(home.folder)
+    home.crash(RECORDING_IDS[0], RECORDING_IDS[-1], is_noticed=False)
+    assert cancel_interrupted_runs(home.instance, home.folder / "data") == 1
+    assert [run.status for run in home.instance.get_runs()] == [DagsterRunStatus.CANCELED]
+    (row,) = record_dead_runs(home.instance, home.store, graph)
+    assert (row.recording_id, row.attempt, row.status, row.error) == ("c-3", 1, "interrupted", None)
+
+
+def test_a_stopped_run_that_still_ends_by_itself_is_canceled(home: Home) -> None:
+    def write_scenes(*_: Any) -> None:
+        mark_running_as_interrupted(home.instance)
+        raise DagsterExecutionInterruptedError
+
+    home.materialize(build_graph(home.folder, write_scenes), WHOLE_RANGE)
+    (run,) = home.instance.get_runs()
+    assert run.status == DagsterRunStatus.CANCELED
+    assert {row["status"] for row in newest_stage_runs(home.store).to_pylist()} == {"interrupted"}
 
 
 def test_a_crash_whose_run_dagster_has_lost_is_no_attempt(home: Home) -> None:
@@ -514,7 +537,7 @@ def test_orphans_that_were_started_with_another_spelling_of_the_data_folder_are_
         command = [sys.executable, "-c", "import time; time.sleep(60)", "dagster"]
         orphans.append(subprocess.Popen(command, env=environment))
     try:
-        fail_interrupted_runs(home.instance, data_folder)
+        cancel_interrupted_runs(home.instance, data_folder)
         assert [psutil.pid_exists(orphan.pid) for orphan in orphans] == [False, False, False, True]
     finally:
         orphans[3].kill()

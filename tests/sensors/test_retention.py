@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from dagster import DagsterInstance, RunsFilter
 
+from cli.process_folder import FolderProgress, _is_complete
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.definitions import build_definitions
 from cv_assets.partitions import recordings_partitions
@@ -26,6 +27,7 @@ from resources.storage.results_database import open_results, publish
 from resources.storage.stage_runs import StageRun, append_stage_runs, newest_stage_runs
 from resources.watched_files import list_watched_files
 from sensors import retention
+from sensors.forgetting import keep_recordings, release_recordings
 from sensors.recording_states import STALE_VARIABLE, RecordingState, read_recording_states
 from sensors.retention import delete_old_data, is_required
 from sensors.staleness import stale_assets
@@ -231,6 +233,17 @@ def test_crop_images_are_deleted_and_their_rows_stay(pipeline: Pipeline) -> None
     assert rows == [(recording_id, 1, None if recording_id in ids[:2] else 1000) for recording_id in sorted(ids)]
 
 
+def test_kept_recordings_stay_as_they_are(pipeline: Pipeline) -> None:
+    pipeline.run(INGEST_STAGES, "a", "c")
+    keep_recordings(pipeline.store, [pipeline.ids["a"], pipeline.ids["bad"]], None)
+    sentence = delete_after(pipeline, days=999, media_after_days=2, archive_after_days=3)
+    assert "the videos of 1 recordings" in sentence
+    assert sentence.endswith("archived 0 recordings.")
+    assert (pipeline.store.media_folder / pipeline.ids["a"] / "normalized.mp4").exists()
+    release_recordings(pipeline.store, [pipeline.ids["bad"]])
+    assert delete_after(pipeline, days=999, archive_after_days=3).endswith("archived 1 recordings.")
+
+
 def test_leftovers_of_crashed_runs_are_deleted_once_no_recording_needs_them(pipeline: Pipeline) -> None:
     pipeline.run(INGEST_STAGES, "a", "a")
     data_folder = pipeline.store.data_folder
@@ -284,7 +297,13 @@ def test_archived_recordings_are_no_partitions_and_their_rows_can_be_queried(pip
     copy = pipeline.settings.watched_folder / "copy.mp4"
     copy.write_bytes((pipeline.settings.watched_folder / "c.mp4").read_bytes())
     listed = list_watched_files(pipeline.settings).files
-    assert identify_files(pipeline.settings, {"copy.mp4": listed["copy.mp4"]}, known)["copy.mp4"].state == "duplicate"
+    found = identify_files(pipeline.settings, {"copy.mp4": listed["copy.mp4"]}, known)
+    assert found["copy.mp4"].state == "duplicate"
+    # The command process does not wait for it.
+    SourceIndex(store).save((known | found).values())
+    progress = FolderProgress()
+    assert not _is_complete(instance, store, pipeline.graph, progress)
+    assert progress.source_paths == {ids["a"]: "a.mp4"} and progress.unstable_file_count == 0
     # If the partition is added again, the recording is as complete as before.
     instance.add_dynamic_partitions(recordings_partitions.name or "", [ids["c"]])
     assert not states_by_id(pipeline)[ids["c"]].missing

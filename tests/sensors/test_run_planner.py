@@ -123,7 +123,7 @@ def test_no_further_runs_are_planned_while_enough_are_queued() -> None:
         (
             {"zone_events"},
             (
-                *("zone_events", "zone_seconds", "line_trips", "ground_tracks"),
+                *("zone_events", "zone_seconds", "zone_presence", "line_trips", "ground_tracks"),
                 *("zone_minutes", "line_minutes", "origin_destinations"),
             ),
         ),

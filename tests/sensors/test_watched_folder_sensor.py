@@ -20,6 +20,7 @@ from resources.source_index import SourceIndex
 from resources.storage.stage_runs import StageRun, append_stage_runs
 from resources.watched_files import Listing, list_watched_files
 from sensors import watched_folder_sensor
+from sensors.forgetting import forget_recordings
 from tests.builders.odd_folders import make_deep_folder, set_mtime_year
 from tests.builders.watched_folder import WatchedFolder
 
@@ -221,3 +222,20 @@ def test_a_file_dated_after_2262_and_a_folder_that_no_path_leads_to_get_rows_and
     folder.tick()
     assert len(folder.tick()) == 1
     assert SourceIndex(folder.store).load()["far.mp4"].state == "known"
+
+
+def test_a_forgotten_recording_does_not_come_back_by_a_changed_time_or_a_copy(folder: WatchedFolder) -> None:
+    source = folder.write("gate/a.mp4")
+    folder.tick()
+    folder.tick()
+    (recording_id,) = folder.partitions
+    forget_recordings(folder.instance, folder.store, folder.graph, [recording_id])
+    assert folder.partitions == []
+    os.utime(source, (1, 1))
+    folder.write("gate/copy.mp4", source.read_bytes())
+    folder.tick()
+    assert folder.tick() == []
+    assert folder.partitions == []
+    files = SourceIndex(folder.store).load()
+    assert {file.state for file in files.values()} == {"forgotten"}
+    assert len(files) == 2

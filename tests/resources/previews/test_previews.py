@@ -13,6 +13,7 @@ from PIL import Image
 
 from resources.previews import preview_throttle
 from resources.previews.annotated_frames import DARK_COLOURS, annotate_image, drawable_name, shrink_to_preview
+from resources.previews.boxes_sheet import BoxesSheet
 from resources.previews.contact_sheet import contact_sheet
 from resources.previews.image_encoding import MAX_SHEET_BYTES, embed_in_markdown, encode_jpeg
 from resources.previews.preview_throttle import MAX_PREVIEWS_PER_RECORDING, PreviewFrame, PreviewThrottle
@@ -116,6 +117,35 @@ def test_a_contact_sheet_has_a_cell_for_each_image_with_its_caption_below() -> N
         assert (cell == colour).all(axis=2).sum() == 80 * 40  # the full width; the height follows the aspect ratio
         assert (sheet[top + 60 : top + 75, left : left + 80] > 150).any()  # the caption
     assert (sheet[step_y + 4 :, 2 * step_x + 4 :] < 60).all()  # the sixth cell is empty
+
+
+def test_a_boxes_sheet_shows_the_frames_with_the_most_boxes_of_each_part() -> None:
+    sheet, drawn = BoxesSheet(0, 48), list[int]()
+    for position in range(48):
+        sheet.store_if_due(position, GREY)
+    for position in range(48):
+        box_count = 5 if position in (4, 40) else 1
+
+        def annotate(image: np.ndarray, position: int = position) -> np.ndarray:
+            drawn.append(position)
+            return np.full_like(image, 250 if position in (4, 40) else 0)
+
+        sheet.add_boxes(position, position / 10, box_count, annotate)
+    assert len(drawn) == 24 and (drawn[0], drawn[-1]) == (0, 47)
+    rendered = sheet.render()
+    assert rendered is not None
+    image, count = rendered
+    assert (count, image.shape[1]) == (6, 3 * 244 + 4)
+    is_bright = [image[60, 120].min() > 200, image[60, 364].min() > 200, image[220, 612].min() > 200]
+    assert is_bright == [True, False, True]
+
+
+def test_a_boxes_sheet_without_boxes_or_frames_is_none() -> None:
+    assert BoxesSheet(0, 0).render() is None
+    sheet = BoxesSheet(5, 6)
+    sheet.store_if_due(5, GREY)
+    sheet.add_boxes(5, 0.5, 0, lambda image: image)
+    assert sheet.render() is None
 
 
 def test_a_contact_sheet_of_one_small_image_is_one_cell() -> None:

@@ -52,7 +52,7 @@ def test_a_new_data_folder_is_private_unless_a_group_may_read_it(
     assert {path.lstat().st_gid for path in data_folder.rglob("*")} == {os.getegid()}
     assert stat.S_IMODE(data_folder.parent.stat().st_mode) == 0o755  # it is not the pipeline's
     with open_results(data_folder) as results:
-        assert results.execute("SELECT count(*) FROM class_minutes").fetchall() == [(2,)]
+        assert results.execute("SELECT count(*) FROM recording_class_minutes").fetchall() == [(2,)]
 
 
 def test_the_access_to_an_existing_folder_is_changed_once_in_a_sentence(

@@ -17,11 +17,12 @@ from resources.config.settings import Settings
 from resources.errors import PipelineError
 from resources.schema.model_tables import DETECTIONS
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDINGS, SOURCE_FILES
-from resources.schema.summary_tables import CLASS_MINUTES
+from resources.schema.summary_tables import CLASS_MINUTES, CLASS_PRESENCE
 from resources.schema.table_registry import TABLES
 from resources.schema.track_tables import CROPS, TRACK_BOXES
 from resources.schema.views import VIEWS
 from resources.storage.delta_store import Store
+from resources.storage.recording_clocks import guessed_clocks_sentence
 from resources.storage.results_database import (
     open_results,
     publish,
@@ -67,14 +68,14 @@ def test_results_have_every_table_with_comments_on_all_columns(store: Store) -> 
             name = table.published_name or table.name
             columns = results.execute(f"DESCRIBE {name}").fetchall()
             assert [column[0] for column in columns] == [column.name for column in table.columns]
-        assert results.execute("SELECT count(*) FROM class_minutes").fetchall() == [(3,)]
+        assert results.execute("SELECT count(*) FROM recording_class_minutes").fetchall() == [(3,)]
         uncommented = "comment IS NULL AND NOT internal AND database_name NOT IN ('temp', 'system')"
         assert results.execute(f"SELECT * FROM duckdb_columns() WHERE {uncommented}").fetchall() == []
         assert results.execute(f"SELECT * FROM duckdb_tables() WHERE {uncommented}").fetchall() == []
         assert results.execute(f"SELECT * FROM duckdb_views() WHERE {uncommented}").fetchall() == []
         assert results.execute(f"SELECT * FROM duckdb_functions() WHERE {uncommented}").fetchall() == []
         published = {row[0]: row[1:] for row in results.execute("FROM published_tables").fetchall()}
-    assert published["class_minutes"][2:4] == (3, store.versions()["class_minutes"])
+    assert published["recording_class_minutes"][2:4] == (3, store.versions()["class_minutes"])
     assert {"recordings", "recording_headers", "recording_hours", "camera_timeline"} <= set(published)
 
 
@@ -104,6 +105,34 @@ def test_a_recording_that_failed_before_it_had_a_header_is_among_the_recordings(
     assert query(store, f"SELECT {columns} FROM recordings") == [
         ("failed", "recordings", "The file is missing.", "yard", "yard/a.mp4", "f", 7, 1_700_000_000_123_456, None)
     ]
+
+
+def test_a_recording_keeps_its_camera_when_a_copy_of_its_file_is_in_another_folder(store: Store) -> None:
+    store_recordings(store, {"recording_id": "a", "camera": None}, {"recording_id": "b"})
+    file = {"size_bytes": 7, "mtime_ns": 1, "seen_at_utc": NOON, "fingerprint": "f"}
+    files = [
+        file | {"recording_id": "a", "source_path": "a.mp4", "state": "known"},
+        file | {"recording_id": "a", "source_path": "yard/a.mp4", "state": "duplicate", "camera": "yard"},
+        file | {"recording_id": "c", "source_path": "shop/c.mp4", "state": "known", "camera": "shop"},
+    ]
+    store.replace(SOURCE_FILES, [], sparse_rows(SOURCE_FILES, *files))
+    append_stage_runs(store, [stage_run(name, "recordings", "failed", error="Broken.") for name in ("a", "b", "c")])
+    publish(store, SETTINGS)
+    cameras = [("a", None), ("b", "gate"), ("c", "shop")]
+    for table in ("recordings", "stage_runs", "recording_clocks"):
+        assert query(store, f"SELECT recording_id, camera FROM {table} ORDER BY ALL") == cameras, table
+
+
+def test_recordings_whose_start_is_a_guess_are_counted_with_the_remedy(store: Store) -> None:
+    store_recordings(store, {"recording_id": "a"}, {"recording_id": "b", "created_at_utc": None})
+    publish(store, SETTINGS)
+    sentence = guessed_clocks_sentence(store)
+    assert sentence is not None
+    assert sentence.startswith("Clock times of 1 of 2 recordings are a guess")
+    assert "ingest.captured_at_patterns" in sentence
+    store_recordings(store, {"recording_id": "b"})
+    publish(store, SETTINGS)
+    assert guessed_clocks_sentence(store) is None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +187,7 @@ def test_a_corrected_clock_changes_all_wall_clock_times_with_the_next_publicatio
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 2))
     assert publish(store, SETTINGS)
     times = "SELECT epoch(captured_at_utc) FROM detections ORDER BY recording_id, frame_index"
-    minutes = "SELECT epoch(minute_start_utc) FROM class_minutes ORDER BY minute_index"
+    minutes = "SELECT epoch(minute_start_utc) FROM recording_class_minutes ORDER BY minute_index"
     noon_s = NOON.timestamp()
     assert query(store, times) == [(noon_s,), (noon_s + 1.5,), (None,)]
     assert query(store, minutes) == [(noon_s,), (noon_s + 60,)]
@@ -196,7 +225,8 @@ def test_macros_return_the_rows_of_one_camera_between_two_times(store: Store) ->
     ]
     store_recordings(store, *rows)
     store.replace(DETECTIONS, list(starts), pa.concat_tables([detection_rows(name, [0, 1, 3]) for name in starts]))
-    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 1))
+    presence = {"class_name": "car", "start_s": 0.0, "end_s": 2.0, "object_count": 1}
+    store.replace(CLASS_PRESENCE, ["a"], sparse_rows(CLASS_PRESENCE, presence | {"recording_id": "a"}))
     publish(store, SETTINGS)
     keys = "SELECT recording_id, time_s FROM detections_between"
     order = "ORDER BY ALL"
@@ -211,13 +241,15 @@ def test_macros_return_the_rows_of_one_camera_between_two_times(store: Store) ->
         assert results.execute(f"{keys}('gate', {between}) {order}").fetchall() == [("a", 1), ("a", 3), ("b", 0)]
         columns = results.execute(f"DESCRIBE FROM detections_between('gate', {between})").fetchall()
         assert [column[0] for column in columns] == [column.name for column in DETECTIONS.columns]
-    assert query(store, "SELECT count(*) FROM class_minutes_between('gate', '2026-03-01', '2026-03-02')") == [(1,)]
+    minutes = "SELECT camera, object_s FROM class_minutes_between"
+    assert query(store, f"{minutes}('gate', '2026-03-01', '2026-03-02')") == [("gate", 2.0)]
+    assert query(store, f"{minutes}('gate', '2026-03-01', '2026-03-01 12:00')") == []
     macros = (
         "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_name LIKE '%_between' AND NOT internal"
     )
     assert {name for (name,) in query(store, macros)} == {
-        *("frames_between", "detections_between", "frame_classes_between", "track_boxes_between"),
-        *("zone_events_between", "line_trips_between"),
+        *("frames_between", "detections_between", "frame_classes_between", "track_boxes_between", "crops_between"),
+        *("masks_between", "keypoints_between", "oriented_boxes_between", "zone_events_between", "line_trips_between"),
         *("class_minutes_between", "zone_minutes_between", "line_minutes_between"),
     }
 
@@ -265,7 +297,7 @@ def test_a_moved_data_folder_is_published_again(store: Store, tmp_path: Path) ->
     new_folder = store.data_folder.rename(tmp_path / "data moved 'there'")
     assert publish(Store(new_folder), SETTINGS)
     with open_results(new_folder) as results:
-        assert results.execute("SELECT count(*) FROM class_minutes").fetchall() == [(3,)]
+        assert results.execute("SELECT count(*) FROM recording_class_minutes").fetchall() == [(3,)]
 
 
 def cut_by_half(file: Path) -> None:
@@ -285,7 +317,7 @@ def test_damaged_results_are_published_again(store: Store, damage: Callable[[Pat
     damage(published_file.with_suffix(suffix))
     assert published_versions(store.data_folder) is None
     publish_if_unusable(store, SETTINGS)
-    assert query(store, "SELECT count(*) FROM class_minutes") == [(3,)]
+    assert query(store, "SELECT count(*) FROM recording_class_minutes") == [(3,)]
     newest_file = results_path(store.data_folder).resolve()
     publish_if_unusable(store, SETTINGS)
     assert not publish(store, SETTINGS)
@@ -299,11 +331,11 @@ def test_results_without_a_link_or_with_one_to_nowhere_are_published_again(store
     publish(store, SETTINGS)
     results_path(store.data_folder).unlink()
     publish_if_unusable(store, SETTINGS)
-    assert query(store, "SELECT count(*) FROM class_minutes") == [(3,)]
+    assert query(store, "SELECT count(*) FROM recording_class_minutes") == [(3,)]
     results_path(store.data_folder).unlink()
     results_path(store.data_folder).symlink_to("published/results-0.duckdb")
     publish_if_unusable(store, SETTINGS)
-    assert query(store, "SELECT count(*) FROM class_minutes") == [(3,)]
+    assert query(store, "SELECT count(*) FROM recording_class_minutes") == [(3,)]
 
 
 def test_a_copied_data_folder_has_its_own_rows(store: Store, tmp_path: Path) -> None:
@@ -315,7 +347,7 @@ def test_a_copied_data_folder_has_its_own_rows(store: Store, tmp_path: Path) -> 
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 1))
     publish(store, SETTINGS)
     publish_if_unusable(copy, SETTINGS)
-    assert query(copy, "SELECT count(*) FROM class_minutes") == [(3,)]
+    assert query(copy, "SELECT count(*) FROM recording_class_minutes") == [(3,)]
     (view,) = query(copy, "SELECT sql FROM duckdb_views() WHERE view_name = 'detections'")
     assert str(copy.data_folder) in view[0]
     assert str(store.data_folder) not in view[0]
@@ -340,10 +372,10 @@ def test_open_readers_neither_block_publication_nor_see_errors(store: Store) -> 
     code = """
 import sys, duckdb
 first = duckdb.connect(sys.argv[1])  # read-write, as users open it by mistake
-print(first.execute("SELECT count(*) FROM class_minutes").fetchall()[0][0], flush=True)
+print(first.execute("SELECT count(*) FROM recording_class_minutes").fetchall()[0][0], flush=True)
 for line in sys.stdin:
     database = duckdb.connect(sys.argv[1], read_only=True) if line.strip() == "newest" else first
-    print(database.execute("SELECT count(*) FROM class_minutes").fetchall()[0][0], flush=True)
+    print(database.execute("SELECT count(*) FROM recording_class_minutes").fetchall()[0][0], flush=True)
 """
     reader = subprocess.Popen(
         [sys.executable, "-c", code, str(results_path(store.data_folder))],
@@ -377,7 +409,7 @@ def test_many_small_files_are_compacted_and_remain_readable(store: Store) -> Non
     assert len(store.files(CLASS_MINUTES)) < 10
     publish(store, SETTINGS)
     with open_results(store.data_folder) as results:
-        assert results.execute("SELECT count(DISTINCT recording_id) FROM class_minutes").fetchall() == [(70,)]
+        assert results.execute("SELECT count(DISTINCT recording_id) FROM recording_class_minutes").fetchall() == [(70,)]
 
 
 def test_clients_from_duckdb_1_4_on_can_open_the_results(store: Store) -> None:

@@ -161,7 +161,9 @@ def test_a_data_folder_of_format_1_opens(store: Store, monkeypatch: pytest.Monke
             counts = results.execute(
                 f"SELECT count(*), {counted_columns} FROM {table.published_name or table.name}"
             ).fetchall()
-            assert counts == [(row_counts[table.name], 0, 0, 0, 0)], table.name
+            # The published clocks have a row for each recording, also for one without a clock.
+            source_name = "recordings" if table.name == "recording_clocks" else table.name
+            assert counts == [(row_counts[source_name], 0, 0, 0, 0)], table.name
         statuses = results.sql(status_sql).fetchall()
     assert sorted(status for _, status in statuses) == ["ok", "ok", "rejected"]
     changed_id, unchanged_id = [recording_id for recording_id, status in statuses if status == "ok"]
