@@ -23,6 +23,7 @@ import numpy as np
 from resources.config.detection_config import DetectionSettings
 from resources.inference.detector import Models
 from resources.inference.devices import device_name
+from resources.inference.engine_selection import MEASURED_AFTER_FRAMES, Footage
 from resources.inference.gpu_frames import decode_on_best_device, hardware_decoder
 from resources.media.frame_reader import decode_frames, sample_images
 
@@ -106,9 +107,8 @@ def main(video: Path, weights: Path, device: str) -> int:
         frame_count = sum(1 for packet in container.demux(stream) if packet.size)
     frame_indices = list(range(frame_count))
     settings = DetectionSettings(weights=str(weights), device=device)
-    detector = Models().detector(
-        settings, width_px, height_px, device, lambda: sample_images(video, 48, frame_count, rate_fps)
-    )
+    footage = Footage(MEASURED_AFTER_FRAMES, lambda: sample_images(video, 48, frame_count, rate_fps))
+    detector = Models().detector(settings, width_px, height_px, device, footage)
     print_figures(
         video=f"{width_px}x{height_px}, {frame_count} frames",
         device=device_name(device),

@@ -34,6 +34,7 @@ def stage(data_folder: Path, weights: str, options: str, cold: bool, tracks: boo
     from resources.config.detection_config import DetectionSettings
     from resources.config.settings import Settings
     from resources.inference.detector import Models
+    from resources.inference.engine_selection import MEASURED_AFTER_FRAMES
     from resources.schema.recording_tables import RECORDING_CONTENTS
     from resources.schema.table_registry import model_tables
     from resources.storage.delta_store import Store
@@ -52,6 +53,9 @@ def stage(data_folder: Path, weights: str, options: str, cold: bool, tracks: boo
         return float(frame_count / (time.monotonic() - started_s))
 
     if not cold:
+        measure_fps()
+        # As after much footage: the engines are measured, unless they were before.
+        next(iter(models._detectors.values())).count_analysed_frames(MEASURED_AFTER_FRAMES)
         measure_fps()
     fps = measure_fps()
     if engine:

@@ -1,17 +1,24 @@
 """The closing table of the command process: one row per recording, in the width of the terminal."""
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cli.process_folder import RecordingOutcome
 
-_HEADINGS = ("recording", "status", "frames", "detections", "tracks", "seconds", "×realtime")
-_MIN_NAME_WIDTH = 16  # with less room beside the numbers, a name gets a line of its own
+_MIN_FILE_WIDTH, _MIN_CAMERA_WIDTH = 16, 8  # with less room beside the values, a name gets a line of its own
+_GROUPS: Mapping[str, Set[str]] = {
+    "people": {"person"},
+    "vehicles": {"bicycle", "car", "motorcycle", "bus", "truck", "train"},
+}
+"""Columns of tracks with classes as COCO names them."""
+_OBJECTS, _MAX_CLASS_WIDTH = "objects", 12
 
 
 def format_outcomes(outcomes: "Sequence[RecordingOutcome]", width: int | None) -> list[str]:
-    """Format the outcomes as the lines of a table; long names are shortened in the middle, numbers never.
+    """Format the outcomes as the lines of a table; long names are shortened in the middle, values never.
 
     Args:
         outcomes: The outcomes.
@@ -19,20 +26,34 @@ def format_outcomes(outcomes: "Sequence[RecordingOutcome]", width: int | None) -
     """
     from rich.cells import cell_len
 
-    rows = [_HEADINGS, *map(_cells, outcomes)]
-    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    numbers = ["  ".join(_align(row[column], widths[column], column) for column in range(1, len(row))) for row in rows]
-    room = widths[0] if width is None else width - cell_len(numbers[0]) - 2
-    if room >= min(widths[0], _MIN_NAME_WIDTH):
-        name_width = min(room, widths[0])
-        return [
-            f"{_fill(shorten(row[0], name_width), name_width)}  {line}".rstrip()
-            for row, line in zip(rows, numbers, strict=True)
-        ]
+    classes = _class_columns(outcomes)
+    names = [("recording", "camera"), *map(_names, outcomes)]
+    values = [
+        ("duration", *classes, "status", "seconds", "×realtime"),
+        *(_values(outcome, classes) for outcome in outcomes),
+    ]
+    status_position = len(classes) + 1
+    widths = [max(map(cell_len, column)) for column in zip(*values, strict=True)]
+    texts = [
+        "  ".join(
+            _fill(value, width, is_number=position != status_position)
+            for position, (value, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in values
+    ]
+    file_width, camera_width = (max(map(cell_len, column)) for column in zip(*names, strict=True))
+    if width is not None:
+        room = width - cell_len(texts[0]) - 4
+        min_file_width = min(file_width, _MIN_FILE_WIDTH)
+        camera_width = min(camera_width, max(_MIN_CAMERA_WIDTH, room - file_width))
+        file_width = min(file_width, room - camera_width)
+        if file_width < min_file_width:
+            paths = ["recording", *(printable_name(outcome.source_path) for outcome in outcomes)]
+            pairs = zip(paths, texts, strict=True)
+            return [line for path, text in pairs for line in (shorten(path, width), f"  {text}")]
     return [
-        line
-        for row, line in zip(rows, numbers, strict=True)
-        for line in (shorten(row[0], width or widths[0]), f"  {line}".rstrip())
+        f"{_fill(shorten(file, file_width), file_width)}  {_fill(shorten(camera, camera_width), camera_width)}  {text}"
+        for (file, camera), text in zip(names, texts, strict=True)
     ]
 
 
@@ -52,24 +73,49 @@ def shorten(name: str, width: int) -> str:
     return f"{start}…{set_cell_size(name[::-1], end_width).rstrip()[::-1]}"
 
 
-def _cells(outcome: "RecordingOutcome") -> tuple[str, ...]:
-    counts = (outcome.frame_count, outcome.detection_count, outcome.track_count)
+def format_duration(duration_s: float) -> str:
+    """Format a duration as mm:ss, or as h:mm:ss from an hour on."""
+    minutes, seconds = divmod(math.floor(duration_s + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
+
+
+def _class_columns(outcomes: "Sequence[RecordingOutcome]") -> Mapping[str, Set[str]]:
+    """Columns that count tracks, with their classes.
+
+    These are people and vehicles if the two most frequent classes of all recordings are among them, else these two
+    classes.
+    """
+    totals: Counter[str] = Counter()
+    for outcome in outcomes:
+        totals.update(outcome.track_counts or {})
+    names = [name for name, _ in totals.most_common(2)]
+    if set(names) <= set[str]().union(*_GROUPS.values()):
+        return _GROUPS if names else {_OBJECTS: set()}
+    return {shorten(printable_name(name), _MAX_CLASS_WIDTH): {name} for name in names}
+
+
+def _names(outcome: "RecordingOutcome") -> tuple[str, str]:
+    """Name of the file without the folder of its camera, and the camera."""
+    camera = outcome.camera or ""
+    name = outcome.source_path.removeprefix(f"{camera}/") if camera else outcome.source_path
+    return printable_name(name), printable_name(camera) or "-"
+
+
+def _values(outcome: "RecordingOutcome", classes: Mapping[str, Set[str]]) -> tuple[str, ...]:
+    counts = outcome.track_counts
     return (
-        printable_name(outcome.source_path),
+        "-" if outcome.duration_s is None else format_duration(outcome.duration_s),
+        *("-" if counts is None else str(sum(counts.get(name, 0) for name in names)) for names in classes.values()),
         outcome.status,
-        *("-" if count is None else str(count) for count in counts),
-        "-" if outcome.seconds is None else f"{outcome.seconds:.1f}",
+        "-" if outcome.elapsed_s is None else f"{outcome.elapsed_s:.1f}",
         "-" if outcome.realtime_factor is None else f"{outcome.realtime_factor:.1f}",
     )
 
 
-def _align(text: str, width: int, column: int) -> str:
-    """Align the status to the left and numbers to the right."""
-    return f"{text:<{width}}" if column == 1 else f"{text:>{width}}"
+def _fill(text: str, width: int, *, is_number: bool = False) -> str:
+    """Fill a text with spaces, a number at its left; some characters may be two wide."""
+    from rich.cells import cell_len
 
-
-def _fill(name: str, width: int) -> str:
-    """Fill a name with spaces; some of its characters may be two wide."""
-    from rich.cells import set_cell_size
-
-    return set_cell_size(name, width)
+    spaces = " " * (width - cell_len(text))
+    return spaces + text if is_number else text + spaces

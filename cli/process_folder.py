@@ -12,20 +12,24 @@ from dagster import DagsterEventType, DagsterInstance, RunsFilter
 from sqlalchemy.exc import OperationalError
 
 from cli.dagster_processes import run_daemon
+from cli.stage_waits import DAEMON_START, Wait, has_ticked, read_wait
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.batch import STOPPED_TAG
+from cv_assets.camera_settings import cameras_of
 from resources.dagster_instance.dagster_names import UNFINISHED_STATUSES
 from resources.dagster_instance.postgres_database import postgres_problem
 from resources.errors import PipelineError
 from resources.forgotten_files import FORGOTTEN
 from resources.inference.detector import Models
 from resources.schema.summary_tables import SUMMARIES
+from resources.schema.track_tables import TRACKS
 from resources.source_index import SourceIndex
+from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import read_recording_rows
 from resources.storage.results_database import publish
 from resources.storage.stage_runs import newest_stage_runs
-from resources.watched_files import list_watched_files
+from resources.watched_files import camera_of, list_watched_files
 from sensors.crash_recovery import cancel_interrupted_runs, mark_running_as_interrupted
 from sensors.notification_events import final_status_and_error, notify
 from sensors.recording_states import RecordingState, change_token, read_recording_states
@@ -35,6 +39,9 @@ _CHECK_INTERVAL_S = 1.0
 _RATE_WINDOW_CHECKS = 30
 _FORCED_CHECK_INTERVAL_S = 15.0  # states are read again after this time even if the change token is the same
 _MAX_FAILED_TICKS = 4
+_TRACK_COUNTS_SQL = """
+SELECT recording_id, class_name, count(*) AS track_count FROM tracks GROUP BY ALL ORDER BY ALL
+"""
 
 
 @dataclass
@@ -56,6 +63,8 @@ class FolderProgress:
         unreadable_files: By path, why a file cannot be a recording.
         states: State by recording.
         stages: Newest progress by (recording, stage).
+        waits: Waits by (recording, stage), of the stages that wait now; the recording is empty for the daemon's start.
+        queued_run_count: Number of runs that wait for others to end.
         detection_fps: Frames per second of all detectors together, over the last checks; 0 while unknown.
     """
 
@@ -64,6 +73,8 @@ class FolderProgress:
     unreadable_files: Mapping[str, str] = field(default_factory=dict)
     states: Mapping[str, RecordingState] = field(default_factory=dict)
     stages: dict[tuple[str, str], StageProgress] = field(default_factory=dict)
+    waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
+    queued_run_count: int = 0
     detection_fps: float = 0.0
 
     @property
@@ -78,23 +89,29 @@ class RecordingOutcome:
 
     Attributes:
         source_path: Path of the file.
+        recording_id: The recording; None if the file cannot be one.
+        camera: Its camera; None for a file directly in the watched folder.
         status: Its final status.
         error: The reason of a status other than ok.
+        duration_s: Duration of the recording.
         frame_count: Frames of the normalized video.
         detection_count: Detections in all frames.
-        track_count: Tracks.
-        seconds: Elapsed time of all its stages.
+        track_counts: Number of tracks by class; None without results.
+        elapsed_s: Elapsed time of all its stages.
         realtime_factor: Duration of the recording divided by the elapsed time.
     """
 
     source_path: str
+    recording_id: str | None
+    camera: str | None
     status: str
     error: str | None
-    frame_count: int | None
-    detection_count: int | None
-    track_count: int | None
-    seconds: float | None
-    realtime_factor: float | None
+    duration_s: float | None = None
+    frame_count: int | None = None
+    detection_count: int | None = None
+    track_counts: Mapping[str, int] | None = None
+    elapsed_s: float | None = None
+    realtime_factor: float | None = None
 
 
 def process_folder(
@@ -120,8 +137,10 @@ def process_folder(
         if _is_complete(instance, store, graph, FolderProgress()):
             publish(store, settings)
             return _read_outcomes(instance, store, graph), False
+        models = Models(watched_folders=settings.watched_folders)
         for model in settings.all_models:
-            Models(watched_folders=settings.watched_folders).check(model)
+            models.check(model)
+        models.export_in_background(settings.all_models)
         with run_daemon(settings.data_folder) as daemon:
             try:
                 _watch_until_complete(instance, store, graph, daemon, show_progress)
@@ -145,6 +164,7 @@ def _is_complete(instance: DagsterInstance, store: Store, graph: AssetGraph, pro
     max_attempts = graph.settings.batches.max_attempts
     recording_states = read_recording_states(instance, store, graph)
     progress.states = {state.recording_id: state for state in recording_states.states}
+    progress.queued_run_count = sum(recording_states.queued_run_counts.values())
     never_compared = {
         recording_id for recording_id, state in progress.states.items() if state.has_failed_probe(max_attempts)
     }
@@ -189,6 +209,7 @@ def _watch_until_complete(
     log_path = graph.settings.data_folder / "logs" / "daemon.log"
     detected_frames: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW_CHECKS)
     started_s, last_token, next_forced_check_s = time.time() - 1, object(), 0.0
+    progress.waits[DAEMON_START] = Wait("the daemon to start", time.time())
     while True:
         try:
             # Reading the state of every recording is the most expensive part here, and the runs need the CPU.
@@ -198,6 +219,8 @@ def _watch_until_complete(
                     break
                 last_token, next_forced_check_s = token, time.monotonic() + _FORCED_CHECK_INTERVAL_S
             _read_stage_progress(instance, cursors, progress)
+            if DAEMON_START in progress.waits and has_ticked(instance, started_s):
+                del progress.waits[DAEMON_START]
         except OperationalError as error:
             # The server was lost during a query; new connections wait for it.
             if postgres_problem(error) is None:
@@ -260,14 +283,15 @@ def _find_stopped_run(instance: DagsterInstance, since_s: float) -> str | None:
 
 
 def _read_stage_progress(instance: DagsterInstance, cursors: dict[str, Any], progress: FolderProgress) -> None:
-    """Read the progress that the stages have logged as observations since the last call.
+    """Read the progress and the waits that the stages have logged as observations since the last call.
 
     Args:
         instance: Dagster's instance.
         cursors: Position in the event log by run; updated.
         progress: Progress of the folder; updated.
     """
-    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES)):
+    unfinished_runs = instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES))
+    for run in unfinished_runs:
         page = instance.get_records_for_run(
             run.run_id, cursor=cursors.get(run.run_id), of_type=DagsterEventType.ASSET_OBSERVATION
         )
@@ -277,58 +301,62 @@ def _read_stage_progress(instance: DagsterInstance, cursors: dict[str, Any], pro
             if observation is None or observation.partition is None:
                 continue
             metadata = {name: value.value for name, value in observation.metadata.items()}
+            key = (observation.partition, observation.asset_key.to_user_string())
+            progress.waits.pop(key, None)  # whatever a stage reports, its last wait has ended or is reported again
+            if wait := read_wait(metadata, record.timestamp, run.run_id):
+                progress.waits[key] = wait
             if not metadata.keys() >= {"frames_done", "frames_total"}:
                 continue  # not a progress report
-            key = (observation.partition, observation.asset_key.to_user_string())
             progress.stages[key] = StageProgress(
                 int(str(metadata["frames_done"])),
                 int(str(metadata["frames_total"])),
                 float(str(metadata.get("frames_per_s", 0))),
             )
+    run_ids = {"", *(run.run_id for run in unfinished_runs)}
+    progress.waits = {key: wait for key, wait in progress.waits.items() if wait.run_id in run_ids}
 
 
 def _read_outcomes(instance: DagsterInstance, store: Store, graph: AssetGraph) -> list[RecordingOutcome]:
-    progress = FolderProgress()
+    progress, settings = FolderProgress(), graph.settings
     _is_complete(instance, store, graph, progress)
     recording_ids = progress.recording_ids
     rows = read_recording_rows(store, recording_ids, ["frame_count", "duration_s_from_content"])
     summaries = {row["recording_id"]: row for row in store.read(SUMMARIES, recording_ids).to_pylist()}
+    track_counts = _track_counts(store, recording_ids)
+    cameras = cameras_of(store, recording_ids)
     seconds = seconds_by_recording(store, recording_ids)
-    outcomes = [
-        _recording_outcome(
-            source_path,
-            progress.states.get(recording_id),
-            rows.get(recording_id, {}),
-            summaries.get(recording_id, {}),
-            seconds.get(recording_id),
+    outcomes = []
+    for recording_id, source_path in progress.source_paths.items():
+        status, error = final_status_and_error(progress.states.get(recording_id))
+        row, elapsed_s = rows.get(recording_id, {}), seconds.get(recording_id)
+        duration_s, has_summary = row.get("duration_s_from_content"), status in ("ok", "partial")
+        outcomes.append(
+            RecordingOutcome(
+                source_path,
+                recording_id,
+                cameras.get(recording_id),
+                status,
+                error,
+                duration_s,
+                row.get("frame_count"),
+                summaries.get(recording_id, {}).get("detection_count") if has_summary else None,
+                track_counts.get(recording_id, {}) if has_summary else None,
+                elapsed_s,
+                duration_s / elapsed_s if duration_s and elapsed_s else None,
+            )
         )
-        for recording_id, source_path in progress.source_paths.items()
-    ]
     for path, reason in progress.unreadable_files.items():
-        outcomes.append(RecordingOutcome(path, "rejected", reason, None, None, None, None, None))
+        outcomes.append(RecordingOutcome(path, None, camera_of(path, settings.watched_folders), "rejected", reason))
     return outcomes
 
 
-def _recording_outcome(
-    source_path: str,
-    state: RecordingState | None,
-    row: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    seconds: float | None,
-) -> RecordingOutcome:
-    status, error = final_status_and_error(state)
-    has_summary = status in ("ok", "partial")
-    duration_s = row.get("duration_s_from_content")
-    return RecordingOutcome(
-        source_path,
-        status,
-        error,
-        row.get("frame_count"),
-        summary.get("detection_count") if has_summary else None,
-        summary.get("track_count") if has_summary else None,
-        seconds,
-        duration_s / seconds if duration_s and seconds else None,
-    )
+def _track_counts(store: Store, recording_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Number of tracks by recording and class."""
+    rows = select(_TRACK_COUNTS_SQL, {"tracks": store.read(TRACKS, recording_ids, ["recording_id", "class_name"])})
+    counts: dict[str, dict[str, int]] = {}
+    for row in rows.to_pylist():
+        counts.setdefault(row["recording_id"], {})[row["class_name"]] = row["track_count"]
+    return counts
 
 
 def seconds_by_recording(store: Store, recording_ids: Sequence[str]) -> dict[str, float]:

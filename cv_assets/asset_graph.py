@@ -8,8 +8,8 @@ from dagster import AssetsDefinition, AssetSelection, define_asset_job
 
 from cv_assets.camera_settings import CameraObserver
 from cv_assets.crops import crops
-from cv_assets.detections import model_stage
-from cv_assets.normalized_video import normalized_video
+from cv_assets.detections import model_stage, models_by_asset
+from cv_assets.normalized_video import NORMALIZED_VIDEO, normalized_video
 from cv_assets.recordings import recordings
 from cv_assets.scenes import scenes
 from cv_assets.stage_asset import ANALYSIS, INGEST, StageAsset
@@ -19,6 +19,8 @@ from cv_assets.tracks import tracks
 from cv_assets.zone_events import zone_events
 from cv_assets.zone_summaries import zone_summaries
 from resources.config.settings import Settings
+from resources.config.stage_version import StageVersion
+from resources.schema.recording_tables import RECORDINGS
 
 
 def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
@@ -84,6 +86,17 @@ class AssetGraph:
         )
     )
     """The job that detects, tracks and summarizes."""
+
+    @cached_property
+    def versions(self) -> Mapping[str, StageVersion]:
+        """The version of each stage."""
+        return {stage.stage.name: stage.version(self.settings) for stage in stages_in_order(self.settings)}
+
+    @cached_property
+    def costly_assets(self) -> frozenset[str]:
+        """The assets whose stages run a model, or read or normalize the file of the recording."""
+        names = (RECORDINGS.name, NORMALIZED_VIDEO, *models_by_asset(self.settings))
+        return frozenset[str]().union(*(self._siblings.get(name, frozenset()) for name in names))
 
     @cached_property
     def stages(self) -> Mapping[str, tuple[str, ...]]:

@@ -108,6 +108,8 @@ class AttemptLog:
         Raises:
             PipelineError: The data folder is full, read-only or not accessible.
         """
+        if self._pending:
+            self._versions.store_settings(self._store.data_folder, self._stage_name)
         append_stage_runs(self._store, self._pending)
         self._stored += self._pending
         self._pending = []

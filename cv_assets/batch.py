@@ -31,6 +31,7 @@ from cv_assets.data_versions import DataVersions
 from cv_assets.recording_status import RecordingStatus, is_news
 from cv_assets.stage_metadata import Metadata, display_metadata, progress_reporter
 from resources.config.settings import Settings
+from resources.config.stage_version import StageVersion
 from resources.dagster_instance.dagster_names import UNFINISHED_STATUSES
 from resources.dagster_instance.private_api import add_asset_metadata
 from resources.errors import PipelineError, RecordingError, RejectedRecordingError, RunFencedError
@@ -70,7 +71,7 @@ class Stage:
         files: Names of assets that are files, not tables.
         runs_on_rejected: Whether the stage reads the source file, and therefore also runs on rejected recordings.
         check: A further check of the stored results.
-        code_version: Version of its logic and settings.
+        version: Version of its logic and settings.
         input_stages: Stage of each input by the name of its asset.
         all_stages: Names of all stages of the asset graph; empty in a graph without the asset `recordings`.
     """
@@ -80,7 +81,7 @@ class Stage:
     files: tuple[str, ...] = ()
     runs_on_rejected: bool = False
     check: CheckRecordings | None = None
-    code_version: str = ""
+    version: StageVersion = field(default_factory=lambda: StageVersion("", {}))
     input_stages: Mapping[str, str] = field(default_factory=dict)
     all_stages: tuple[str, ...] = ()
 
@@ -136,7 +137,7 @@ def process_batch(
         crash_marker(store, context.run.run_id, stage.name) as mark_recording,
     ):
         cameras = cameras_of(store, recording_ids)
-        versions = DataVersions.read(context.instance, store, stage.code_version, stage.input_stages, cameras, observer)
+        versions = DataVersions.read(context.instance, store, stage.version, stage.input_stages, cameras, observer)
         attempts = AttemptLog(store, stage.name, context.run, recording_ids, versions)
         result = _process_each(stage, context, store, process, recording_ids, attempts, mark_recording)
         try:

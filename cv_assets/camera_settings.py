@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dagster import (
     AssetKey,
@@ -28,6 +29,7 @@ from cv_assets.partitions import recordings_partitions
 from resources.config.detection_config import DetectionSettings
 from resources.config.media_config import VideoSettings
 from resources.config.settings import Settings
+from resources.config.stage_version import flatten
 from resources.dagster_instance.dagster_names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 from resources.dagster_instance.event_log import AssetEvent, observations
 from resources.schema.recording_tables import RECORDINGS, SOURCE_FILES
@@ -46,16 +48,24 @@ class CameraAspect:
         name: Name of the asset.
         description: What the settings decide.
         settings_json: The camera's own settings of this aspect as JSON; empty where it has none.
+        key_in_file: Key of these settings in the settings file; empty if they are several keys of the camera.
     """
 
     name: str
     description: str
     settings_json: Callable[[Settings, str | None], str]
+    key_in_file: str = ""
 
     @property
     def key(self) -> AssetKey:
         """The asset's key."""
         return AssetKey(self.name)
+
+    def settings_by_name(self, settings: Settings, camera: str | None) -> dict[str, Any]:
+        """The camera's own settings of this aspect as JSON values by name; empty where it has none."""
+        settings_json = self.settings_json(settings, camera)
+        values = json.loads(settings_json) if settings_json else {}
+        return flatten({self.key_in_file: values} if self.key_in_file and values else values)
 
 
 def _video_json(settings: Settings, camera: str | None) -> str:
@@ -64,7 +74,7 @@ def _video_json(settings: Settings, camera: str | None) -> str:
     return video.model_dump_json(include=overridden) if overridden else ""
 
 
-CAMERA_VIDEO = CameraAspect("camera_video", "Settings of normalization that differ from `video`", _video_json)
+CAMERA_VIDEO = CameraAspect("camera_video", "Settings of normalization that differ from `video`", _video_json, "video")
 
 CAMERA_TRACK_LINKING = CameraAspect(
     "camera_track_linking",
@@ -96,7 +106,8 @@ def camera_regions(model_name: str | None = None) -> CameraAspect:
 
     of_model = f" of {model_name}" if model_name else ""
     name = f"{model_name}_camera_regions" if model_name else "camera_regions"
-    return CameraAspect(name, f"Detection regions{of_model}", regions_json)
+    key_in_file = f"models.{model_name}.regions" if model_name else "detections.regions"
+    return CameraAspect(name, f"Detection regions{of_model}", regions_json, key_in_file)
 
 
 @dataclass(frozen=True)
@@ -105,12 +116,14 @@ class SettingsObservation:
 
     Attributes:
         version: Data version of the settings.
+        settings: The settings by name.
         storage_id: Id of the event; if the camera has no settings of its own, an id before all its observations.
         is_what_dagster_read: Whether Dagster, which reads the newest observation when a step begins, has read this one:
             False if this process has only now recorded it, or one with newer settings has recorded another.
     """
 
     version: str
+    settings: Mapping[str, Any]
     storage_id: int
     is_what_dagster_read: bool
 
@@ -178,6 +191,10 @@ class CameraObserver:
         """Data version of a camera's settings as this process read them."""
         return settings_data_version(self.aspects[key].settings_json(self._settings, camera))
 
+    def current_settings(self, key: AssetKey, camera: str | None) -> dict[str, Any]:
+        """A camera's settings by name as this process read them."""
+        return self.aspects[key].settings_by_name(self._settings, camera)
+
     def record(
         self, instance: DagsterInstance, keys: Iterable[AssetKey], cameras: Mapping[str, str | None]
     ) -> dict[AssetKey, dict[str, SettingsObservation]]:
@@ -205,6 +222,7 @@ class CameraObserver:
             newest = instance.fetch_observations(aspect.key, limit=1).records
         last_id = newest[0].storage_id
         by_camera = {camera: aspect.settings_json(self._settings, camera) for camera in set(cameras.values())}
+        named = {camera: aspect.settings_by_name(self._settings, camera) for camera in by_camera}
         settings_by_recording = {recording_id: by_camera[camera] for recording_id, camera in cameras.items()}
         events = observations(instance, aspect.key, set(settings_by_recording))
         recorded: set[str] = set()
@@ -221,6 +239,7 @@ class CameraObserver:
         return {
             recording_id: _newest_matching_observation(
                 settings_data_version(settings_json),
+                named[cameras[recording_id]],
                 events.get(recording_id, []),
                 last_id,
                 is_recorded_now=is_first or recording_id in recorded,
@@ -241,13 +260,14 @@ class CameraObserver:
 
 
 def _newest_matching_observation(
-    version: str, events: Sequence[AssetEvent], last_id: int, *, is_recorded_now: bool
+    version: str, settings: Mapping[str, Any], events: Sequence[AssetEvent], last_id: int, *, is_recorded_now: bool
 ) -> SettingsObservation:
     match = next((event for event in events if observed_version(event) == version), None)
     id_before_all = events[-1].storage_id - 1 if events else last_id
     is_newest = version == observed_version(events[0] if events else None)
     return SettingsObservation(
         version,
+        settings,
         match.storage_id if match else id_before_all,
         is_what_dagster_read=is_newest and not is_recorded_now,
     )

@@ -16,7 +16,8 @@ import pyarrow as pa
 from cv_assets.media_status import find_normalized_video, read_normalized_row
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata, sheet_metadata
-from resources.config.settings import Settings, settings_version
+from resources.config.settings import Settings
+from resources.config.stage_version import StageVersion
 from resources.config.tracking_config import CropSettings
 from resources.errors import RecordingError
 from resources.media.frame_reader import read_images
@@ -178,7 +179,7 @@ def crop_recording(
     group=ANALYSIS,
     tables=(CROPS,),
     deps=("normalized_video", TRACKS.name, TRACK_BOXES.name),
-    code_version=lambda settings: settings_version("crops 2", settings.crops),
+    version=lambda settings: StageVersion.build("crops 2", {"crops": settings.crops}),
     kinds=("opencv",),
 )
 def crops(recording_id: str, run: StageRun, progress: ReportProgress) -> Mapping[str, Metadata]:

@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dagster import AssetExecutionContext, AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
-from cv_assets.camera_settings import CameraObserver, SettingsObservation
+from cv_assets.camera_settings import NO_VERSION, CameraObserver, SettingsObservation
+from resources.config.stage_version import StageVersion
 from resources.dagster_instance.dagster_names import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -16,7 +18,9 @@ from resources.dagster_instance.dagster_names import (
     input_event_pointer_tag,
 )
 from resources.storage.delta_store import Store
+from resources.storage.disk import disk_errors
 from resources.storage.stage_runs import newest_stage_runs
+from resources.storage.version_settings import store_version_settings
 
 NO_INPUT = "none"
 """The data version of an input that was never materialized."""
@@ -42,12 +46,12 @@ class DataVersions:
     have equal data versions, and a batch nearly always has a single one.
 
     Attributes:
-        code_version: Code version of the stage.
+        stage_version: Version of the stage.
         inputs: By recording, the data version of each input by the name of its asset.
         observations: By asset of camera settings and recording, the observation that was read.
     """
 
-    code_version: str
+    stage_version: StageVersion
     inputs: Mapping[str, Mapping[str, str]]
     observations: Mapping[AssetKey, Mapping[str, SettingsObservation]]
 
@@ -56,7 +60,7 @@ class DataVersions:
         cls,
         instance: DagsterInstance,
         store: Store,
-        code_version: str,
+        stage_version: StageVersion,
         input_stages: Mapping[str, str],
         cameras: Mapping[str, str | None],
         observer: CameraObserver,
@@ -66,7 +70,7 @@ class DataVersions:
         Args:
             instance: Dagster's instance.
             store: The tables.
-            code_version: Code version of the stage.
+            stage_version: Version of the stage.
             input_stages: Stage of each input by the name of its asset; that of an asset of camera settings is unused.
             cameras: Camera by recording.
             observer: Records the settings of single cameras.
@@ -84,7 +88,26 @@ class DataVersions:
             }
             for recording_id in cameras
         }
-        return cls(code_version, inputs, observations)
+        return cls(stage_version, inputs, observations)
+
+    @property
+    def code_version(self) -> str:
+        """Code version of the stage."""
+        return self.stage_version.code_version
+
+    def store_settings(self, data_folder: Path, stage_name: str) -> None:
+        """Store the settings behind the versions, so that a later change can be named.
+
+        Raises:
+            PipelineError: The data folder is full, read-only or not accessible.
+        """
+        with disk_errors(data_folder):
+            store_version_settings(data_folder, stage_name, self.code_version, self.stage_version.settings)
+            for key, by_recording in self.observations.items():
+                for observation in {observation.version: observation for observation in by_recording.values()}.values():
+                    if observation.version != NO_VERSION:
+                        name, settings = key.to_user_string(), observation.settings
+                        store_version_settings(data_folder, name, observation.version, settings)
 
     def version(self, recording_id: str) -> str:
         """Data version of a recording."""

@@ -6,13 +6,16 @@ so that a raised confidence, a class left out or a new name reruns no model.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel
 
 from resources.config.detection_config import STORED_FROM_CONFIDENCE, DetectionSettings
 from resources.config.settings import Settings, settings_version
+from resources.config.stage_version import StageVersion
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,26 @@ class DetectionFilter:
         selection = cls.of_model(settings.detections)
         return cls(selection.min_confidence, selection.class_names, settings.rename_classes)
 
-    @property
-    def version_parts(self) -> tuple[str, ...]:
-        """What the filter adds to the code version of a stage: nothing if it keeps all boxes and names."""
-        if self.min_confidence <= STORED_FROM_CONFIDENCE and self.class_names is None and not self.new_names:
-            return ()
-        class_names = ["*"] if self.class_names is None else sorted(self.class_names)
-        new_names = [f"{name}={new_name}" for name, new_name in sorted(self.new_names.items())]
-        return (settings_version(str(self.min_confidence), *class_names, "renamed", *new_names),)
+    def stage_version(self, logic: str, sections: Mapping[str, BaseModel] = MappingProxyType({})) -> StageVersion:
+        """Build the version of a stage that reads the boxes through the filter.
+
+        The filter adds nothing to the hash if it keeps all boxes and names.
+
+        Args:
+            logic: Name and version of the stage's logic.
+            sections: Further sections of the settings that decide the results, by name.
+        """
+        parts = []
+        if self.min_confidence > STORED_FROM_CONFIDENCE or self.class_names is not None or self.new_names:
+            class_names = ["*"] if self.class_names is None else sorted(self.class_names)
+            new_names = [f"{name}={new_name}" for name, new_name in sorted(self.new_names.items())]
+            parts = [settings_version(str(self.min_confidence), *class_names, "renamed", *new_names)]
+        values = {
+            "detections.min_confidence": max(self.min_confidence, STORED_FROM_CONFIDENCE),
+            "detections.class_names": None if self.class_names is None else sorted(self.class_names),
+            "rename_classes": self.new_names,
+        }
+        return StageVersion.build(logic, sections, *parts, explanation=values)
 
     def is_kept(self, class_names: pa.Array | pa.ChunkedArray, confidence: np.ndarray) -> np.ndarray:
         """Test boxes.

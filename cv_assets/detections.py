@@ -4,11 +4,14 @@ Weights of other tasks fill further tables: masks, keypoints, oriented_boxes or 
 the settings is an asset of its own, declared by the same factory, with tables named after the model.
 """
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,8 +20,10 @@ from cv_assets.detection_rows import rows_of_table
 from cv_assets.recording_inference import RecordingInference, prepare_inference
 from cv_assets.stage_asset import ANALYSIS, StageAsset, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata, sheet_metadata
-from resources.config.detection_config import DetectionSettings
+from cv_assets.waits import ShowWait, report_wait
+from resources.config.detection_config import STORED_FROM_CONFIDENCE, DetectionSettings
 from resources.config.settings import Settings, settings_version
+from resources.config.stage_version import StageVersion
 from resources.dagster_instance.run_coordinator import GPU_POOL
 from resources.errors import RecordingError
 from resources.inference.detection_arrays import Detections
@@ -107,6 +112,7 @@ def detect_recording(
     device: str,
     progress: ReportProgress,
     checkpoint_s: float = 60.0,
+    show_wait: ShowWait = nullcontext,
 ) -> dict[str, Metadata]:
     """Run a model on one normalized video and store its detections.
 
@@ -121,12 +127,14 @@ def detect_recording(
         device: The leased device.
         progress: Takes the number of analysed frames, and a preview whenever one is due.
         checkpoint_s: Duration of video per checkpoint.
+        show_wait: Shows people that the loading of the model is waited for.
 
     Raises:
         RecordingError: The recording has no normalized video, or not all of its frames decode.
         PipelineError: The weights cannot be used.
     """
-    inference = prepare_inference(recording_id, store, settings, models, device, checkpoint_s)
+    with show_wait(lambda: models.step):
+        inference = prepare_inference(recording_id, store, settings, models, device, checkpoint_s)
     detector, asset_name = inference.detector, tables[0].name
     folder = store.data_folder / "unfinished" / asset_name / recording_id
     columns = [",".join(table.arrow_schema.names) for table in tables]  # of an older version, checkpoints may lack some
@@ -152,6 +160,7 @@ def detect_recording(
     _store_measurements(detector, device, store)
     class_table = tables[-1] if detector.task == "classify" else tables[0]
     inferred_count = inference.frames.num_rows - result.resumed_at_frame
+    detector.count_analysed_frames(inferred_count)
     metadata = {
         **{name: model_run[name] for name in _METADATA},
         "resumed_at_frame": result.resumed_at_frame,
@@ -204,6 +213,18 @@ def models_by_asset(settings: Settings) -> dict[str, DetectionSettings]:
     return {model_tables(settings.detections.task, None)[0].name: settings.detections, **further}
 
 
+def _model_version(settings: DetectionSettings, key: str) -> StageVersion:
+    """Build the version of a model's stage; `key` is the name of its section of the settings."""
+    section, *hashes = detection_version(settings)
+    assert isinstance(section, DetectionSettings)
+    values: dict[str, Any] = {}
+    if hashes:
+        values[f"{key}.weights"] = f"{Path(settings.weights).name} (content {str(hashes[0])[:8]})"
+    if settings.inference_settings is not settings and section.min_confidence == STORED_FROM_CONFIDENCE:
+        values[f"{key}.min_confidence"] = f"{STORED_FROM_CONFIDENCE} or more"  # the same boxes are stored
+    return StageVersion.build(_LOGIC, {key: section}, *map(str, hashes), explanation=values)
+
+
 def model_stage(settings: DetectionSettings, name: str | None = None) -> StageAsset:
     """Declare the stage of one model with the tables that its task fills.
 
@@ -218,17 +239,21 @@ def model_stage(settings: DetectionSettings, name: str | None = None) -> StageAs
 
     @contextmanager
     def lease(run: StageRun) -> Iterator[str]:
+        context, log = run.context, run.context.log
         devices = available_devices(own_settings(run.settings))
-        log = run.context.log
+        has_recordings = context.has_partition_key or context.has_partition_key_range
+        recording_ids = context.partition_keys if has_recordings else []
 
-        def log_holders() -> None:
-            for device in devices:
-                log.info(f"Waiting for {device}, which is held by {describe_holder(lock_name(device))}.")
+        def describe_devices() -> str:
+            holders = " or ".join(f"{name}, which is held by {describe_holder(lock_name(name))}" for name in devices)
+            return f"{holders}; {len(recording_ids)} recordings of the run wait" if len(recording_ids) > 1 else holders
 
-        with device_lease(devices, run.store.data_folder, log_holders, lock_name) as device:
+        with ExitStack() as stack:
+            with report_wait(context, tables[0].name, next(iter(recording_ids), None), describe_devices):
+                device = stack.enter_context(device_lease(devices, run.store.data_folder, lock_name))
             log.info(f"Leased {device}.")
             # Every model run is tagged gpu=true, also on a machine without a GPU.
-            run.context.instance.add_run_tags(run.context.run.run_id, {DEVICE_TAG: device})
+            context.instance.add_run_tags(context.run.run_id, {DEVICE_TAG: device})
             try:
                 yield device
             finally:
@@ -239,7 +264,7 @@ def model_stage(settings: DetectionSettings, name: str | None = None) -> StageAs
         group=ANALYSIS,
         tables=tables,
         deps=("normalized_video", FRAMES.name, camera_regions(name).name),
-        code_version=lambda settings: settings_version(_LOGIC, *detection_version(own_settings(settings))),
+        version=lambda settings: _model_version(own_settings(settings), f"models.{name}" if name else "detections"),
         kinds=("ultralytics", "openvino"),
         pool=GPU_POOL,
         lease=lease,
@@ -256,6 +281,7 @@ def model_stage(settings: DetectionSettings, name: str | None = None) -> StageAs
             run.device,
             progress,
             run.settings.batches.checkpoint_s,
+            functools.partial(report_wait, run.context, tables[0].name, recording_id),
         )
 
     return detect

@@ -18,7 +18,8 @@ from cv_assets.media_status import media_status
 from cv_assets.recordings import NOT_PROBED
 from cv_assets.stage_asset import INGEST, FileAsset, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata, sheet_metadata
-from resources.config.settings import Settings, settings_version
+from resources.config.settings import Settings
+from resources.config.stage_version import StageVersion
 from resources.errors import RecordingError
 from resources.media.frame_reader import read_frame_count
 from resources.media.isolation import normalize_in_subprocess
@@ -267,7 +268,7 @@ def frames_sheet(video: NormalizedVideo) -> MetadataValue:
     ),
     tables=(FRAMES, RECORDING_CONTENTS),
     deps=(RECORDINGS.name, CAMERA_VIDEO.name),
-    code_version=lambda settings: settings_version("normalized_video 4", settings.video.output_settings),
+    version=lambda settings: StageVersion.build("normalized_video 4", {"video": settings.video.output_settings}),
     kinds=("ffmpeg",),
     runs_on_rejected=True,
     check=ledger_check,

@@ -17,6 +17,7 @@ from resources.errors import RecordingError
 from resources.inference.detection_arrays import Detections
 from resources.inference.detection_region import DetectionRegion
 from resources.inference.detector import Detector, Models
+from resources.inference.engine_selection import Footage
 from resources.inference.frame_skipping import decode_changed_frames
 from resources.inference.gpu_frames import decode_on_best_device
 from resources.media.frame_reader import Image, sample_images
@@ -192,14 +193,18 @@ def prepare_inference(
         # The region keeps the scale that it has in the whole frame: fewer pixels, the same boxes.
         share = max(region.width_px, region.height_px) / max(row["width_px"], row["height_px"])
         image_size_px = max(1, round(image_size_px * share))
+    positions = analysed_frame_positions(frames["time_s"].to_numpy(), settings.max_rate_fps)
+
+    def read_sample_images() -> list[np.ndarray]:
+        return [region.crop(image) for image in sample_images(video.path, _SAMPLE_FRAMES, frames.num_rows, rate_fps)]
+
     detector = models.detector(
         settings.model_copy(update={"image_size_px": image_size_px}),
         region.width_px,
         region.height_px,
         device,
-        lambda: [region.crop(image) for image in sample_images(video.path, _SAMPLE_FRAMES, frames.num_rows, rate_fps)],
+        Footage(len(positions), read_sample_images),
     )
-    positions = analysed_frame_positions(frames["time_s"].to_numpy(), settings.max_rate_fps)
     return RecordingInference(
         recording_id,
         video,

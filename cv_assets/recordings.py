@@ -12,7 +12,8 @@ import pyarrow as pa
 from cv_assets.media_status import is_intact
 from cv_assets.stage_asset import INGEST, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
-from resources.config.settings import Settings, settings_version
+from resources.config.settings import Settings
+from resources.config.stage_version import StageVersion
 from resources.errors import RecordingError, RejectedRecordingError
 from resources.media.isolation import probe_in_subprocess
 from resources.media.progress import ReportProgress
@@ -80,7 +81,7 @@ def probe_and_store(recording_id: str, store: Store, settings: Settings) -> dict
     has_compared = files.read_hashes(
         adopts_unverified=files.header is None or is_intact(read_recording_rows(store, [recording_id])[recording_id])
     )
-    is_current = stored is not None and stored["code_version"] == _code_version(settings)
+    is_current = stored is not None and stored["code_version"] == _version(settings).code_version
     file = None if has_compared and is_current else files.find()
     if file is not None:
         row, rejection = probe_recording(file, settings)
@@ -109,15 +110,15 @@ def _read_stored_attempt(recording_id: str, store: Store) -> dict[str, Any] | No
     return next((row for row in rows if row["stage"] == RECORDINGS.name), None)
 
 
-def _code_version(settings: Settings) -> str:
-    return settings_version("recordings 4", str(settings.video.max_pixels))
+def _version(settings: Settings) -> StageVersion:
+    return StageVersion.build("recordings 4", {"video.max_pixels": settings.video.max_pixels})
 
 
 @stage_asset(
     group=INGEST,
     tables=(RECORDINGS,),
     deps=(),
-    code_version=_code_version,
+    version=_version,
     kinds=("ffmpeg",),
     runs_on_rejected=True,
 )

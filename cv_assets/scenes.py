@@ -12,7 +12,7 @@ from cv_assets.media_status import NO_NORMALIZED_VIDEO
 from cv_assets.stage_asset import INGEST, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
 from resources.config.media_config import SceneSettings
-from resources.config.settings import settings_version
+from resources.config.stage_version import StageVersion
 from resources.errors import RecordingError
 from resources.media.progress import ReportProgress
 from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, SCENES, STRETCHES
@@ -139,7 +139,7 @@ def find_scenes(recording_id: str, store: Store, settings: SceneSettings) -> dic
     group=INGEST,
     tables=(SCENES, STRETCHES),
     deps=(FRAMES.name,),
-    code_version=lambda settings: settings_version("scenes 1", settings.scenes),
+    version=lambda settings: StageVersion.build("scenes 1", {"scenes": settings.scenes}),
 )
 def scenes(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:
     """Find scenes and black, frozen or blurred stretches from the stored measures of the frames."""

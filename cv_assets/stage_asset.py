@@ -29,6 +29,7 @@ from cv_assets.camera_settings import CameraObserver
 from cv_assets.partitions import recordings_partitions
 from cv_assets.stage_metadata import Metadata
 from resources.config.settings import Settings
+from resources.config.stage_version import StageVersion
 from resources.dagster_instance.run_coordinator import GPU_POOL
 from resources.media.progress import ReportProgress
 from resources.schema.columns import Table
@@ -95,7 +96,7 @@ class StageAsset:
     stage: Stage
     process: StageFunction
     group: str
-    code_version: Callable[[Settings], str]
+    version: Callable[[Settings], StageVersion]
     deps: tuple[str, ...]
     kinds: tuple[str, ...]
     files: tuple[FileAsset, ...]
@@ -114,10 +115,11 @@ class StageAsset:
             observer: Records the settings of single cameras.
             stage_of_asset: Stage by asset, for assets that do not have the name of their stage.
         """
-        code_version = self.code_version(settings)
+        version = self.version(settings)
+        code_version = version.code_version
         stage = replace(
             self.stage,
-            code_version=code_version,
+            version=version,
             input_stages={name: stage_of_asset.get(name, name) for name in self.deps},
             all_stages=tuple(dict.fromkeys(stage_of_asset.values())),
         )
@@ -215,7 +217,7 @@ class StageAsset:
 def stage_asset(
     *,
     group: str,
-    code_version: Callable[[Settings], str],
+    version: Callable[[Settings], StageVersion],
     deps: Sequence[str],
     tables: Sequence[Table] = (),
     files: Sequence[FileAsset] = (),
@@ -231,7 +233,7 @@ def stage_asset(
 
     Args:
         group: The job of the stage, `INGEST` or `ANALYSIS`.
-        code_version: Version of the stage's logic and settings; when it changes, the assets are stale.
+        version: Version of the stage's logic and settings; when it changes, the assets are stale.
         deps: Names of the assets that the stage reads, including those of camera settings.
         tables: Tables that the stage writes.
         files: Assets that are files, not tables.
@@ -256,7 +258,7 @@ def stage_asset(
             stage=stage,
             process=process,
             group=group,
-            code_version=code_version,
+            version=version,
             deps=tuple(deps),
             kinds=tuple(kinds),
             files=tuple(files),

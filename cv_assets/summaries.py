@@ -16,7 +16,7 @@ from cv_assets.detection_filter import DetectionFilter
 from cv_assets.media_status import NO_NORMALIZED_VIDEO
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
-from resources.config.settings import Settings, settings_version
+from resources.config.settings import Settings
 from resources.errors import RecordingError
 from resources.media.progress import ReportProgress
 from resources.previews.image_encoding import embed_in_markdown
@@ -177,7 +177,7 @@ def _timeline(track_boxes: pa.Table, duration_s: float) -> MetadataValue:
     group=ANALYSIS,
     tables=TABLES,
     deps=(DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name),
-    code_version=lambda settings: settings_version("summaries 3", *DetectionFilter.of_detector(settings).version_parts),
+    version=lambda settings: DetectionFilter.of_detector(settings).stage_version("summaries 3"),
     kinds=("duckdb",),
 )
 def summaries(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

@@ -14,7 +14,8 @@ from cv_assets.camera_settings import CAMERA_TRACK_LINKING
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
 from cv_assets.tracks import track_ends
-from resources.config.settings import Settings, settings_version
+from resources.config.settings import Settings
+from resources.config.stage_version import StageVersion
 from resources.media.progress import ReportProgress
 from resources.schema.recording_tables import RECORDINGS
 from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS, TRACKS
@@ -139,7 +140,7 @@ def _boxes_by_recording(recording_ids: list[str], store: Store) -> dict[str, pa.
     group=ANALYSIS,
     tables=(TRACK_LINKS,),
     deps=(TRACKS.name, TRACK_BOXES.name, CAMERA_TRACK_LINKING.name),
-    code_version=lambda _: settings_version("track_links 3"),
+    version=lambda _: StageVersion.build("track_links 3"),
     kinds=("numpy",),
 )
 def track_links(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

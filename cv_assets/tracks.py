@@ -17,7 +17,7 @@ from cv_assets.detection_filter import DetectionFilter
 from cv_assets.media_status import read_normalized_row
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
-from resources.config.settings import Settings, settings_version
+from resources.config.settings import Settings
 from resources.config.tracking_config import TrackSettings
 from resources.media.progress import ReportProgress
 from resources.schema.model_tables import DETECTIONS
@@ -289,8 +289,8 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     group=ANALYSIS,
     tables=(TRACKS, TRACK_BOXES),
     deps=(DETECTIONS.name, FRAMES.name),
-    code_version=lambda settings: settings_version(
-        "tracks 3", settings.tracks, *DetectionFilter.of_detector(settings).version_parts
+    version=lambda settings: DetectionFilter.of_detector(settings).stage_version(
+        "tracks 3", {"tracks": settings.tracks}
     ),
     kinds=("numpy",),
     resource_keys=("models",),

@@ -23,7 +23,8 @@ from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metad
 from cv_assets.tracks import corners
 from cv_assets.zone_presence import find_presence
 from resources.config.camera_config import CameraSettings
-from resources.config.settings import Settings, settings_version
+from resources.config.settings import Settings
+from resources.config.stage_version import StageVersion
 from resources.errors import RecordingError
 from resources.geometry.homography import fit_homography, project_to_ground
 from resources.geometry.zone_geometry import (
@@ -377,7 +378,7 @@ def boxes_of_preceding(row: Mapping[str, Any], store: Store, settings: Settings)
     group=ANALYSIS,
     tables=TABLES,
     deps=(TRACK_BOXES.name, TRACK_LINKS.name, FRAMES.name, CAMERA_ZONES.name),
-    code_version=lambda _: settings_version("zone_events 4"),
+    version=lambda _: StageVersion.build("zone_events 4"),
     kinds=("numpy",),
 )
 def zone_events(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
-from resources.config.settings import settings_version
+from resources.config.stage_version import StageVersion
 from resources.media.progress import ReportProgress
 from resources.schema.zone_tables import LINE_MINUTES, ORIGIN_DESTINATIONS, ZONE_EVENTS, ZONE_MINUTES, ZONE_SECONDS
 from resources.storage.arrow_sql import select
@@ -82,7 +82,7 @@ def summarize_recording_zones(recording_id: str, store: Store) -> dict[str, Meta
     group=ANALYSIS,
     tables=TABLES,
     deps=(ZONE_EVENTS.name, ZONE_SECONDS.name),
-    code_version=lambda _: settings_version("zone_summaries 2"),
+    version=lambda _: StageVersion.build("zone_summaries 2"),
     kinds=("duckdb",),
 )
 def zone_summaries(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

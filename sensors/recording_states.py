@@ -1,7 +1,6 @@
 """The state of every recording: missing and failed assets, attempts, and whether an unfinished run contains it."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +9,7 @@ import pyarrow as pa
 from dagster import DagsterInstance, DagsterRun, RunsFilter
 
 from cv_assets.asset_graph import AssetGraph
-from cv_assets.camera_settings import cameras_of
-from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.partitions import recordings_partitions
-from cv_assets.stage_asset import ANALYSIS, INGEST
 from resources.dagster_instance.dagster_names import QUEUED_STATUSES, UNFINISHED_STATUSES
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
 from resources.schema.views import STATUS_SEVERITY
@@ -21,10 +17,8 @@ from resources.source_index import SourceIndex
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import newest_stage_runs
+from sensors.recomputation import find_recomputed
 from sensors.retries import NO_ATTEMPTS, count_attempts, process_start_s, recordings_of_run
-from sensors.staleness import stale_assets
-
-STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"  # set for a pipeline that recomputes stale assets
 
 _FAILED_STATUSES = ("quarantined", "failed", "interrupted")
 
@@ -110,7 +104,7 @@ def read_unfinished_runs(instance: DagsterInstance) -> Sequence[DagsterRun]:
 def read_recording_states(
     instance: DagsterInstance, store: Store, graph: AssetGraph, unfinished_runs: Sequence[DagsterRun] | None = None
 ) -> RecordingStates:
-    """Read the state of every recording; if CV_ASSETS_RECOMPUTE_STALE is set, stale assets count as missing.
+    """Read the state of every recording; stale assets that the pipeline recomputes count as missing.
 
     Args:
         instance: Dagster's instance.
@@ -128,7 +122,7 @@ def read_recording_states(
             queued_run_counts[run.job_name] = queued_run_counts.get(run.job_name, 0) + 1
     stages = list(graph.stages)
     stored_stages, other_rows = _read_stage_rows(store, stages)
-    stale = _stale_assets(store, graph, recording_ids) if os.environ.get(STALE_VARIABLE) else {}
+    stale = find_recomputed(store, graph, recording_ids)
     durations_s, started_s = _read_durations(store), process_start_s()
     unhashed = SourceIndex(store).unhashed_recordings()
     missing_assets: dict[int, frozenset[str]] = {}
@@ -210,34 +204,3 @@ def _read_durations(store: Store) -> dict[str, float]:
     }
     rows = select(_DURATIONS_SQL, tables)
     return dict(zip(rows["recording_id"].to_pylist(), rows["duration_s"].to_pylist(), strict=True))
-
-
-def _stale_assets(store: Store, graph: AssetGraph, recording_ids: Sequence[str]) -> dict[str, set[str]]:
-    """By recording, the stale assets that can be recomputed.
-
-    If retention has deleted the normalized video, the video is recomputed first from the source file. If no file has
-    the content of the recording any more, the assets that need it stay stale with all that depends on them, and keep
-    their results.
-    """
-    stale: dict[str, set[str]] = {}
-    for asset in stale_assets(store, cameras_of(store, recording_ids), graph):
-        stale.setdefault(asset.recording_id, set()).add(asset.asset_name)
-    with_file = SourceIndex(store).recordings_with_file(list(stale), graph.settings.watched_folder)
-    needs_file = graph.same_step(RECORDINGS.name) | graph.same_step(NORMALIZED_VIDEO)
-    needs_video = set(graph.with_downstream(graph.direct_downstream(NORMALIZED_VIDEO), ANALYSIS))
-    columns = ["recording_id", "video_path", "normalized_by"]
-    contents = {row["recording_id"]: row for row in store.read(RECORDING_CONTENTS, columns=columns).to_pylist()}
-    for recording_id, names in stale.items():
-        row, has_file = contents.get(recording_id), recording_id in with_file
-        has_video = row is not None and row["video_path"] is not None
-        if row is not None and has_video:
-            is_reference = row["normalized_by"] == "reference"
-            has_video = has_file if is_reference else (store.data_folder / row["video_path"]).exists()
-        if not has_file:
-            uncomputable = names & needs_file if has_video else names & (needs_file | needs_video)
-            for job_name in (INGEST, ANALYSIS):
-                uncomputable |= set(graph.with_downstream(frozenset(uncomputable), job_name))
-            names -= uncomputable
-        elif names & needs_video and not has_video:
-            names |= graph.same_step(NORMALIZED_VIDEO)
-    return stale

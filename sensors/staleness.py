@@ -2,21 +2,50 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import NO_VERSION
+from resources.config.setting_changes import describe_changes
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import decode_input_versions, newest_stage_runs
+from resources.storage.version_settings import read_version_settings
 
 
 @dataclass(frozen=True)
 class StaleAsset:
-    """An asset of a recording whose settings or inputs changed since it was materialized."""
+    """An asset of a recording whose settings or inputs changed since it was materialized.
+
+    Attributes:
+        recording_id: The recording.
+        asset_name: The asset.
+        reason: Why it is stale.
+        own_reason: The reason without stale inputs; empty if these are the whole reason.
+        is_costly: Whether a model runs, or the file of the recording is read, before the asset is up to date again:
+            in its own stage, or in that of a stale input.
+    """
 
     recording_id: str
     asset_name: str
     reason: str
+    own_reason: str
+    is_costly: bool
+
+
+class _Staleness(NamedTuple):
+    """Why an asset is stale; see the attributes of `StaleAsset`."""
+
+    reason: str
+    own_reason: str
+    is_costly: bool
+
+
+class _CameraSettings(NamedTuple):
+    """One aspect of a camera's settings in force: the version, and the values by name."""
+
+    version: str
+    settings: Mapping[str, Any]
 
 
 class _StoredVersions(NamedTuple):
@@ -49,58 +78,87 @@ def stale_assets(store: Store, cameras: Mapping[str, str | None], graph: AssetGr
     Returns:
         The stale assets, upstream first.
     """
-    aspect_versions = {
-        camera: {key.to_user_string(): graph.observer.current_version(key, camera) for key in graph.observer.aspects}
+    aspects = {
+        camera: {
+            key.to_user_string(): _CameraSettings(
+                graph.observer.current_version(key, camera), graph.observer.current_settings(key, camera)
+            )
+            for key in graph.observer.aspects
+        }
         for camera in set(cameras.values())
     }
     # Recordings that were processed with equal settings have equal versions, and so the same reasons.
-    reasons_by_versions: dict[tuple[str | None, tuple[_StoredVersions, ...]], dict[str, str]] = {}
-    reasons_by_recording = {}
+    stale_by_versions: dict[tuple[str | None, tuple[_StoredVersions, ...]], dict[str, _Staleness]] = {}
+    stale_by_recording = {}
     for recording_id, stored in _read_stored_versions(store, list(cameras)).items():
         camera = cameras[recording_id]
-        reasons = reasons_by_versions.get((camera, stored))
-        if reasons is None:
-            reasons = reasons_by_versions[camera, stored] = _stale_reasons(graph, stored, aspect_versions[camera])
-        reasons_by_recording[recording_id] = reasons
+        stale = stale_by_versions.get((camera, stored))
+        if stale is None:
+            stale = _find_stale(store.data_folder, graph, stored, camera, aspects[camera])
+            stale_by_versions[camera, stored] = stale
+        stale_by_recording[recording_id] = stale
     return [
-        StaleAsset(recording_id, name, reasons[name])
+        StaleAsset(recording_id, name, *stale[name])
         for name in graph.stage_of_asset
-        for recording_id, reasons in reasons_by_recording.items()
-        if name in reasons
+        for recording_id, stale in stale_by_recording.items()
+        if name in stale
     ]
 
 
-def _stale_reasons(
-    graph: AssetGraph, stored: Sequence[_StoredVersions], aspect_versions: Mapping[str, str]
-) -> dict[str, str]:
-    """Why assets of a recording are stale, by the name of the asset; without those that are not.
+def _find_stale(
+    data_folder: Path,
+    graph: AssetGraph,
+    stored: Sequence[_StoredVersions],
+    camera: str | None,
+    aspects: Mapping[str, _CameraSettings],
+) -> dict[str, _Staleness]:
+    """Find the stale assets of a recording, by the name of the asset.
 
     Args:
+        data_folder: The data folder, which has the settings behind the stored versions.
         graph: The asset graph of the settings in force.
         stored: Versions of the stages that have results.
-        aspect_versions: Version of the camera's current settings, by the name of the asset.
+        camera: The recording's camera.
+        aspects: Its current settings, by the name of the asset.
     """
     stored_by_stage = {versions.stage: versions for versions in stored}
-    reasons_by_asset: dict[str, str] = {}
+    stale: dict[str, _Staleness] = {}
     for spec in (spec for assets in graph.assets for spec in assets.specs):
         name = spec.key.to_user_string()
-        own = stored_by_stage.get(graph.stage_of_asset[name])
+        stage = graph.stage_of_asset[name]
+        own = stored_by_stage.get(stage)
         if own is None:
             continue
-        input_versions = decode_input_versions(own.input_versions)
-        reasons = ["its settings changed"] if own.code_version != spec.code_version else []
-        for input_name in (dep.asset_key.to_user_string() for dep in spec.deps):
+        input_versions, own_reasons = decode_input_versions(own.input_versions), list[str]()
+        inputs = [dep.asset_key.to_user_string() for dep in spec.deps]
+        if own.code_version != spec.code_version:
+            before = read_version_settings(data_folder, stage, own.code_version or "")
+            own_reasons.append(describe_changes(before, graph.versions[stage].settings))
+        for input_name in inputs:
             upstream = stored_by_stage.get(graph.stage_of_asset.get(input_name, ""))
-            if input_name in aspect_versions:
-                if input_versions.get(input_name, NO_VERSION) != aspect_versions[input_name]:
-                    reasons.append(f"{input_name} changed")
-            elif input_name in reasons_by_asset:
-                reasons.append(f"{input_name} is stale")
-            elif upstream is not None and upstream.data_version != input_versions.get(input_name):
-                reasons.append(f"{input_name} was materialized again")
+            version = input_versions.get(input_name, NO_VERSION)
+            if input_name in aspects:
+                if version != aspects[input_name].version:
+                    own_reasons.append(_camera_change(data_folder, input_name, version, camera, aspects[input_name]))
+            elif input_name not in stale and upstream is not None and upstream.data_version != version:
+                own_reasons.append(f"{input_name} was materialized again")
+        stale_inputs = [input_name for input_name in inputs if input_name in stale]
+        reasons = [*own_reasons, *(f"{input_name} is stale" for input_name in stale_inputs)]
         if reasons:
-            reasons_by_asset[name] = ", ".join(reasons)
-    return reasons_by_asset
+            is_costly = name in graph.costly_assets or any(stale[input_name].is_costly for input_name in stale_inputs)
+            stale[name] = _Staleness(", ".join(reasons), ", ".join(own_reasons), is_costly)
+    return stale
+
+
+def _camera_change(
+    data_folder: Path, aspect_name: str, version_before: str, camera: str | None, now: _CameraSettings
+) -> str:
+    """Describe how a camera's settings have changed since a version."""
+    is_known = version_before != NO_VERSION
+    before = read_version_settings(data_folder, aspect_name, version_before) if is_known else {}
+    subject = f"camera {camera!r}" if camera else "recordings without a camera"
+    change = describe_changes(before, now.settings) if before is not None else f"{aspect_name} has changed"
+    return f"{subject}: {change}"
 
 
 def _read_stored_versions(store: Store, recording_ids: Sequence[str]) -> dict[str, tuple[_StoredVersions, ...]]:

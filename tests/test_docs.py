@@ -22,7 +22,7 @@ from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT, load_settings
 from resources.schema.table_registry import TABLES
 from resources.schema.views import VIEWS
-from sensors.recording_states import STALE_VARIABLE
+from sensors.recomputation import STALE_VARIABLE
 
 DOCS = PROJECT_ROOT / "docs"
 README = PROJECT_ROOT / "README.md"
@@ -196,7 +196,7 @@ def test_every_environment_variable_is_documented() -> None:
         for file in (PROJECT_ROOT / wing).rglob("*.py")
     )
     in_code = {name for file in files for name in re.findall(r"\bCV_ASSETS_[A-Z_]*[A-Z]\b", file.read_text())}
-    # STALE_VARIABLE is set by `cv-assets process --stale` for its own daemon, not by people.
+    # STALE_VARIABLE is set by `cv-assets process` for its own daemon, not by people.
     assert in_code - {STALE_VARIABLE} == documented - {"CV_ASSETS_CORPUS"}
 
 

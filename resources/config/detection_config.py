@@ -29,8 +29,8 @@ class DetectionSettings(Section):
     )
     precision: Literal["auto", "f32", "f16", "bf16", "int8"] = Field(
         "auto",
-        description="auto: engines and precisions are measured once on your own footage, and the fastest that agrees "
-        "with the f32 reference is used.",
+        description="auto: the fastest engine and precision that agrees with the f32 reference, measured once on your "
+        "own footage when there is enough of it.",
     )
     min_agreement: float = Field(
         0.98,

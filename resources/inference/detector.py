@@ -4,8 +4,11 @@ A loaded detector stays loaded as long as its process runs.
 """
 
 import functools
+import logging
 import os
 import queue
+import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,30 +20,34 @@ from typing import Any
 import numpy as np
 
 from resources.config.detection_config import DetectionSettings
+from resources.errors import summarize_exception
 from resources.inference.detection_arrays import Detections, read_detections
 from resources.inference.device_lease import user_cache_folder
 from resources.inference.devices import available_devices
-from resources.inference.engine_selection import EngineMeasurement, EngineSelection
-from resources.inference.engines.engine import Engine, ReadSampleImages
+from resources.inference.engine_selection import EngineMeasurement, EngineSelection, Footage
+from resources.inference.engines.engine import Engine
+from resources.inference.engines.openvino_engine import export_network
 from resources.inference.engines.torch_engine import TorchEngine
 from resources.inference.gpu_frames import letterbox_tensor
 from resources.inference.gpu_memory import retry_after_freeing_memory
-from resources.inference.letterbox import CentreCrop, Letterbox, choose_input_fit
+from resources.inference.letterbox import Letterbox, choose_input_fit
 from resources.inference.prefetch import Prefetch
 from resources.inference.weights import find_weights, load_weights
 from resources.inference.weights_description import ModelWeights, check_class_names, selected_class_ids
 from resources.media.frame_converter import DOWNSCALE_FACTORS
 from resources.media.frame_reader import Image
 
+logger = logging.getLogger(__name__)
+
 _PREFETCHED_IMAGES = 8
 _LETTERBOX_THREADS = min(4, (os.cpu_count() or 1) // 4)  # with few cores, the network needs all of them
-_MAX_MEASURING_ATTEMPTS = 4  # recordings per process; each may have too few detections to measure on
 
 
 class Detector:
     """A loaded model: weights, engine and thresholds.
 
     Attributes:
+        selection: The model, its input size and settings, for which the engine was selected.
         model_id: Name and content hash of the weights.
         class_names: By class index.
         engine_name: The engine that runs the network.
@@ -49,17 +56,14 @@ class Detector:
     """
 
     def __init__(
-        self,
-        model: ModelWeights,
-        engine: Engine,
-        fit: Letterbox | CentreCrop,
-        settings: DetectionSettings,
-        measurements: Sequence[EngineMeasurement] = (),
+        self, selection: EngineSelection, engine: Engine, measurements: Sequence[EngineMeasurement] = ()
     ) -> None:
+        model = selection.model
         self.model_id, self.class_names, self.engine_name = model.model_id, model.class_names, engine.name
         self.task, self.measurements = model.task, measurements
-        self._model, self._engine, self._fit, self._settings = model, engine, fit, settings
-        self._class_ids = selected_class_ids(model, settings)
+        self.selection, self._engine = selection, engine
+        self._model, self._fit, self._settings = model, selection.fit, selection.settings
+        self._class_ids = selected_class_ids(model, selection.settings)
 
     @property
     def accepts_tensors(self) -> bool:
@@ -128,6 +132,11 @@ class Detector:
                 frame_sizes.get()
                 yield last_detections
 
+    def count_analysed_frames(self, frame_count: int) -> None:
+        """Count analysed frames, which decide when the engines are measured; does nothing if they were."""
+        if not self.measurements:
+            self.selection.count_analysed_frames(frame_count)
+
     def _letterbox(self, image: Image) -> Image:
         if isinstance(image, np.ndarray):
             return self._fit.apply(image)
@@ -149,14 +158,16 @@ class Models:
             because models that were compiled on one machine may not run on another that shares the data folder.
         watched_folders: Folders from which no weights are loaded, because weights are programs and these folders accept
             files from others.
+
+    Attributes:
+        step: What is being done to load a model, as what a person waits for.
     """
 
     def __init__(self, cache_folder: Path | None = None, watched_folders: Sequence[Path] = ()) -> None:
         self._watched_folders = watched_folders
         self.cache_folder = cache_folder or user_cache_folder() / "models"
         self._detectors: dict[tuple[Any, ...], Detector] = {}
-        # Selections without measurements, and the number of attempts to measure.
-        self._unmeasured: dict[tuple[Any, ...], tuple[EngineSelection, int]] = {}
+        self.step = "the model to be loaded"
 
     def detector(
         self,
@@ -164,17 +175,16 @@ class Models:
         width_px: int,
         height_px: int,
         device: str,
-        read_sample_images: ReadSampleImages | None = None,
+        footage: Footage | None = None,
     ) -> Detector:
-        """Return the detector for images of one size; load it the first time.
+        """Return the detector for images of one size; load it the first time, and again when the engines are measured.
 
         Args:
             settings: Weights, engine and thresholds.
             width_px: Width of the images.
             height_px: Height of the images.
             device: The leased device, such as `cpu` or `cuda:0`.
-            read_sample_images: Reads sample images to measure the engines on, where there are no measurements yet. If
-                None, the fastest engine that needs no measurement is used.
+            footage: The recording to analyse; the engines are measured on it if that is due. If None, they are not.
 
         Raises:
             PipelineError: The weights are missing, damaged, of another task, or no engine can run them.
@@ -182,16 +192,18 @@ class Models:
         model = self.weights(settings)
         fit = choose_input_fit(model, width_px, height_px, settings.image_size_px)
         key = (model.content_hash, fit, device, settings.model_dump_json())
-        new_selection = EngineSelection(model, fit, settings, device, self.cache_folder), 0
-        selection, attempt_count = self._unmeasured.get(key, new_selection)
-        may_measure = read_sample_images is not None and 0 < attempt_count < _MAX_MEASURING_ATTEMPTS
-        if key not in self._detectors or may_measure:
-            engine, measurements = selection.select(read_sample_images)
-            self._detectors[key] = Detector(model, engine, fit, settings, measurements)
-            self._unmeasured.pop(key, None)
-            if selection.has_alternatives and not measurements:
-                self._unmeasured[key] = selection, attempt_count + 1
+        loaded = self._detectors.get(key)
+        if loaded is None:
+            selection = EngineSelection(model, fit, settings, device, self.cache_folder, self._show_step)
+        elif footage is not None and not loaded.measurements and loaded.selection.is_measuring_due(footage):
+            selection = loaded.selection
+        else:
+            return loaded
+        self._detectors[key] = Detector(selection, *selection.select(footage))
         return self._detectors[key]
+
+    def _show_step(self, step: str) -> None:
+        self.step = step
 
     def weights(self, settings: DetectionSettings) -> ModelWeights:
         """Find the weights, download them if they are published by Ultralytics, and read their description.
@@ -199,7 +211,27 @@ class Models:
         Raises:
             PipelineError: The weights are missing, damaged, of another task, or have an unknown head.
         """
+        self._show_step(f"the weights {Path(settings.weights).name} to be read")
         return load_weights(settings, self.cache_folder, self._watched_folders)
+
+    def export_in_background(self, all_settings: Sequence[DetectionSettings]) -> None:
+        """Export models for OpenVINO, where that will run them, while this process does something else.
+
+        The first run then neither exports them nor loads torch, which this process may have loaded for `check`.
+        """
+
+        def export() -> None:
+            warnings.filterwarnings("ignore", module=r"(torch|ultralytics|openvino)\b")
+            for settings in all_settings:
+                try:
+                    model = self.weights(settings)
+                    if not model.is_exported and settings.engine != "torch" and available_devices(settings)[0] == "cpu":
+                        export_network(model, self.cache_folder)
+                except Exception as error:
+                    # Exporters raise errors of many types; the run that needs the network reports them and uses torch.
+                    logger.info("%s cannot be exported ahead: %s", settings.weights, summarize_exception(error))
+
+        threading.Thread(target=export, name="export", daemon=True).start()
 
     def check(self, settings: DetectionSettings) -> None:
         """Check that weights, the names in `class_names` and device can be used.

@@ -93,31 +93,24 @@ def describe_holder(device: str) -> str:
         return "another process, which is just taking or releasing it"
     command = "its command is not visible"
     with suppress(psutil.Error):
-        command = " ".join(psutil.Process(holder.pid).cmdline())
+        command = " ".join(" ".join(psutil.Process(holder.pid).cmdline()).split())  # on one line
     command = command if len(command) <= _MAX_COMMAND_LENGTH else f"{command[:_MAX_COMMAND_LENGTH]}…"
     return f"process {holder.pid} ({command}) for the data folder {holder.data_folder} since {holder.since_utc}"
 
 
 @contextmanager
-def device_lease(
-    devices: list[str],
-    data_folder: Path,
-    on_wait: Callable[[], None] | None = None,
-    lock_name: Callable[[str], str] = str,
-) -> Iterator[str]:
+def device_lease(devices: list[str], data_folder: Path, lock_name: Callable[[str], str] = str) -> Iterator[str]:
     """Hold the first free device until the block ends; wait while other processes hold all devices.
 
     Args:
         devices: Names such as `cpu` or `cuda:0`, in order of preference.
         data_folder: The data folder, which processes that wait name as that of the holder.
-        on_wait: Called once if no device is free at first.
         lock_name: Maps a device to its name on this machine, which is the same in every process.
 
     Yields:
         The name of the held device.
     """
     folder = lease_folder()
-    has_waited = False
     while True:
         for device in devices:
             with open_lock_file(_lock_path(folder, lock_name(device))) as lock:
@@ -133,9 +126,6 @@ def device_lease(
                 finally:
                     _write_text(lock, "")
                 return
-        if not has_waited and on_wait is not None:
-            on_wait()
-        has_waited = True
         time.sleep(_POLL_S)
 
 

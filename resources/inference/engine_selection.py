@@ -1,4 +1,8 @@
-"""Selection of the engine that runs a model on this machine: the fastest one that agrees with the reference."""
+"""Selection of the engine that runs a model on this machine: the fastest one that agrees with the reference.
+
+A model begins at once with the fastest engine that needs no measurement. The engines are measured when that pays off:
+before the recording with which the frames that the model has analysed here reach `MEASURED_AFTER_FRAMES`.
+"""
 
 import functools
 import itertools
@@ -8,8 +12,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +39,9 @@ _TENSORRT = "tensorrt"  # a candidate for a GPU, along with the precisions
 _NEEDS_MEASUREMENT = ("int8", _TENSORRT)  # used only if a measurement has shown that it agrees
 _MIN_REFERENCE_BOXES = 60  # with fewer boxes the measurement is not reliable enough to be stored
 _STRICT_BELOW_BOX_COUNT = 150  # with fewer, candidates that need a measurement must agree better
+
+MEASURED_AFTER_FRAMES = 15_000
+"""Number of analysed frames after which the engines are measured: ten minutes of video at 25 frames/s."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,19 @@ class EngineMeasurement:
 
 
 @dataclass(frozen=True)
+class Footage:
+    """A recording that is about to be analysed.
+
+    Attributes:
+        frame_count: Number of its frames on which the model runs.
+        read_sample_images: Reads images of the recording, on which engines are measured and int8 is calibrated.
+    """
+
+    frame_count: int
+    read_sample_images: ReadSampleImages
+
+
+@dataclass(frozen=True)
 class EngineSelection:
     """Selects the engine for one model, device and input size.
 
@@ -71,6 +93,7 @@ class EngineSelection:
         settings: Engine, precision and thresholds.
         device: The leased device, such as `cpu` or `cuda:0`.
         cache_folder: Folder of compiled networks and measurements.
+        show_step: Takes what is being done, as what a person waits for.
     """
 
     model: ModelWeights
@@ -78,16 +101,17 @@ class EngineSelection:
     settings: DetectionSettings
     device: str
     cache_folder: Path
+    show_step: Callable[[str], None] = field(default=lambda _: None, compare=False)
 
-    def select(self, read_sample_images: ReadSampleImages | None) -> tuple[Engine, Sequence[EngineMeasurement]]:
-        """Load the best engine, after measuring the candidates if there are no stored measurements.
+    def select(self, footage: Footage | None) -> tuple[Engine, Sequence[EngineMeasurement]]:
+        """Load the best engine, after measuring the candidates if that is due and there are no stored measurements.
 
         Args:
-            read_sample_images: Reads images to measure on; None selects without new measurements.
+            footage: The recording to analyse; None selects without new measurements.
 
         Returns:
-            The engine, and the measurements of the selection; empty if there is only one candidate or too little to
-            measure on.
+            The engine, and the measurements of the selection; empty if there is only one candidate, or if measuring is
+            not due yet or found too little to measure on.
 
         Raises:
             PipelineError: The settings require an engine or a precision that cannot run the model on this machine.
@@ -100,10 +124,11 @@ class EngineSelection:
         try:
             candidates = self._candidates()
             if len(candidates) == 1:
-                return self._create_engine(candidates[0], read_sample_images), ()
+                return self._create_engine(candidates[0], footage.read_sample_images if footage else None), ()
             measurements = self._read_measurements()
-            if not measurements and read_sample_images:
-                measurements = self._measure_candidates(candidates, read_sample_images)
+            if not measurements and footage and self.is_measuring_due(footage):
+                self._write_analysed_frames(0)  # an attempt that fails is repeated as late as this one was made
+                measurements = self._measure_candidates(candidates, footage.read_sample_images)
             for _, engine in self._create_working_engines(self._rank(candidates, measurements), None):
                 return engine, measurements
             if self.settings.engine == "openvino" or self.model.is_exported:
@@ -125,6 +150,16 @@ class EngineSelection:
     def has_alternatives(self) -> bool:
         """Whether there is more than one candidate."""
         return len(self._candidates()) > 1
+
+    def is_measuring_due(self, footage: Footage) -> bool:
+        """Whether a recording and the frames analysed here without measurements reach `MEASURED_AFTER_FRAMES`."""
+        frame_count = self._read_analysed_frames() + footage.frame_count
+        return self.has_alternatives and frame_count >= MEASURED_AFTER_FRAMES
+
+    def count_analysed_frames(self, frame_count: int) -> None:
+        """Add frames to those that the model has analysed on this machine without measurements."""
+        if self.has_alternatives:
+            self._write_analysed_frames(self._read_analysed_frames() + frame_count)
 
     @property
     def _uses_torch(self) -> bool:
@@ -155,6 +190,9 @@ class EngineSelection:
         return self._create_engine(self._rank(self._candidates(), [])[0], None)
 
     def _create_engine(self, candidate: str, read_sample_images: ReadSampleImages | None) -> Engine:
+        library = "torch" if self._uses_torch else "OpenVINO"
+        engine = "TensorRT" if candidate == _TENSORRT else f"{library} in {candidate}"
+        self.show_step(f"{self.model.model_id} to be compiled and loaded for {engine}")
         if candidate == _TENSORRT:
             return TensorRtEngine(self.model, self.fit, self.device, self.cache_folder)
         if self._uses_torch:
@@ -210,6 +248,19 @@ class EngineSelection:
         # Other candidates, for example after TensorRT was installed, need a new measurement.
         return self._engine_folder / f"measured-{device}-{'-'.join(self._candidates())}.json"
 
+    @property
+    def _analysed_frames_file(self) -> Path:
+        return self._measurements_file.with_name(f"analysed-{self._measurements_file.name}")
+
+    def _read_analysed_frames(self) -> int:
+        with suppress(FileNotFoundError, ValueError, TypeError, KeyError):  # missing or damaged: counted from 0
+            return int(json.loads(self._analysed_frames_file.read_text())["frame_count"])
+        return 0
+
+    def _write_analysed_frames(self, frame_count: int) -> None:
+        """Store the number of frames; if two processes add at the same time, one addition may be lost: no harm."""
+        _write_json(self._analysed_frames_file, {"frame_count": frame_count})
+
     def _read_measurements(self) -> list[EngineMeasurement]:
         """Read the stored measurements; empty if there are none or if the measured int8 network no longer exists."""
         file = self._measurements_file
@@ -224,10 +275,7 @@ class EngineSelection:
         return [] if uses_int8 and not (self._engine_folder / "int8.xml").exists() else measurements
 
     def _write_measurements(self, measurements: list[EngineMeasurement]) -> None:
-        partial = self._measurements_file.with_suffix(f".{os.getpid()}")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps([asdict(measurement) for measurement in measurements], indent=1))
-        partial.replace(self._measurements_file)
+        _write_json(self._measurements_file, [asdict(measurement) for measurement in measurements])
 
     def _measure_candidates(
         self, candidates: Sequence[str], read_sample_images: ReadSampleImages
@@ -236,6 +284,7 @@ class EngineSelection:
 
         Returns an empty list where there are too few detections; the images of the next recording may have more.
         """
+        self.show_step(f"{self.model.model_id} to be tried on images of the recording")
         images = list(read_sample_images())
         calibration_images, evaluation_images = images[0::2], images[1::2]
         letterboxed = [self.fit.apply(image) for image in evaluation_images]
@@ -265,6 +314,7 @@ class EngineSelection:
         self, engines: dict[str, Engine], reference: Engine, letterboxed: list[np.ndarray], images: list[np.ndarray]
     ) -> list[EngineMeasurement]:
         """Measure each engine's agreement with the reference, and its speed."""
+        self.show_step(f"the engines of {self.model.model_id} to be measured ({', '.join(engines)})")
         reference_boxes = self._detect_boxes(reference, letterboxed, images)
         agreements = {
             name: measure_agreement(reference_boxes, self._detect_boxes(engine, letterboxed, images))
@@ -307,6 +357,14 @@ class EngineSelection:
             detections = read_detections(outputs, self.model, self.fit, self.settings, class_ids, *size_px)
             boxes_by_frame.append(FrameBoxes(detections.xyxy, detections.confidence, detections.class_id))
         return boxes_by_frame
+
+
+def _write_json(file: Path, value: Any) -> None:
+    """Write a file of the cache folder so that no other process reads a part of it."""
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(value, indent=1))
+    partial.replace(file)
 
 
 def _measure_frames_per_s(

@@ -1,12 +1,16 @@
 """The progress that the command process shows while it waits, and the outcomes that it prints."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dagster import AssetObservation, DagsterInstance, MetadataValue, OpExecutionContext, job, op
 
 from cli.process_folder import FolderProgress, StageProgress, _read_stage_progress, seconds_by_recording
+from cli.stage_waits import Wait
+from cv_assets.waits import NOTHING, WAITED, WAITING_FOR
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import StageRun, append_stage_runs
 from sensors.notification_events import final_status_and_error
@@ -35,6 +39,37 @@ def test_progress_is_read_from_observations_and_other_observations_are_ignored()
     with DagsterInstance.ephemeral() as instance:
         assert observing_job.execute_in_process(instance=instance).success
     assert progress.stages == {("a", "detections"): StageProgress(200, 200, 12.5)}
+
+
+def test_waits_are_read_from_observations_until_they_or_their_runs_end() -> None:
+    progress, cursors = FolderProgress(), dict[str, int]()
+
+    @op
+    def log_observations(context: OpExecutionContext) -> None:
+        def log_wait(recording_id: str, text: str, waited_s: float) -> None:
+            metadata: dict[str, Any] = {WAITING_FOR: text, WAITED: waited_s}
+            context.log_event(AssetObservation("detections", partition=recording_id, metadata=metadata))
+
+        log_wait("a", "cpu, which is held by process 7", 34.0)
+        log_wait("b", "the network to be compiled", 2.0)
+        now_s = time.time()
+        _read_stage_progress(context.instance, cursors, progress)
+        wait = progress.waits["a", "detections"]
+        assert (wait.text, wait.run_id) == ("cpu, which is held by process 7", context.run_id)
+        assert wait.since_s == pytest.approx(now_s - 34, abs=1)
+        log_wait("a", NOTHING, 35.0)
+        _read_stage_progress(context.instance, cursors, progress)
+        assert progress.waits.keys() == {("b", "detections")}
+
+    @job
+    def observing_job() -> None:
+        log_observations()
+
+    with DagsterInstance.ephemeral() as instance:
+        assert observing_job.execute_in_process(instance=instance).success
+        progress.waits["", "The pipeline"] = Wait("the daemon to start", 0.0)
+        _read_stage_progress(instance, cursors, progress)
+    assert progress.waits.keys() == {("", "The pipeline")}  # the run has ended without the end of a wait
 
 
 def test_the_seconds_of_a_recording_are_those_of_the_newest_attempt_at_every_stage(tmp_path: Path) -> None:

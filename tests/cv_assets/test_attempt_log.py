@@ -11,12 +11,13 @@ from dagster import DagsterRun
 from cv_assets import attempt_log
 from cv_assets.attempt_log import ATTEMPT_TAG, AttemptLog, requester_of
 from cv_assets.data_versions import DataVersions, combine_versions
+from resources.config.stage_version import StageVersion
 from resources.schema.operations_tables import STAGE_RUNS
 from resources.storage import stage_runs
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import newest_stage_runs
 
-VERSIONS = DataVersions("tracks 1", {"a-1": {"detections": "d1"}, "b-2": {"detections": "d1"}}, {})
+VERSIONS = DataVersions(StageVersion("tracks 1", {}), {"a-1": {"detections": "d1"}, "b-2": {"detections": "d1"}}, {})
 RETRY = {ATTEMPT_TAG: "2"}
 
 

@@ -17,7 +17,8 @@ from cv_assets.stage_asset import ANALYSIS
 from resources.config.settings import Settings
 from resources.schema.columns import UTC as UTC_TIMESTAMP
 from resources.storage.results_database import open_results, publish
-from sensors.recording_states import STALE_VARIABLE, read_recording_states
+from sensors.recomputation import STALE_VARIABLE
+from sensors.recording_states import read_recording_states
 from sensors.run_planner import plan_runs
 from sensors.staleness import stale_assets
 from tests.builders.pipeline import INGEST_STAGES, LINE_AND_ZONE, Pipeline
@@ -154,7 +155,7 @@ def materialize_stale(pipeline: Pipeline) -> list[str]:
 @pytest.fixture
 def recompute_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the run planner treat stale assets as missing."""
-    monkeypatch.setenv(STALE_VARIABLE, "1")
+    monkeypatch.setenv(STALE_VARIABLE, "all")
 
 
 @pytest.mark.usefixtures("recompute_stale")
@@ -165,6 +166,80 @@ def test_moving_a_line_reruns_the_zone_stages_only(pipeline: Pipeline) -> None:
     use_gate_settings(pipeline, {})
     assert materialize_stale(pipeline) == ["zone_events", "zone_summaries"]
     assert pipeline.versions("detections", "a") == detection_versions
+
+
+REASONS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, str]]] = {
+    "line": (
+        {
+            "lines": [
+                {"name": "middle", "points": [[0.6, 1], [0.6, 0]]},
+                {"name": "door", "points": [[0.1, 1], [0.1, 0]]},
+            ]
+        },
+        {"zone_events": "camera 'gate': line 'middle' was moved; line 'door' was added"},
+    ),
+    "track linking": (
+        {"track_link_gap_s": 2.0},
+        {"track_links": "camera 'gate': track_link_gap_s was not set, is now 2.0"},
+    ),
+    "video": (
+        {"video": {"crf": 30}},
+        {"normalized_video": "camera 'gate': video.crf was not set, is now 30"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_changed_camera_setting_is_named_with_its_old_and_new_value(pipeline: Pipeline, name: str) -> None:
+    gate, expected = REASONS[name]
+    use_gate_settings(pipeline, gate)
+    stale = stale_assets(pipeline.store, cameras_by_id(pipeline), pipeline.graph)
+    causes = {pipeline.graph.stage_of_asset[asset.asset_name]: asset.own_reason for asset in stale if asset.own_reason}
+    assert causes == expected
+    assert {asset.is_costly for asset in stale} == {name == "video"}
+    use_gate_settings(pipeline, {})
+
+
+def test_a_change_since_a_version_that_stored_no_settings_is_named_without_values(pipeline: Pipeline) -> None:
+    use_gate_settings(pipeline, MOVED_LINE, min_confidence=0.5)
+    folder = pipeline.store.data_folder / "settings"
+    hidden = folder.rename(folder.with_name("hidden"))
+    stale = stale_assets(pipeline.store, cameras_by_id(pipeline), pipeline.graph)
+    hidden.rename(folder)
+    use_gate_settings(pipeline, {}, min_confidence=0.1)
+    reasons = {asset.asset_name: asset.own_reason for asset in stale if asset.recording_id == pipeline.ids["a"]}
+    assert reasons["tracks"] == "settings or version of the stage have changed"
+    assert reasons["zone_events"] == "camera 'gate': camera_zones has changed"
+
+
+@pytest.mark.parametrize(
+    ("gate", "detections", "expected"),
+    [
+        (MOVED_LINE, {}, ZONE_ASSETS_AND_DOWNSTREAM),
+        ({"video": {"crf": 30}}, {}, set()),
+        ({**MOVED_LINE, "video": {"crf": 30}}, {}, set()),
+        (MOVED_LINE, {"nms_iou": 0.6}, set()),
+        (MOVED_LINE, {"min_confidence": 0.5}, ANALYSIS_ASSETS - {"detections"}),
+    ],
+    ids=["line", "video", "line and video", "line and model", "line and filter"],
+)
+def test_cheap_recomputation_leaves_out_what_depends_on_a_stale_model_or_video(
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    gate: Mapping[str, Any],
+    detections: dict[str, Any],
+    expected: set[str],
+) -> None:
+    use_gate_settings(pipeline, gate, **detections)
+    missing = {}
+    for selection in ("none", "cheap", "all"):
+        monkeypatch.setenv(STALE_VARIABLE, selection)
+        states = read_recording_states(pipeline.instance, pipeline.store, pipeline.graph).states
+        missing[selection] = next(state.missing for state in states if state.recording_id == pipeline.ids["a"])
+    use_gate_settings(pipeline, {}, min_confidence=0.1, nms_iou=0.7)
+    assert missing["none"] == set()
+    assert missing["cheap"] == expected
+    assert missing["all"] >= expected and missing["all"]
 
 
 def wall_clock_times(pipeline: Pipeline, name: str) -> dict[tuple[str, str], list[datetime]]:

@@ -1,5 +1,6 @@
 """The filter of stored boxes: which boxes and names the stages after `detections` see, and which change reruns what."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +18,11 @@ from resources.schema.operations_tables import STAGE_RUNS
 from resources.schema.summary_tables import CLASS_MINUTES, SUMMARIES
 from resources.schema.track_tables import CROPS, TRACK_BOXES, TRACKS
 from resources.schema.zone_tables import ZONE_EVENTS
-from sensors.recording_states import STALE_VARIABLE, read_recording_states
+from sensors.recomputation import STALE_VARIABLE
+from sensors.recording_states import read_recording_states
 from sensors.run_planner import plan_runs
 from sensors.staleness import stale_assets
+from tests.builders.locations import BUNDLED_WEIGHTS
 from tests.builders.pipeline import INGEST_STAGES, Pipeline
 from tests.builders.ui_staleness import stale_in_the_ui
 
@@ -104,7 +107,7 @@ def test_models_without_later_stages_store_only_what_their_settings_select() -> 
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """A pipeline that recomputes stale assets, with all assets of the recording `a`."""
     with DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv(STALE_VARIABLE, "1")
+        monkeypatch.setenv(STALE_VARIABLE, "all")
         pipeline = Pipeline(tmp_path_factory.mktemp("filter"), instance)
         pipeline.run(INGEST_STAGES, "a", "c")
         assert pipeline.run(pipeline.stage_names[2:], "a", "a").success
@@ -178,6 +181,34 @@ def test_a_selection_of_stored_boxes_reruns_no_model_and_gives_the_results_of_a_
     use_settings(pipeline, min_confidence=0.1, class_names=None)
     materialize_stale(pipeline)
     assert results(pipeline) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("selection", "stage", "reason"),
+    [
+        ({"min_confidence": 0.6}, "tracks", "detections.min_confidence was 0.1, is now 0.6"),
+        ({"class_names": ("car",)}, "tracks", 'detections.class_names was null, is now ["car"]'),
+        ({"rename_classes": {"car": "vehicle"}}, "tracks", "rename_classes.car was not set, is now vehicle"),
+        ({"min_confidence": 0.02}, "detections", "detections.min_confidence was 0.1 or more, is now 0.02"),
+        ({"weights": "other.pt"}, "detections", "detections.weights was street.pt (content ???), is now other.pt"),
+    ],
+    ids=["raised", "filtered", "renamed", "lowered", "other weights"],
+)
+def test_a_selection_is_cheap_and_named_with_its_old_and_new_value(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, selection: dict[str, Any], stage: str, reason: str
+) -> None:
+    use_settings(pipeline, **selection)
+    recording_id = pipeline.ids["a"]
+    stale = stale_assets(pipeline.store, {recording_id: None}, pipeline.graph)
+    first = next(asset for asset in stale if pipeline.graph.stage_of_asset[asset.asset_name] == stage)
+    assert re.sub(r"content \w{8}", "content ???", first.own_reason) == reason
+    assert {asset.is_costly for asset in stale} == {stage == "detections"}
+    monkeypatch.setenv(STALE_VARIABLE, "cheap")
+    states = read_recording_states(pipeline.instance, pipeline.store, pipeline.graph).states
+    missing = next(state.missing for state in states if state.recording_id == recording_id)
+    assert missing == (set() if stage == "detections" else {asset.asset_name for asset in stale})
+    use_settings(pipeline, min_confidence=0.1, class_names=None, weights=str(BUNDLED_WEIGHTS))
 
 
 @pytest.mark.slow

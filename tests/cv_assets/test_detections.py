@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from dagster import DagsterInstance, build_asset_context, materialize
+from dagster import AssetExecutionContext, AssetKey, DagsterInstance, asset, materialize
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import CameraObserver
@@ -23,6 +25,7 @@ from cv_assets.detections import detect_recording, model_stage
 from cv_assets.partitions import recordings_partitions
 from cv_assets.recording_inference import analysed_frame_positions
 from cv_assets.stage_asset import StageRun
+from cv_assets.waits import NOTHING, WAITED, WAITING_FOR
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
 from resources.config.detection_config import DetectionSettings, ModelSettings
@@ -249,14 +252,19 @@ def test_a_region_keeps_only_its_boxes_and_they_are_the_same(normalized: tuple[S
     assert matched_count >= 0.95 * len(expected)
 
 
-def test_engines_are_measured_once_on_frames_of_the_recording(
+def test_engines_are_measured_on_frames_of_the_recording_that_reaches_the_limit(
     normalized: tuple[Store, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_selection, "_MIN_REFERENCE_BOXES", 20)
     monkeypatch.setattr(engine_selection, "_STRICT_BELOW_BOX_COUNT", 0)
     store, recording_id = normalized
-    models = Models(tmp_path / "cache")
-    detect_recording(recording_id, store, SETTINGS, model_tables("detect"), models, "cpu", lambda *_: None)
+    models, before = Models(tmp_path / "cache"), store.read(MODELS)
+    arguments = (recording_id, store, SETTINGS, model_tables("detect"), models, "cpu", lambda *_: None)
+    detect_recording(*arguments)
+    assert store.read(MODELS).equals(before)  # a short recording waits for no measurement
+    (model_run,) = store.read(MODEL_RUNS).to_pylist()
+    monkeypatch.setattr(engine_selection, "MEASURED_AFTER_FRAMES", 2 * model_run["analysed_frame_count"])
+    detect_recording(*arguments)
     rows = store.read(MODELS).to_pylist()
     assert {row["reference_name"] for row in rows} == {"torch-f32-320x192"}
     assert {row["engine_name"] for row in rows} >= {"openvino-f32-320x192"}
@@ -315,24 +323,34 @@ def test_the_tables_of_a_further_model_follow_its_task_and_name() -> None:
     assert table is not None and table.key == ("recording_id", "frame_index", "detection_index", "keypoint_index")
 
 
-def test_a_run_that_waits_for_a_device_logs_who_holds_it(
+def test_a_run_that_waits_for_a_device_says_who_holds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def stop_waiting(_: float) -> None:
-        raise TimeoutError
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     settings = Settings(detections=DetectionSettings(device="cpu"))
-    stage = model_stage(settings.detections)
-    context = build_asset_context()
-    assert stage.lease is not None
-    monkeypatch.setattr(time, "sleep", stop_waiting)
-    with (
-        device_lease(["cpu"], Path("/data")),
-        pytest.raises(TimeoutError),
-        stage.lease(StageRun(context, Store(tmp_path), settings)),
-    ):
-        pass
-    output = capfd.readouterr().err
-    assert f"Waiting for cpu, which is held by process {os.getpid()} (" in output
-    assert "for the data folder /data since" in output
+    lease = model_stage(settings.detections).lease
+    assert lease is not None
+
+    @asset(name="detections", partitions_def=recordings_partitions)
+    def detections(context: AssetExecutionContext) -> None:
+        with ExitStack() as holder:
+            holder.enter_context(device_lease(["cpu"], Path("/data")))
+            threading.Timer(3.0, holder.close).start()
+            with lease(StageRun(context, Store(tmp_path), settings)) as device:
+                assert device == "cpu"
+
+    with DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(recordings_partitions.name or "", ["a"])
+        assert materialize([detections], instance=instance, partition_key="a").success
+        records = instance.fetch_observations(AssetKey("detections"), limit=10, ascending=True).records
+    events = [record.asset_observation for record in records]
+    assert [event.partition for event in events if event] == ["a", "a"]
+    metadata = [{name: value.value for name, value in event.metadata.items()} for event in events if event]
+    assert str(metadata[0][WAITING_FOR]).startswith(f"cpu, which is held by process {os.getpid()} (")
+    assert "for the data folder /data since" in str(metadata[0][WAITING_FOR])
+    assert metadata[1][WAITING_FOR] == NOTHING
+    seconds = [float(str(values[WAITED])) for values in metadata]
+    assert 2 <= seconds[0] < seconds[1] and seconds[1] >= 2.9
+    output = capfd.readouterr().err  # what the terminal of cv-assets dev shows
+    assert f"a: detections waits for cpu, which is held by process {os.getpid()} (" in output
+    assert "a: detections went on after 3 s." in output

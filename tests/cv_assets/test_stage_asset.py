@@ -68,6 +68,6 @@ def test_another_threshold_makes_the_documented_stage_stale_and_another_batch_si
     example: dict[str, Any],
 ) -> None:
     stage: StageAsset = example["still_minutes"]
-    version = stage.code_version(Settings())
-    assert stage.code_version(Settings.model_validate({"batches": {"max_recordings": 3}})) == version
-    assert stage.code_version(Settings.model_validate({"scenes": {"frozen_below": 0.3}})) != version
+    version = stage.version(Settings())
+    assert stage.version(Settings.model_validate({"batches": {"max_recordings": 3}})) == version
+    assert stage.version(Settings.model_validate({"scenes": {"frozen_below": 0.3}})) != version

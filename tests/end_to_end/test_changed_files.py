@@ -104,6 +104,6 @@ def test_a_recording_is_never_computed_from_the_content_of_another_file(folder: 
     assert files["gate/grown.mp4"]["recording_id"] == files["gate/copy.mp4"]["recording_id"] != grown_id
 
     lines = run_cv_assets("stale", "--each", "--settings", folder / "pipeline.yaml").stdout.splitlines()
-    assert f"{swap_id}  normalized_video: its settings changed" in lines
+    assert f"{swap_id}  normalized_video: video.crf was 23, is now 30" in lines
     assert lines[-1].startswith("2 of these have no file with their content in the watched folders")
     assert "Nothing to do" in process(folder, "--stale")

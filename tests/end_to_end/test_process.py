@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,6 +20,8 @@ import pytest
 from benchmarks.agreement import agreement_by_recording
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
+from resources.config.settings_file import PROJECT_ROOT
+from resources.inference.device_lease import user_cache_folder
 from resources.storage.results_database import open_results
 from tests.builders.command_line import CV_ASSETS, clean_environment, run_cv_assets, write_settings
 from tests.builders.locations import BUNDLED_WEIGHTS
@@ -36,13 +40,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_is_processed_once_and_a_second_call_has_nothing_to_do(folder: Path) -> None:
+_HOLD_CPU = """
+import sys, time
+from pathlib import Path
+from resources.inference.device_lease import device_lease
+with device_lease(["cpu"], Path("/data of another pipeline")):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def hold_cpu(cache_home: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Hold the CPU's lease in another process, with device locks of the test's own and the compiled models of all."""
+    (cache_home / "cv-assets").mkdir(parents=True)
+    models = user_cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    (cache_home / "cv-assets" / "models").symlink_to(models)
+    environment = clean_environment() | {"XDG_CACHE_HOME": str(cache_home)}
+    command = [sys.executable, "-c", _HOLD_CPU]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=PROJECT_ROOT) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        try:
+            yield holder
+        finally:
+            holder.kill()
+
+
+def test_a_folder_is_processed_once_and_a_second_call_has_nothing_to_do(folder: Path, tmp_path: Path) -> None:
     arguments = ("process", folder / "recordings", "--settings", folder / "pipeline.yaml")
-    first = run_cv_assets(*arguments)
-    assert first.returncode == 0, first.stderr + first.stdout
-    assert "2 of 2 recordings done" in first.stderr
-    for column in ("recording", "status", "frames", "detections", "tracks", "seconds", "×realtime"):
-        assert column in first.stdout
+    command = [str(CV_ASSETS), *(str(argument) for argument in arguments)]
+    environment = clean_environment() | {"XDG_CACHE_HOME": str(tmp_path)}
+    lines = list[str]()
+    with (
+        hold_cpu(tmp_path) as holder,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
+        ) as first,
+    ):
+        assert first.stdout is not None and first.stderr is not None
+        for line in first.stderr:
+            lines.append(line)
+            if "detections waits" in line:
+                holder.kill()
+        output = first.stdout.read()
+    errors = "".join(lines)
+    assert first.returncode == 0, errors + output
+    assert "2 of 2 recordings done" in errors
+    assert re.search(r"The pipeline waits \d+ s for the daemon to start\.", errors), errors
+    reason = (
+        rf"cpu, which is held by process {holder.pid} \(.+\) for the data folder /data of another pipeline since 20"
+    )
+    assert re.search(rf"  \S+: detections waits \d+ s for {reason}", errors), errors
+    assert re.search(r"  \S+: detections went on after \d+ s\.", errors), errors
+    for column in ("recording", "camera", "duration", "people", "vehicles", "status", "seconds", "×realtime"):
+        assert column in output
     started_s = time.monotonic()
     second = run_cv_assets(*arguments)
     assert second.returncode == 0
@@ -242,17 +294,37 @@ def test_after_a_change_of_settings_only_the_stale_assets_are_materialized(tmp_p
     with settings.open("a") as file:
         file.write("crops: {per_track: 1}\n")
     lines = run_cv_assets("stale", "--settings", settings).stdout.splitlines()
-    assert lines == ["crops: its settings changed (1 recording)", "1 of 1 recordings have stale assets."]
+    reason = "crops: crops.per_track was 3, is now 1"
+    assert lines[:2] == [f"{reason} (1 recording)", "1 of 1 recordings have stale assets."]
     lines = run_cv_assets("stale", "--each", "--settings", settings).stdout.splitlines()
-    assert [line.split("  ")[1] for line in lines[:-1]] == ["crops: its settings changed"]
-    assert "Nothing to do" in run_cv_assets(*arguments).stdout  # stale results stay until --stale is given
-
-    again = run_cv_assets(*arguments, "--stale")
+    assert lines[0].split("  ")[1] == reason
+    again = run_cv_assets(*arguments)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert f"Stale results of 1 recording are recomputed; no model runs:\n  {reason} (1 recording)" in again.stderr
     assert "detections" not in again.stderr  # no model ran
     assert nothing_stale in run_cv_assets("stale", "--settings", settings).stdout
     with open_results(tmp_path / "data") as results:
         assert results.execute("SELECT count(*) FROM crops").fetchall() == [(1,)]
+
+    detections = {"weights": str(BUNDLED_WEIGHTS), "nms_iou": 0.6}
+    settings = write_settings(tmp_path, detections=detections, crops={"per_track": 1})
+    with_json = run_cv_assets(*arguments, "--json")
+    assert with_json.returncode == 0, with_json.stderr
+    document = json.loads(with_json.stdout)
+    reason = "detections.nms_iou was 0.7, is now 0.6"
+    assert document["stale"] == [{"stage": "detections", "reason": reason, "recording_count": 1}]
+    assert (document["had_work"], document["has_lost_results"]) == (False, False)
+    (recording,) = document["recordings"]
+    expected = {"source_path": "a.mp4", "camera": None, "status": "ok", "error": None, "duration_s": 5.0}
+    assert {name: recording[name] for name in expected} == expected
+    assert (recording["frame_count"], recording["track_counts"]) == (125, {"car": 1})
+    assert recording["recording_id"] and recording["elapsed_s"] > 0 and recording["realtime_factor"] > 0
+    assert "Nothing to do" in with_json.stderr
+    lines = with_json.stderr.splitlines()
+    commands = [shlex.split(line) for line in lines[lines.index("Next:") + 1 :]]
+    assert [command[1] for command in commands] == ["sql", "crops"]
+    assert run_cv_assets(*commands[0][1:]).returncode == 0
+    assert any(line.endswith(f"process {arguments[1]} --stale --settings {settings}") for line in lines), lines
 
 
 def test_one_bad_thing_stops_one_thing(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from cv_assets.recordings import file_columns
 from cv_assets.stage_asset import INGEST, StageAsset, StageRun, stage_asset
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
+from resources.config.stage_version import StageVersion
 from resources.errors import PipelineError, RecordingError, RunFencedError
 from resources.schema.recording_tables import RECORDINGS, SCENES, STRETCHES
 from resources.source_index import SourceFile, SourceIndex
@@ -95,7 +96,7 @@ def build_graph(
     settings = Settings(watched_folder=folder / "recordings", data_folder=folder / "data")
     observer = CameraObserver(settings)
 
-    @stage_asset(group=INGEST, code_version=lambda _: "1", deps=(), tables=(SCENES,), lease=lease)
+    @stage_asset(group=INGEST, version=lambda _: StageVersion("1", {}), deps=(), tables=(SCENES,), lease=lease)
     def scenes(recording_id: str, run: StageRun, _: Any) -> Any:
         write_scenes(run.context, run.store, recording_id)
         return {"scenes": {}}
@@ -106,7 +107,9 @@ def build_graph(
 def build_downstream_stage(error: str = "") -> StageAsset:
     """Build a stage downstream of scenes that stores no rows, or fails with an error."""
 
-    @stage_asset(group=INGEST, code_version=lambda _: "1", deps=("scenes",), tables=(STRETCHES,), name="downstream")
+    @stage_asset(
+        group=INGEST, version=lambda _: StageVersion("1", {}), deps=("scenes",), tables=(STRETCHES,), name="downstream"
+    )
     def downstream(*_: Any) -> Any:
         if error:
             raise RecordingError(error)

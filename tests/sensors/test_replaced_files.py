@@ -9,7 +9,8 @@ from dagster import DagsterInstance
 from resources.config.media_config import VideoSettings
 from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS
 from resources.storage.stage_runs import newest_stage_runs
-from sensors.recording_states import STALE_VARIABLE, read_recording_states
+from sensors.recomputation import STALE_VARIABLE
+from sensors.recording_states import read_recording_states
 from tests.builders.pipeline import INGEST_STAGES, Pipeline
 
 pytestmark = pytest.mark.slow
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     """A pipeline that recomputes stale assets and has ingested the recording a."""
-    monkeypatch.setenv(STALE_VARIABLE, "1")
+    monkeypatch.setenv(STALE_VARIABLE, "all")
     with DagsterInstance.ephemeral() as instance:
         pipeline = Pipeline(tmp_path, instance)
         assert pipeline.run([*INGEST_STAGES, "scenes"], "a", "a").success

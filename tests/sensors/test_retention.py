@@ -16,6 +16,7 @@ from cli.process_folder import FolderProgress, _is_complete
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.definitions import build_definitions
 from cv_assets.partitions import recordings_partitions
+from resources.config.camera_config import LineSettings
 from resources.config.operations_config import RetentionSettings
 from resources.dagster_instance.postgres_database import POSTGRES_VARIABLE, name_postgres_driver
 from resources.file_identification import identify_files
@@ -28,7 +29,8 @@ from resources.storage.stage_runs import StageRun, append_stage_runs, newest_sta
 from resources.watched_files import list_watched_files
 from sensors import retention
 from sensors.forgetting import keep_recordings, release_recordings
-from sensors.recording_states import STALE_VARIABLE, RecordingState, read_recording_states
+from sensors.recomputation import STALE_VARIABLE
+from sensors.recording_states import RecordingState, read_recording_states
 from sensors.retention import delete_old_data, is_required
 from sensors.staleness import stale_assets
 from tests.builders.pipeline import INGEST_STAGES, Pipeline
@@ -207,13 +209,23 @@ def test_stale_assets_of_a_deleted_video_are_recomputed_from_the_source_file_or_
     pipeline.run(pipeline.stage_names, "a", "a")
     delete_after(pipeline, days=3, media_after_days=2)
     recording_id = pipeline.ids["a"]
-    monkeypatch.setenv(STALE_VARIABLE, "1")
+    monkeypatch.setenv(STALE_VARIABLE, "all")
     assert states_by_id(pipeline)[recording_id].missing == set()
     values = {name: newest_row(pipeline, "a", "crops")[name] for name in ("data_version", "input_versions")}
     store_results(pipeline, "crops", "a", **values)
     assert states_by_id(pipeline)[recording_id].missing == {"crops", *INGEST_ASSETS_OF_VIDEO}
+    monkeypatch.setenv(STALE_VARIABLE, "cheap")
+    assert states_by_id(pipeline)[recording_id].missing == set()  # the video is not normalized again for crops
+    monkeypatch.setenv(STALE_VARIABLE, "all")
     (pipeline.settings.watched_folder / "a.mp4").unlink()
     assert states_by_id(pipeline)[recording_id].missing == set()
+    line = LineSettings(name="door", points=((0.1, 1), (0.1, 0)))
+    cameras = {"": pipeline.settings.cameras[""].model_copy(update={"lines": (line,)})}
+    pipeline.use_settings(pipeline.settings.model_copy(update={"cameras": cameras}))
+    zone_assets = {name for stage in ("zone_events", "zone_summaries") for name in pipeline.graph.stages[stage]}
+    for selection in ("cheap", "all"):
+        monkeypatch.setenv(STALE_VARIABLE, selection)
+        assert states_by_id(pipeline)[recording_id].missing == zone_assets  # which need no video
 
 
 def test_crop_images_are_deleted_and_their_rows_stay(pipeline: Pipeline) -> None:

@@ -174,7 +174,7 @@ CHANGES: dict[str, tuple[Mapping[str, object], set[str]]] = {
     "time zone": ({"ingest": {"time_zone": "Asia/Tokyo"}}, set()),
     "video": ({"video": {"max_height_px": 480}}, {"normalized_video", "frames", "recording_contents"}),
     "scenes": ({"scenes": {"cut_score": 0.2}}, {"scenes", "stretches"}),
-    "detections": ({"detections": {"min_confidence": 0.3}}, {"detections"}),
+    "detections": ({"detections": {"nms_iou": 0.6}}, {"detections"}),
     "tracks": ({"tracks": {"lost_s": 3.0}}, {"tracks", "track_boxes"}),
     "crops": ({"crops": {"per_track": 5}}, {"crops"}),
     # Settings of one camera are in no code version, which all recordings share; see test_camera_settings.py.

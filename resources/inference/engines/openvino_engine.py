@@ -14,6 +14,8 @@ from resources.inference.weights_description import ModelWeights, load_yolo
 from resources.media.frame_reader import Image
 
 _EXTRA_REQUESTS = 2  # waiting in OpenVINO's queue, so that none of its streams waits for Python
+_EXPORT_SIZE_PX = 640  # of the image with which the network is traced; the exported network accepts any size
+_MIN_DYNAMIC_PIXELS = 128 * 128  # heads without NMS have 300 outputs when traced, and need an anchor for each
 EXPORT_WITH_NMS = False  # Ultralytics then exports heads that need no NMS as they are; other heads output all boxes
 
 
@@ -43,9 +45,9 @@ class OpenVinoEngine:
         core = openvino.Core()
         float_precision = "bf16" if "bf16" in openvino_precisions() else "f32"
         network = (
-            _int8_network(model, fit, folder, read_calibration_images)
+            _int8_network(model, fit, cache_folder, read_calibration_images)
             if precision == "int8"
-            else _add_preprocessing(_float_network(model, fit, folder))
+            else _add_preprocessing(_float_network(model, fit, cache_folder))
         )
         self._compiled = core.compile_model(
             network,
@@ -106,43 +108,68 @@ def processor_name() -> str:
 
 def network_folder(model: ModelWeights, fit: InputFit, cache_folder: Path) -> Path:
     """Folder of everything that is derived from weights for one input size."""
+    folder = _any_size_folder(model, cache_folder)
+    return folder.with_name(f"{folder.name}-{fit.input_width_px}x{fit.input_height_px}")
+
+
+def _any_size_folder(model: ModelWeights, cache_folder: Path) -> Path:
     import openvino
 
-    version = openvino.__version__.split("-")[0]
-    return cache_folder / model.content_hash / f"openvino-{version}-{fit.input_width_px}x{fit.input_height_px}"
+    return cache_folder / model.content_hash / f"openvino-{openvino.__version__.split('-')[0]}"
 
 
-def _float_network(model: ModelWeights, fit: InputFit, folder: Path) -> Any:
-    """Read the exported network for one image of one size; Ultralytics exports it the first time."""
+def export_network(model: ModelWeights, cache_folder: Path) -> Path:
+    """Export weights as a network for images of any size; done once per machine, because it imports torch.
+
+    Returns:
+        The .xml file of the network.
+    """
+    file = _any_size_folder(model, cache_folder) / "model.xml"
+    _export(model, file, imgsz=_EXPORT_SIZE_PX, dynamic=True)
+    return file
+
+
+def _export(model: ModelWeights, file: Path, **options: Any) -> None:
+    """Export weights with Ultralytics into a .xml file, unless it exists."""
     import openvino
 
-    core = openvino.Core()
+    if file.exists():
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch, "model.pt")  # the exporter writes next to the weights: not into the user's folder
+        shutil.copyfile(model.path, copy)
+        yolo = load_yolo(copy)
+        export_path = Path(yolo.export(format="openvino", nms=EXPORT_WITH_NMS, verbose=False, **options))
+        _save_network(openvino.Core().read_model(next(export_path.glob("*.xml"))), file)
+
+
+def _float_network(model: ModelWeights, fit: InputFit, cache_folder: Path) -> Any:
+    """Read the network for one image of one size; Ultralytics exports it the first time."""
+    import openvino
+
+    size = (fit.input_height_px, fit.input_width_px)
     if model.is_exported:
-        network = core.read_model(model.path)
-        network.reshape([1, 3, fit.input_height_px, fit.input_width_px])
-        return network
-    if not (folder / "model.xml").exists():
-        with tempfile.TemporaryDirectory() as scratch:
-            copy = Path(scratch, "model.pt")  # the exporter writes next to the weights: not into the user's folder
-            shutil.copyfile(model.path, copy)
-            size = (fit.input_height_px, fit.input_width_px)
-            export_path = Path(
-                load_yolo(copy).export(format="openvino", imgsz=size, nms=EXPORT_WITH_NMS, verbose=False)
-            )
-            _save_network(core.read_model(next(export_path.glob("*.xml"))), folder / "model.xml")
-    return core.read_model(folder / "model.xml")
+        file = model.path
+    elif fit.input_height_px * fit.input_width_px >= _MIN_DYNAMIC_PIXELS:
+        file = export_network(model, cache_folder)
+    else:
+        file = network_folder(model, fit, cache_folder) / "model.xml"
+        _export(model, file, imgsz=size)
+    network = openvino.Core().read_model(file)
+    network.reshape([1, 3, *size])
+    return network
 
 
 def _int8_network(
-    model: ModelWeights, fit: InputFit, folder: Path, read_calibration_images: ReadSampleImages | None
+    model: ModelWeights, fit: InputFit, cache_folder: Path, read_calibration_images: ReadSampleImages | None
 ) -> Any:
     import openvino
 
-    file = folder / "int8.xml"
+    file = network_folder(model, fit, cache_folder) / "int8.xml"
     if not file.exists():
         if read_calibration_images is None:
             raise ValueError("The precision int8 must be calibrated on images, and there are none.")
-        network = _add_preprocessing(_float_network(model, fit, folder))
+        network = _add_preprocessing(_float_network(model, fit, cache_folder))
         _save_network(quantize(network, read_calibration_images()), file)
     return openvino.Core().read_model(file)
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import stat
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -40,20 +41,16 @@ def test_a_device_is_held_by_one_process_and_released_when_the_process_is_killed
     while not lock_file.exists() and time.monotonic() < deadline_s:
         time.sleep(0.05)
     time.sleep(0.5)
-    waits: list[bool] = []
-
-    def kill_holder() -> None:
-        waits.append(True)
-        holder.kill()
-
     holder_before = read_lease_holder(device)
     assert holder_before is not None and holder_before.pid == holder.pid
     described = describe_holder(device)
     assert described.startswith(f"process {holder.pid} (") and "spawn_main" in described
     assert described.endswith(f" for the data folder /data since {holder_before.since_utc}")
-    with device_lease([device], DATA_FOLDER, on_wait=kill_holder) as leased:
+    threading.Timer(0.5, holder.kill).start()
+    started_s = time.monotonic()
+    with device_lease([device], DATA_FOLDER) as leased:
         assert leased == device
-    assert waits == [True]
+    assert time.monotonic() - started_s > 0.4
 
 
 def test_the_lock_file_names_the_process_that_holds_the_device(device: str) -> None:
@@ -114,16 +111,13 @@ def test_the_first_free_device_is_leased(device: str) -> None:
         assert (first, second) == (devices[0], devices[1])
 
 
-def raise_timeout() -> None:
-    raise TimeoutError
+def test_devices_are_locked_by_their_name_on_the_machine(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop_waiting(_: float) -> None:
+        raise TimeoutError
 
-
-def test_devices_are_locked_by_their_name_on_the_machine(device: str) -> None:
-    with device_lease(["cuda:0"], DATA_FOLDER, lock_name=lambda _: f"{device}a") as leased:
-        with device_lease(["cuda:0"], DATA_FOLDER, lock_name=lambda _: f"{device}b") as other_leased:
+    with device_lease(["cuda:0"], DATA_FOLDER, lambda _: f"{device}a") as leased:
+        with device_lease(["cuda:0"], DATA_FOLDER, lambda _: f"{device}b") as other_leased:
             assert leased == other_leased == "cuda:0"
-        with (
-            pytest.raises(TimeoutError),
-            device_lease(["cuda:7"], DATA_FOLDER, raise_timeout, lambda _: f"{device}a"),
-        ):
+        monkeypatch.setattr(time, "sleep", stop_waiting)
+        with pytest.raises(TimeoutError), device_lease(["cuda:7"], DATA_FOLDER, lambda _: f"{device}a"):
             pass

@@ -1,6 +1,6 @@
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ from demo.drawn_scenes.rendering import draw_frame
 from resources.config.detection_config import DetectionSettings
 from resources.inference import engine_selection
 from resources.inference.detector import Models
-from resources.inference.engine_selection import EngineMeasurement, EngineSelection, _measure_frames_per_s
+from resources.inference.engine_selection import (
+    MEASURED_AFTER_FRAMES,
+    EngineMeasurement,
+    EngineSelection,
+    Footage,
+    _measure_frames_per_s,
+)
 from resources.inference.letterbox import Letterbox
 from resources.inference.weights import load_weights
 from tests.builders.locations import BUNDLED_WEIGHTS
@@ -149,18 +155,56 @@ def test_torch_is_used_where_even_the_reference_precision_does_not_agree(
     assert "No faster engine can be used for street-" in caplog.text
 
 
-def test_engines_are_measured_on_the_first_recording_with_enough_detections(tmp_path: Path) -> None:
+def read_no_images() -> Sequence[np.ndarray]:
+    pytest.fail("measuring the engines is not due")
+
+
+def read_empty_images() -> Sequence[np.ndarray]:
+    return [np.zeros((360, 640, 3), np.uint8)] * 8
+
+
+def read_busy_images() -> Sequence[np.ndarray]:
+    scene = demo_scene(3, 12, {"car": 4, "bicycle": 3, "person": 4})
+    return [draw_frame(scene, 2 + step / 10)[0] for step in range(80)]
+
+
+def test_engines_are_measured_after_much_footage_and_only_before_a_recording(tmp_path: Path) -> None:
     if not build_selection("cpu", tmp_path).has_alternatives:
         pytest.skip("this processor has a single precision only")
-    scene = demo_scene(3, 12, {"car": 4, "bicycle": 3, "person": 4})
-    busy_images = [draw_frame(scene, 2 + step / 10)[0] for step in range(80)]
-    empty_images = [np.zeros((360, 640, 3), np.uint8)] * 8
+    clip = MEASURED_AFTER_FRAMES // 3
+    for _ in range(2):  # of each process, a new `Models`: the frames are counted over all of them
+        detector = Models(tmp_path).detector(SETTINGS, 640, 360, "cpu", Footage(clip, read_no_images))
+        assert not detector.measurements
+        detector.count_analysed_frames(clip)
     models = Models(tmp_path)
-    first = models.detector(SETTINGS, 640, 360, "cpu", lambda: empty_images)
-    second = models.detector(SETTINGS, 640, 360, "cpu", lambda: empty_images)
-    assert not first.measurements
+    first = models.detector(SETTINGS, 640, 360, "cpu", Footage(clip - 1, read_no_images))
+    assert models.detector(SETTINGS, 640, 360, "cpu", Footage(clip - 1, read_no_images)) is first
+    # With the third clip the limit is reached, but there are too few detections to measure on.
+    second = models.detector(SETTINGS, 640, 360, "cpu", Footage(clip, read_empty_images))
     assert not second.measurements
     assert second._engine is first._engine  # the engine is not loaded again
-    assert models.detector(SETTINGS, 640, 360, "cpu", lambda: busy_images).measurements
-    after = models.detector(SETTINGS, 640, 360, "cpu", lambda: pytest.fail("the engines are measured once only"))
-    assert after.measurements
+    assert models.detector(SETTINGS, 640, 360, "cpu", Footage(clip, read_no_images)) is second
+    engine_before, steps = second.engine_name, list[str]()
+
+    def read_images_and_step() -> Sequence[np.ndarray]:
+        steps.append(models.step)
+        return read_busy_images()
+
+    # A recording of two hours reaches the limit by itself.
+    measured = models.detector(SETTINGS, 640, 360, "cpu", Footage(2 * 3600 * 25, read_images_and_step))
+    assert measured.measurements
+    assert [step.split(" ", 1)[1] for step in steps] == ["to be tried on images of the recording"]
+    assert "engines of street-" in models.step and "to be measured (" in models.step
+    assert second.engine_name == engine_before  # a recording in progress keeps its engine
+    after = models.detector(SETTINGS, 640, 360, "cpu", Footage(10 * MEASURED_AFTER_FRAMES, read_no_images))
+    assert after is measured
+    measured.count_analysed_frames(clip)
+    assert build_selection("cpu", tmp_path)._read_analysed_frames() == 0
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"frame_count": null}'])
+def test_a_damaged_count_of_frames_starts_again(content: str, tmp_path: Path) -> None:
+    selection = build_selection("cpu", tmp_path)
+    selection._analysed_frames_file.parent.mkdir(parents=True)
+    selection._analysed_frames_file.write_text(content)
+    assert selection._read_analysed_frames() == 0

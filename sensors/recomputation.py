@@ -1,0 +1,81 @@
+"""Recomputation: which stale assets the pipeline recomputes by itself."""
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+from cv_assets.asset_graph import AssetGraph
+from cv_assets.camera_settings import cameras_of
+from cv_assets.normalized_video import NORMALIZED_VIDEO
+from cv_assets.stage_asset import ANALYSIS, INGEST
+from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
+from resources.source_index import SourceIndex
+from resources.storage.delta_store import Store
+from sensors.staleness import StaleAsset, stale_assets
+
+STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"
+"""Variable that says which stale assets a pipeline recomputes: `cheap` or `all`; without it, none."""
+
+
+def find_recomputed(store: Store, graph: AssetGraph, recording_ids: Sequence[str]) -> dict[str, set[str]]:
+    """Find the stale assets that this pipeline recomputes, by recording; see `select_recomputed`."""
+    value = os.environ.get(STALE_VARIABLE)
+    if value not in ("cheap", "all"):
+        return {}
+    stale = stale_assets(store, cameras_of(store, recording_ids), graph)
+    return select_recomputed(store, graph, stale, "all" if value == "all" else "cheap")
+
+
+def select_recomputed(
+    store: Store, graph: AssetGraph, stale: Sequence[StaleAsset], selection: Literal["cheap", "all"]
+) -> dict[str, set[str]]:
+    """Select the stale assets that are recomputed, by recording.
+
+    If retention has deleted the normalized video, the video is recomputed first from the source file, which is not
+    cheap. If no file has the content of the recording any more, the assets that need it stay stale with all that
+    depends on them, and keep their results.
+
+    Args:
+        store: The tables.
+        graph: The asset graph of the settings in force.
+        stale: All stale assets of some recordings.
+        selection: Whether the cheap ones among them, which need neither a model nor the file, or all are recomputed.
+    """
+    selected: dict[str, set[str]] = {}
+    for asset in stale:
+        if selection == "all" or not asset.is_costly:
+            selected.setdefault(asset.recording_id, set()).add(asset.asset_name)
+    if not selected:
+        return {}
+    with_file = SourceIndex(store).recordings_with_file(list(selected), graph.settings.watched_folder)
+    needs_file = graph.same_step(RECORDINGS.name) | graph.same_step(NORMALIZED_VIDEO)
+    needs_video = _assets_that_need_video(graph)
+    columns = ["recording_id", "video_path", "normalized_by"]
+    contents = {row["recording_id"]: row for row in store.read(RECORDING_CONTENTS, columns=columns).to_pylist()}
+    for recording_id, names in selected.items():
+        row, has_file = contents.get(recording_id), recording_id in with_file
+        has_video = row is not None and row["video_path"] is not None
+        if row is not None and has_video:
+            is_reference = row["normalized_by"] == "reference"
+            has_video = has_file if is_reference else (store.data_folder / row["video_path"]).exists()
+        if has_file and selection == "all":
+            if names & needs_video and not has_video:
+                names |= graph.same_step(NORMALIZED_VIDEO)
+            continue
+        uncomputable = set() if has_file else names & needs_file
+        if not has_video:
+            uncomputable |= names & needs_video
+        for job_name in (INGEST, ANALYSIS):
+            uncomputable |= set(graph.with_downstream(frozenset(uncomputable), job_name))
+        names -= uncomputable
+    return {recording_id: names for recording_id, names in selected.items() if names}
+
+
+def _assets_that_need_video(graph: AssetGraph) -> frozenset[str]:
+    """The assets of the analysis that cannot be recomputed without the normalized video.
+
+    A run recomputes assets with all that depends on them, so these are not only the assets whose stage reads it.
+    """
+    readers = frozenset[str]().union(*(graph.same_step(name) for name in graph.direct_downstream(NORMALIZED_VIDEO)))
+    names = graph.assets_of(ANALYSIS)
+    return frozenset(name for name in names if readers & set(graph.with_downstream(frozenset({name}), ANALYSIS)))
