@@ -5,6 +5,7 @@ and compares the better of two rounds.
 """
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -31,6 +32,7 @@ from benchmarks.inputs import (
     find_inputs,
     normalize_recording,
     offline_environment,
+    process_folder,
 )
 from benchmarks.pipeline import Pipeline
 from benchmarks.report import (
@@ -235,6 +237,23 @@ def clip_cases(inputs: BenchmarkInputs, scratch: Path) -> Iterator[Case]:
         yield max_ratio_case(case, ours_s, peer_s, "s", 1.3)
 
 
+def first_result_cases(inputs: BenchmarkInputs, scratch: Path) -> Iterator[Case]:
+    """A folder of six short clips with a model that this machine has never run, compared with a compiled one."""
+    folder, variable = scratch / "first", "XDG_CACHE_HOME"
+    cut_clips(inputs.recording, folder, 6, 5.0)
+    cache_before = os.environ.get(variable)
+    os.environ[variable] = str(scratch / "first-cache")
+    try:
+        new_s, compiled_s = (
+            process_folder(folder, scratch / f"first-{name}", inputs.weights) for name in ("new", "compiled")
+        )
+    finally:
+        os.environ.pop(variable)
+        if cache_before is not None:
+            os.environ[variable] = cache_before
+    yield max_ratio_case("6 clips of 5 s with a new model, vs a compiled one", new_s, compiled_s, "s", 1.2)
+
+
 def memory_cases(scratch: Path) -> Iterator[Case]:
     """Peak memory of the model stage on two hours of 720p, and whether the first minute already reaches it."""
     store, _ = normalize_recording(draw_two_hours(scratch), scratch / "memory")
@@ -267,6 +286,7 @@ def model_cases(inputs: BenchmarkInputs, scratch: Path) -> Iterator[Case]:
     yield from frame_skipping_cases(inputs, scratch)
     yield from kill_cases(scratch)
     yield from clip_cases(inputs, scratch)
+    yield from first_result_cases(inputs, scratch)
     yield from memory_cases(scratch)
 
 
@@ -281,6 +301,7 @@ def main() -> int:
             "static": lambda: frame_skipping_cases(inputs, scratch),
             "kills": lambda: kill_cases(scratch),
             "clips": lambda: clip_cases(inputs, scratch),
+            "first": lambda: first_result_cases(inputs, scratch),
             "memory": lambda: memory_cases(scratch),
         }
         cases = []

@@ -82,7 +82,7 @@ def write_crop_files(settings: Settings, selection: CropSelection, out: Path) ->
     Raises:
         PipelineError: The data folder has no results, the selection is invalid, or the folder cannot be written.
     """
-    _check_folder(out, settings.watched_folders)
+    _check_folder(out, settings)
     with _open_results(settings.data_folder) as connection:
         rows = _select_rows(connection, selection)
         if not rows:
@@ -119,14 +119,16 @@ def _open_results(data_folder: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _check_folder(out: Path, watched_folders: Sequence[Path]) -> None:
-    """Check that a folder is new or empty, and not inside a watched folder.
+def _check_folder(out: Path, settings: Settings) -> None:
+    """Check that a folder is new or empty, and neither inside a watched folder nor inside the data folder.
 
     Raises:
         PipelineError: The folder cannot be used.
     """
-    if any(out.resolve().is_relative_to(folder.resolve()) for folder in watched_folders):
+    if any(out.resolve().is_relative_to(folder.resolve()) for folder in settings.watched_folders):
         raise PipelineError(f"The folder {out} is inside a watched folder: choose another with --out.")
+    if out.resolve().is_relative_to(settings.data_folder.resolve()):
+        raise PipelineError(f"The folder {out} is inside the data folder: choose another with --out.")
     try:
         is_file, has_files = out.exists() and not out.is_dir(), out.is_dir() and any(out.iterdir())
     except OSError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
 from resources.dagster_instance.postgres_database import check_database, database_url, describe_database
+from resources.dagster_instance.sqlite_files import damaged_files
 from resources.errors import PipelineError
 from resources.inference.devices import available_devices
 from resources.inference.weights import check_weights, find_weights
@@ -192,8 +193,12 @@ def _check_storage(settings: Settings) -> Iterator[CheckResult]:
     except PipelineError as error:
         yield CheckResult("storage", False, str(error))
         return
-    message = f"PostgreSQL: {describe_database(url)}" if url else f"SQLite: {settings.data_folder / 'dagster'}"
-    yield CheckResult("storage", True, message)
+    home = settings.data_folder / "dagster"
+    if url is None and (problems := list(damaged_files(home))):
+        message = f"{', '.join(problems)}: move {home} aside and run cv-assets adopt; no results are lost."
+        yield CheckResult("storage", False, message)
+        return
+    yield CheckResult("storage", True, f"PostgreSQL: {describe_database(url)}" if url else f"SQLite: {home}")
 
 
 def check_model_weights(settings: Settings) -> Iterator[CheckResult]:

@@ -69,6 +69,7 @@ def _forget(
 
     from cv_assets.asset_graph import AssetGraph
     from sensors.forgetting import (
+        check_camera,
         check_known,
         find_recordings,
         forget_recordings,
@@ -78,7 +79,9 @@ def _forget(
     from sensors.retention import kept_recordings
 
     with DagsterInstance.get() as instance:
-        check_known(recordings, known_recordings(instance, store))
+        check_known(recordings, known_recordings(instance, store), store)
+        if camera is not None:
+            check_camera(store, camera)
         selected = list(dict.fromkeys(recordings)) or find_recordings(store, settings, camera, before)
         interrupted, kept = interrupted_recordings(store), set() if recordings else kept_recordings(store)
         if kept_count := len(kept & set(selected)):
@@ -115,7 +118,7 @@ def keep(recordings: tuple[str, ...], reason: str | None, undo: bool, data: Path
 
     store = Store(loaded_settings.data_folder)
     with DagsterInstance.get() as instance:
-        check_known(recordings, known_recordings(instance, store))
+        check_known(recordings, known_recordings(instance, store), store)
     if undo:
         release_recordings(store, recordings)
     else:

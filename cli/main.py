@@ -60,12 +60,11 @@ def sql(query: str | None, data: Path | None, settings: Path | None, output: str
     if a statement is wrong.
     """
     from cli.sql import open_prompt, run_query
-    from resources.storage.delta_store import Store
-    from resources.storage.results_database import publish_if_unusable
+    from cli.start_check import publish_for_query
 
     loaded_settings = choose_settings(settings=settings, data_folder=data)
     data_folder = loaded_settings.data_folder
-    publish_if_unusable(Store(data_folder), loaded_settings)
+    publish_for_query(loaded_settings)
     if query is None:
         open_prompt(data_folder)
     else:
@@ -78,12 +77,12 @@ def sql(query: str | None, data: Path | None, settings: Path | None, output: str
 @click.option("--columns", "table_name", metavar="TABLE", help="Print the columns of this table or view.")
 def tables(data: Path | None, settings: Path | None, table_name: str | None) -> None:
     """List all tables and views of the results with the meaning of a row."""
+    from cli.start_check import publish_for_query
     from cli.tables import print_columns, print_tables
-    from resources.storage.delta_store import Store
-    from resources.storage.results_database import open_results, publish_if_unusable
+    from resources.storage.results_database import open_results
 
     loaded_settings = choose_settings(settings=settings, data_folder=data)
-    publish_if_unusable(Store(loaded_settings.data_folder), loaded_settings)
+    publish_for_query(loaded_settings)
     with open_results(loaded_settings.data_folder) as results:
         if table_name is None:
             print_tables(results)
@@ -98,11 +97,13 @@ def tables(data: Path | None, settings: Path | None, table_name: str | None) -> 
 @click.option("--output", type=PATH_TYPE, help="File to write [default: zones-CAMERA.html in the current folder].")
 def zones(camera: str, data: Path | None, settings: Path | None, output: Path | None) -> None:
     """Write a page for drawing the zones, lines and ground of CAMERA; the page shows the YAML for the settings."""
-    from cli.zones_page import build_zones_page
+    from cli.zones_page import build_zones_page, is_zones_page
 
     page = build_zones_page(camera, choose_settings(settings=settings, data_folder=data))
     file = output or Path(f"zones-{camera or 'recordings'}.html")
     try:
+        if file.exists() and not is_zones_page(file):
+            raise PipelineError(f"The file {file} exists and is no zones page: name another one with --output.")
         file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise PipelineError(f"The page {file} cannot be written: {error.strerror or error}.") from error

@@ -1,9 +1,10 @@
 """Options that several commands share, and the exit statuses of all commands."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,23 @@ import click
 
 from resources.config.settings import Settings
 from resources.dagster_instance.postgres_database import postgres_problem
+from resources.dagster_instance.sqlite_files import sqlite_problem
 from resources.errors import PipelineError
 
-PATH_TYPE = click.Path(path_type=Path)
+
+class _PathType(click.Path):
+    """A path that is not empty, as that of a shell variable that is not set: it would be the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH_TYPE = _PathType()
 settings_option = click.option(
     "--settings",
     type=PATH_TYPE,
@@ -44,7 +59,7 @@ class CommandGroup(click.Group):
             click.echo(f"cv-assets: {error}", err=True)
             ctx.exit(1 if isinstance(error, QueryError) else 2)
         except Exception as error:
-            sentence = postgres_problem(error)
+            sentence = postgres_problem(error) or sqlite_problem(error) or _output_problem(error)
             if sentence is None:
                 raise
             click.echo(f"cv-assets: {sentence}", err=True)
@@ -54,9 +69,17 @@ class CommandGroup(click.Group):
             ctx.exit(130)
 
 
+def _output_problem(error: BaseException) -> str | None:
+    """A sentence for an error of standard output, which names no file; None for any other error."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return f"The output cannot be written: {error.strerror}."
+    return None
+
+
 def end_process(status: int) -> None:
     """End the process without finalizing the interpreter, during which native libraries print useless leak reports."""
-    sys.stdout.flush()
+    with suppress(OSError):  # a command that could not write its output has said so
+        sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 

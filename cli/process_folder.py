@@ -251,8 +251,8 @@ def _check_pipeline(
     if stopped_run_id is not None:
         sentence = run_failure_sentence(instance, stopped_run_id)
         raise PipelineError(sentence or f"The run {stopped_run_id} was stopped: see its log in the UI.")
-    if sentence := _failing_sensor_sentence(instance):
-        raise PipelineError(f"{sentence} The log is {log_path}.")
+    if sentence := _failing_sensor_sentence(instance, started_s):
+        raise PipelineError(f"{sentence} Run the same command again; the log is {log_path}.")
     if daemon.poll() is not None:
         raise PipelineError(
             f"The daemon exited unexpectedly (status {daemon.returncode}): run the same command again; its log is "
@@ -260,12 +260,14 @@ def _check_pipeline(
         )
 
 
-def _failing_sensor_sentence(instance: DagsterInstance) -> str | None:
-    """Describe a sensor whose last ticks all failed, so that waiting is useless; None without such a sensor."""
+def _failing_sensor_sentence(instance: DagsterInstance, since_s: float) -> str | None:
+    """Describe a sensor whose last ticks since a time all failed, so that waiting is useless; None without one."""
     for state in instance.all_instigator_state():
         if state.instigator_type.value != "SENSOR":
             continue
-        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=_MAX_FAILED_TICKS)
+        ticks = instance.get_ticks(
+            state.instigator_origin_id, state.selector_id, after=since_s, limit=_MAX_FAILED_TICKS
+        )
         if len(ticks) == _MAX_FAILED_TICKS and all(tick.status.value == "FAILURE" for tick in ticks):
             error = ticks[0].error
             last_line = (error.message.strip().splitlines() or [""])[-1] if error else "no reason given"

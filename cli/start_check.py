@@ -1,12 +1,15 @@
-"""The check of the tables when a pipeline starts, before anything is read from them or written to them."""
+"""The checks of the tables when a pipeline starts, and when results are published for a query."""
 
 from pathlib import Path
 
 import click
 
+from resources.config.settings import Settings
 from resources.errors import PipelineError
 from resources.storage.delta_store import Store
 from resources.storage.integrity import check_storage
+from resources.storage.locks import is_pipeline_running
+from resources.storage.results_database import publish_if_unusable
 from resources.storage.table_repair import TableRepair
 from sensors.crash_recovery import kill_orphaned_processes
 
@@ -44,6 +47,19 @@ def check_tables_at_start(data_folder: Path) -> bool:
     for sentence in (*report.lost_sentences, *report.rewritten):
         click.echo(sentence, err=True)
     return not report.lost
+
+
+def publish_for_query(settings: Settings) -> None:
+    """Publish the results if they are missing or unusable, and print which rows the tables have lost.
+
+    Raises:
+        PipelineError: The data folder cannot be written, or a table is damaged.
+    """
+    store = Store(settings.data_folder)
+    if publish_if_unusable(store, settings):
+        report = check_storage(store, is_idle=not is_pipeline_running(settings.data_folder))
+        for sentence in (*report.damage_sentences, *report.lost_sentences, *report.rewritten):
+            click.echo(sentence, err=True)
 
 
 def _join(sentences: list[str]) -> str:

@@ -49,6 +49,13 @@ ORDER BY max(box_count) DESC, recording_id, track_id LIMIT $max_paths
 """
 
 
+def is_zones_page(file: Path) -> bool:
+    """Whether a file begins as a page of this module does, so that a newer page may replace it."""
+    start = _TEMPLATE.read_bytes().partition(b"<style>")[0]
+    with file.open("rb") as stream:
+        return stream.read(len(start)) == start
+
+
 @dataclass(frozen=True)
 class ZonesFrame:
     """What the page shows below the drawing.

@@ -52,6 +52,8 @@ def choose_settings(
     os.environ["CV_ASSETS_DATA"] = str(loaded_settings.data_folder)
     os.environ["DAGSTER_HOME"] = str(loaded_settings.data_folder / "dagster")
     os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+    # Dagster's 60 s are too few for a tick on a machine that is busy with models, and a tick that ends late is useful.
+    os.environ.setdefault("DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS", "900")
     name_postgres_driver()
     return loaded_settings
 

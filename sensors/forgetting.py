@@ -62,17 +62,33 @@ def known_recordings(instance: DagsterInstance, store: Store) -> set[str]:
     return {recording_id for ids in (*in_tables, in_folder, partitions) for recording_id in ids if recording_id}
 
 
-def check_known(recording_ids: Sequence[str], known: Collection[str]) -> None:
+def check_known(recording_ids: Sequence[str], known: Collection[str], store: Store) -> None:
     """Check that recordings are known.
 
     Raises:
-        PipelineError: One is not; the error has the nearest id.
+        PipelineError: One is not: it was forgotten before, or the error has the nearest id.
     """
+    files = SourceIndex(store).load()
     for recording_id in recording_ids:
         if recording_id not in known:
+            if find_forgotten(files, recording_id):
+                raise PipelineError(f"{recording_id}: the recording was forgotten before.")
             nearest = difflib.get_close_matches(recording_id, known, n=1)
             remedy = f"did you mean {nearest[0]}?" if nearest else "the column recording_id of recordings has all ids."
             raise PipelineError(f"{recording_id}: no recording has this id; {remedy}")
+
+
+def check_camera(store: Store, camera: str) -> None:
+    """Check that a camera has recordings.
+
+    Raises:
+        PipelineError: No recording is of this camera; the error names the cameras.
+    """
+    cameras = {file.camera or "" for file in SourceIndex(store).load().values()}
+    cameras |= {name or "" for name in store.read(RECORDINGS, columns=["camera"])["camera"].unique().to_pylist()}
+    if camera not in cameras:
+        names = ", ".join(sorted(repr(name) for name in cameras)) or "none"
+        raise PipelineError(f"--camera {camera!r}: no recording is of this camera; there are: {names}.")
 
 
 def find_recordings(store: Store, settings: Settings, camera: str | None, before: datetime | None) -> list[str]:
@@ -108,10 +124,16 @@ def keep_recordings(store: Store, recording_ids: Sequence[str], reason: str | No
     Args:
         store: The tables.
         recording_ids: The recordings.
-        reason: Why, in a person's words.
+        reason: Why, in a person's words; None leaves the reason of a recording that is kept already.
     """
+    known = {row["recording_id"]: row for row in store.read(KEPT_RECORDINGS, recording_ids).to_pylist()}
     now = datetime.now(UTC)
-    rows = [{"recording_id": name, "reason": reason, "kept_since_utc": now} for name in recording_ids]
+    rows = [
+        known[name]
+        if name in known and reason is None
+        else {"recording_id": name, "reason": reason, "kept_since_utc": now}
+        for name in recording_ids
+    ]
     store.replace(KEPT_RECORDINGS, recording_ids, pa.Table.from_pylist(rows, KEPT_RECORDINGS.arrow_schema))
 
 

@@ -21,6 +21,7 @@ class DetectionSettings(Section):
     )
     weights: str = Field(
         "yolo26n.pt",
+        min_length=1,
         description="An Ultralytics model (.pt), or its export as .onnx file or OpenVINO folder: a path, or a name, "
         "which is searched in weights/ and, if Ultralytics publishes it, downloaded there once.",
     )
@@ -115,7 +116,7 @@ class ModelSettings(DetectionSettings):
     name: str = Field(
         pattern=r"^[a-z][a-z0-9_]{0,29}$", description="Prefix of the names of its tables, such as plates_detections."
     )
-    weights: str = Field(description="As for detections.")
+    weights: str = Field(min_length=1, description="As for detections.")
 
     @property
     def inference_settings(self) -> "ModelSettings":

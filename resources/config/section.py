@@ -1,11 +1,13 @@
 """Base class and value types shared by all settings sections."""
 
 import zoneinfo
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -34,6 +36,14 @@ def check_time_zone(value: str) -> str:
     return value
 
 
+def check_not_empty(value: object) -> object:
+    """Check that a path is not empty text, which would be the current folder."""
+    if value == "":
+        raise ValueError("the path is empty: name a folder")
+    return value
+
+
+FolderPath = Annotated[Path, BeforeValidator(check_not_empty)]
 Share = Annotated[float, Field(ge=0, le=1)]
 TimeZone = Annotated[str, AfterValidator(check_time_zone)]
 MAX_SHAPES, _MAX_POINTS = 200, 200  # far more than anyone draws; checks of outlines take the square of the points

@@ -15,18 +15,22 @@ from resources.config.camera_config import CameraSettings
 from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.media_config import IngestSettings, SceneSettings, VideoSettings
 from resources.config.operations_config import BatchSettings, NotificationSettings, QueueSettings, RetentionSettings
-from resources.config.section import Section
+from resources.config.section import FolderPath, Section
 from resources.config.tracking_config import CropSettings, TrackSettings
 
 
 class Settings(Section):
     """All settings. Folders are relative to the settings file's own folder."""
 
-    watched_folder: Path = Field(Path("recordings"), description="Folder in which recordings are dropped; only read.")
-    further_watched_folders: tuple[Path, ...] = Field(
+    watched_folder: FolderPath = Field(
+        Path("recordings"), description="Folder in which recordings are dropped; only read."
+    )
+    further_watched_folders: tuple[FolderPath, ...] = Field(
         (), max_length=100, description="More watched folders, such as a recorder's share."
     )
-    data_folder: Path = Field(Path("data"), description="Folder of tables, normalized videos and Dagster's storage.")
+    data_folder: FolderPath = Field(
+        Path("data"), description="Folder of tables, normalized videos and Dagster's storage."
+    )
     data_group: str | None = Field(
         None,
         min_length=1,

@@ -66,6 +66,8 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
             is inside a watched folder.
     """
     file = find_settings_file(path, environment)
+    if file.exists() and not file.is_file():
+        raise PipelineError(f"{file}: the settings file is a folder or a device, not a file: name a file.")
     values: dict[str, Any] = {}
     if file.exists() or path or environment.get(SETTINGS_VARIABLE):
         values = _read_yaml(file)

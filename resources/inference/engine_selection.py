@@ -41,7 +41,10 @@ _MIN_REFERENCE_BOXES = 60  # with fewer boxes the measurement is not reliable en
 _STRICT_BELOW_BOX_COUNT = 150  # with fewer, candidates that need a measurement must agree better
 
 MEASURED_AFTER_FRAMES = 15_000
-"""Number of analysed frames after which the engines are measured: ten minutes of video at 25 frames/s."""
+"""Number of analysed frames after which the engines are measured: ten minutes of video at 25 frames/s.
+
+Measuring then costs at most about a tenth of their analysis: 9.5 % with the bundled model, 3 % with yolo11n (CPU time).
+"""
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,7 @@ class _Slots:
     rows: FrameRows = field(default_factory=FrameRows)
     decimated_count: int = 0
     out_of_range_count: int = 0
+    source_end_s: float = math.inf  # end of the last source frame in the range, which a reduced rate may leave out
     _anchor_time_s: float = 0.0
     _anchor_slot: int = 0
 
@@ -246,6 +247,7 @@ def _transcode(source: _Source, output: Path) -> NormalizedVideo:
                 if settings.end_s is not None and time_s >= settings.end_s:
                     slots.out_of_range_count += 1
                     break
+                slots.source_end_s = time_s + float(1 / timeline.rate_fps)
                 if (index - slots.out_of_range_count) % settings.every_nth:
                     slots.decimated_count += 1
                     continue
@@ -306,5 +308,5 @@ def _build_result(
         is_truncated=timeline.is_truncated,
         start_time_s=start_s,
         lead_s=max(0.0, start_s - first_s) if start_s is not None and first_s is not None else 0.0,
-        duration_s=slots.rows.time_s[-1] + float(1 / slots.rate_fps),
+        duration_s=min(slots.rows.time_s[-1] + float(1 / slots.rate_fps), slots.source_end_s),
     )

@@ -119,19 +119,25 @@ def published_versions(data_folder: Path) -> dict[str, int] | None:
     return versions
 
 
-def publish_if_unusable(store: Store, settings: Settings) -> None:
+def publish_if_unusable(store: Store, settings: Settings) -> bool:
     """Publish results.duckdb if it is missing or damaged, or if it has the rows of another data folder.
 
     Args:
         store: The tables; without any table nothing is published.
         settings: Decide the wall clock of recordings.
 
+    Returns:
+        Whether it was published.
+
     Raises:
         PipelineError: The data folder is full, read-only or not accessible, or a table is damaged.
     """
+    if results_path(store.data_folder).is_dir():
+        raise PipelineError(f"{results_path(store.data_folder)} is a folder, not the published results: move it away.")
     if published_versions(store.data_folder) is None and any(store.tables_folder.glob("*/_delta_log")):
         store.check_format()
-        publish(store, settings)
+        return publish(store, settings)
+    return False
 
 
 def _read_contents(data_folder: Path) -> dict[str, Any] | None:

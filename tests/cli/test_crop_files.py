@@ -137,6 +137,8 @@ def test_no_file_is_overwritten_and_nothing_is_written_into_a_watched_folder(
     assert (tmp_path / "notes" / "index.csv").read_text() == "mine"
     with pytest.raises(PipelineError, match="is inside a watched folder"):
         write_crop_files(settings, CropSelection(), settings.watched_folder / "out")
+    with pytest.raises(PipelineError, match="is inside the data folder"):
+        write_crop_files(settings, CropSelection(), settings.data_folder / "tables" / "out")
     with pytest.raises(PipelineError, match=r"index\.csv is a file: choose a folder"):
         write_crop_files(settings, CropSelection(), tmp_path / "notes" / "index.csv")
 

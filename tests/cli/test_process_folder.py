@@ -7,8 +7,18 @@ from typing import Any
 
 import pytest
 from dagster import AssetObservation, DagsterInstance, MetadataValue, OpExecutionContext, job, op
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickData, TickStatus
+from dagster_shared.error import SerializableErrorInfo
 
-from cli.process_folder import FolderProgress, StageProgress, _read_stage_progress, seconds_by_recording
+from cli.process_folder import (
+    FolderProgress,
+    StageProgress,
+    _failing_sensor_sentence,
+    _read_stage_progress,
+    seconds_by_recording,
+)
 from cli.stage_waits import Wait
 from cv_assets.waits import NOTHING, WAITED, WAITING_FOR
 from resources.storage.delta_store import Store
@@ -110,3 +120,25 @@ def test_a_final_recording_without_all_results_has_failed(
     state: RecordingState | None, status_and_error: tuple[str, str | None]
 ) -> None:
     assert final_status_and_error(state) == status_and_error
+
+
+def test_only_failed_ticks_of_this_call_end_it(tmp_path: Path) -> None:
+    state = InstigatorState(
+        RemoteInstigatorOrigin(
+            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("cv_assets"), "x"), "reconciliation"
+        ),
+        InstigatorType.SENSOR,
+        InstigatorStatus.RUNNING,
+    )
+    error = SerializableErrorInfo("The tick took too long.", [], "Error")
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        instance.add_instigator_state(state)
+        for timestamp in range(100, 104):
+            tick = TickData(
+                state.instigator_origin_id, state.name, InstigatorType.SENSOR, TickStatus.FAILURE, float(timestamp),
+                error=error, selector_id=state.selector_id,
+            )  # fmt: skip
+            instance.create_tick(tick)
+        assert _failing_sensor_sentence(instance, since_s=101.5) is None
+        sentence = "The sensor reconciliation failed 4 times in a row: The tick took too long."
+        assert _failing_sensor_sentence(instance, since_s=99.0) == sentence

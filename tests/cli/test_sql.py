@@ -119,3 +119,11 @@ def test_the_columns_of_a_table_are_listed_with_types_and_meanings(results: Path
     unknown = run("tables", "--columns", "recoding_clocks", data=results)
     assert unknown.exit_code == 2
     assert "no table recoding_clocks; did you mean recording_clocks?" in unknown.stderr
+
+
+def test_a_folder_in_place_of_the_results_is_named(results: Path) -> None:
+    (results / "results.duckdb").unlink()
+    (results / "results.duckdb").mkdir()
+    answer = run("sql", "SELECT 1", data=results)
+    assert answer.exit_code == 2
+    assert "results.duckdb is a folder, not the published results: move it away" in answer.stderr

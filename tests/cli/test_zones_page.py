@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cli.zones_page import ZonesFrame, build_zones_page, read_paths, render_zones_page
+from cli.zones_page import ZonesFrame, build_zones_page, is_zones_page, read_paths, render_zones_page
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
 from resources.config.settings_file import SETTINGS_VARIABLE
@@ -83,3 +83,11 @@ def test_the_page_names_its_recording_and_the_commands_to_run_next(
     commands = [command for _, command in page_data["steps"] if command]
     folders = f"'/recordings of gates' --data {store.data_folder}"
     assert commands[0] == f"cv-assets process {folders} --settings /settings/pipeline.yaml --stale"
+
+
+def test_only_an_older_page_is_overwritten(tmp_path: Path) -> None:
+    frame = ZonesFrame(np.zeros((48, 64, 3), np.uint8), "a.mp4 at 0:02", [], [])
+    (tmp_path / "page.html").write_text(render_zones_page("gate", CAMERA_SETTINGS, frame))
+    (tmp_path / "pipeline.yaml").write_text("detections: {}")
+    assert is_zones_page(tmp_path / "page.html")
+    assert not is_zones_page(tmp_path / "pipeline.yaml")

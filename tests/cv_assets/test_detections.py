@@ -344,13 +344,14 @@ def test_a_run_that_waits_for_a_device_says_who_holds_it(
         assert materialize([detections], instance=instance, partition_key="a").success
         records = instance.fetch_observations(AssetKey("detections"), limit=10, ascending=True).records
     events = [record.asset_observation for record in records]
-    assert [event.partition for event in events if event] == ["a", "a"]
+    # Between the release by one process and the lease by another there may be one more.
+    assert len(events) >= 2 and {event.partition for event in events if event} == {"a"}
     metadata = [{name: value.value for name, value in event.metadata.items()} for event in events if event]
     assert str(metadata[0][WAITING_FOR]).startswith(f"cpu, which is held by process {os.getpid()} (")
     assert "for the data folder /data since" in str(metadata[0][WAITING_FOR])
-    assert metadata[1][WAITING_FOR] == NOTHING
+    assert metadata[-1][WAITING_FOR] == NOTHING
     seconds = [float(str(values[WAITED])) for values in metadata]
-    assert 2 <= seconds[0] < seconds[1] and seconds[1] >= 2.9
+    assert 2 <= seconds[0] < seconds[-1] and seconds[-1] >= 2.9
     output = capfd.readouterr().err  # what the terminal of cv-assets dev shows
     assert f"a: detections waits for cpu, which is held by process {os.getpid()} (" in output
     assert "a: detections went on after 3 s." in output

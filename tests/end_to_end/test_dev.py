@@ -284,7 +284,7 @@ def test_a_recording_is_forgotten_beside_the_running_pipeline(
     assert (forgotten.returncode, forgotten.stdout) == (0, "Forgot 1 recording.\n"), forgotten.stderr
     again = run_cv_assets(*arguments, "--yes")
     assert again.returncode == 2
-    assert f"{recording_ids[0]}: no recording has this id" in again.stderr
+    assert f"{recording_ids[0]}: the recording was forgotten before" in again.stderr
     source = next((pipeline.watched_folder / "gate").glob("gate 0*"))
     (pipeline.watched_folder / "second copy.mp4").write_bytes(source.read_bytes())
     pipeline.wait_until(

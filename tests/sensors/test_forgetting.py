@@ -15,16 +15,18 @@ from cv_assets.stage_asset import ANALYSIS
 from resources.errors import PipelineError
 from resources.file_identification import identify_files
 from resources.forgotten_files import exclude_forgotten
-from resources.schema.operations_tables import NOTIFICATIONS
+from resources.schema.operations_tables import KEPT_RECORDINGS, NOTIFICATIONS
 from resources.schema.recording_tables import RECORDINGS, SOURCE_FILES
 from resources.schema.track_tables import TRACK_LINKS, TRACKS
 from resources.source_index import SourceIndex
+from resources.storage.delta_store import Store
 from resources.storage.erasure import erase_old_files
 from resources.storage.integrity import check_storage
 from resources.storage.results_database import open_results, publish
 from resources.watched_files import list_watched_files
 from sensors import forgetting
 from sensors.forgetting import (
+    check_camera,
     check_known,
     find_recordings,
     forget_recordings,
@@ -96,7 +98,7 @@ def test_nothing_of_a_forgotten_recording_is_left_and_others_are_unaffected(pipe
     publish(store, pipeline.settings)
     rows_of_c = store.read(TRACKS, [ids["c"]]).sort_by("track_id")
     before = materializations(pipeline, "c")
-    assert any("contact_sheet" in metadata for _, metadata in before.values())
+    assert any("contact sheet" in metadata for _, metadata in before.values())
     assert len(files_with(store.data_folder, ids["a"])) > 20
 
     forget(pipeline, "a")
@@ -226,10 +228,36 @@ def test_recordings_are_selected_by_camera_and_start(pipeline: Pipeline) -> None
     assert select(before=datetime.now(UTC)) == [ids["a"], ids["c"], ids["bad"]]
 
 
-def test_an_unknown_recording_is_an_error_with_the_nearest_id() -> None:
-    check_known(["gate-1"], {"gate-1"})
+def test_an_unknown_recording_is_an_error_with_the_nearest_id(store: Store) -> None:
+    check_known(["gate-1"], {"gate-1"}, store)
     with pytest.raises(PipelineError, match=r"gate-2: no recording has this id; did you mean gate-1\?"):
-        check_known(["gate-2"], {"gate-1", "other"})
+        check_known(["gate-2"], {"gate-1", "other"}, store)
+
+
+def test_a_forgotten_recording_is_not_taken_for_another_one(pipeline: Pipeline) -> None:
+    forget(pipeline, "a")
+    known = known_recordings(pipeline.instance, pipeline.store)
+    with pytest.raises(PipelineError, match=f"{pipeline.ids['a']}: the recording was forgotten before"):
+        check_known([pipeline.ids["a"]], known, pipeline.store)
+
+
+def test_an_unknown_camera_is_an_error_with_the_known_ones(pipeline: Pipeline) -> None:
+    check_camera(pipeline.store, "gate")
+    check_camera(pipeline.store, "")
+    with pytest.raises(PipelineError, match=r"--camera 'gaet': no recording is of this camera; there are: '', 'gate'"):
+        check_camera(pipeline.store, "gaet")
+
+
+def test_the_reason_for_keeping_a_recording_stays_unless_another_is_given(store: Store) -> None:
+    keep_recordings(store, ["a"], "court")
+    kept = store.read(KEPT_RECORDINGS).to_pylist()
+    keep_recordings(store, ["a", "b"], None)
+    assert [row for row in store.read(KEPT_RECORDINGS).to_pylist() if row["recording_id"] == "a"] == kept
+    keep_recordings(store, ["a"], "police")
+    assert {row["recording_id"]: row["reason"] for row in store.read(KEPT_RECORDINGS).to_pylist()} == {
+        "a": "police",
+        "b": None,
+    }
 
 
 def test_only_old_files_with_the_rows_are_erased(pipeline: Pipeline) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from dagster import DagsterInstance
 
+from cli.start_check import publish_for_query
 from cv_assets.normalized_video import NORMALIZED_VIDEO
 from resources.schema.table_registry import find_table
 from resources.storage.delta_store import Store
@@ -23,8 +24,8 @@ from tests.builders.pipeline import INGEST_STAGES, Pipeline
 pytestmark = pytest.mark.slow
 TABLE_NAMES = (
     *("recordings", "frames", "recording_contents", "scenes", "stretches", "detections", "model_runs", "tracks"),
-    *("track_boxes", "track_links", "crops", "zone_events", "zone_seconds", "line_trips", "ground_tracks"),
-    *("summaries", "class_minutes", "heatmap_cells", "class_presence"),
+    *("track_boxes", "track_links", "crops", "zone_events", "zone_presence", "zone_seconds", "line_trips"),
+    *("ground_tracks", "summaries", "class_minutes", "heatmap_cells", "class_presence"),
     *("zone_minutes", "line_minutes", "origin_destinations"),
 )
 
@@ -90,6 +91,16 @@ def test_exactly_the_stage_of_a_lost_commit_is_requested_again(pipeline: Pipelin
     repair(pipeline)
     (missing,) = missing_stages(pipeline).values()
     assert missing == {pipeline.graph.stage_of_asset.get(name, "detections")}
+
+
+def test_a_query_says_which_rows_are_lost(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = pipeline.settings.model_copy(update={"data_folder": pipeline.store.data_folder})
+    publish_for_query(settings)
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(pipeline.store.data_folder / "published")
+    lose_newest_entry(pipeline.store.tables_folder / "tracks")
+    publish_for_query(settings)
+    assert capsys.readouterr().err.startswith("tracks: rows of 1 recording are lost or outdated (")
 
 
 @pytest.mark.parametrize("damage", [lose_newest_entry, empty_newest_entry, lose_file, cut_file, flip_bytes])

@@ -173,6 +173,21 @@ def test_the_input_of_a_network_of_larger_stride_is_a_multiple_of_its_stride(tmp
     assert_best_boxes_predicted(detections.xyxy, detections.confidence, prediction.boxes.xyxy, prediction.boxes.conf)
 
 
+def test_a_network_is_exported_once_for_all_input_sizes_but_the_smallest(tmp_path: Path) -> None:
+    # Its head has 300 outputs, and the smallest input has fewer anchors.
+    weights = str(write_random_weights("yolo26n", tmp_path))
+    image, exports = draw_random_image(), set[str]()
+    for image_size_px, images in ((320, [image]), (320, [image.transpose(1, 0, 2).copy()]), (96, [image])):
+        settings = DetectionSettings(
+            weights=weights, engine="openvino", precision="f32", image_size_px=image_size_px, min_confidence=1e-9
+        )
+        (detections,) = detect(settings, images, tmp_path / "cache")
+        assert len(detections) > 5
+        exports = {file.parent.name for file in tmp_path.rglob("cache/*/*/model.xml")}
+        assert len(exports) == (2 if image_size_px == 96 else 1)
+    assert any(name.endswith("-96x64") for name in exports)
+
+
 def test_oriented_boxes_are_decoded_and_suppressed_as_ultralytics_does(tmp_path: Path) -> None:
     import torch
     from ultralytics.utils.nms import non_max_suppression

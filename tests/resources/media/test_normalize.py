@@ -93,6 +93,13 @@ def test_settings_limit_rate_and_height(make_video: MakeVideo, tmp_path: Path) -
     assert np.all(np.abs(np.array(video.frames.time_s) - np.arange(len(video.frames)) / 20) <= 0.5 / 20 + 1e-6)
 
 
+def test_a_reduced_rate_does_not_change_the_duration(make_video: MakeVideo, tmp_path: Path) -> None:
+    source = make_video("second.mp4", 25, rate=25)
+    for rate_fps in (0.001, 0.5, 10, None):
+        video = normalize(source, tmp_path / "out.mp4", VideoSettings(max_rate_fps=rate_fps))
+        assert video.duration_s == pytest.approx(1, abs=0.05), rate_fps
+
+
 def test_non_square_pixels_become_square(make_video: MakeVideo, tmp_path: Path) -> None:
     source = make_video("wide.mp4", 5, size=(128, 96), aspect=Fraction(2))
     assert probe(source, VIDEO).sample_aspect_ratio == 2
