@@ -53,7 +53,8 @@ class RecordingFile:
         try:
             yield self.path
         except Exception:
-            self.check_unchanged()  # the change is the reason of the error
+            # Whatever a reader of any library raises, a changed file is the reason to report; else the error goes on.
+            self.check_unchanged()
             raise
         self.check_unchanged()
 

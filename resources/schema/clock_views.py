@@ -19,7 +19,7 @@ from resources.schema.columns import (
     View,
 )
 from resources.schema.summary_tables import CAMERA_HOURS, RECORDING_HOURS
-from resources.schema.zone_tables import DIRECTION, LINE_NAME, ZONE_NAME
+from resources.schema.zone_tables import DIRECTION, LINE_NAME, TRANSITION_COLUMNS, ZONE_NAME
 
 _SECOND_US = 1_000_000
 _MINUTE_US = 60 * _SECOND_US
@@ -168,21 +168,6 @@ _ZONE_UNIT_COLUMNS = (
     ),
     Column("max_queue", INT, "Greatest number of queueing objects at once", nullable=True, minimum=0),
 )
-_TRANSITION_COLUMNS = (
-    Column("enter_count", INT, "Entries, including objects already inside when first seen", minimum=0),
-    Column("exit_count", INT, "Exits, including objects still inside when last seen", minimum=0),
-    *(
-        Column(
-            f"dwell_p{percent}_s",
-            FLOAT,
-            f"{percent}th percentile of dwell_s of the exits",
-            "s",
-            nullable=True,
-            minimum=0,
-        )
-        for percent in (50, 90)
-    ),
-)
 _TRANSITIONS_SQL = """
         UNION ALL BY NAME
         SELECT recording_id, zone_name, class_name, epoch_us(captured_at_utc) // {unit_us} AS unit, event, dwell_s
@@ -205,7 +190,7 @@ def _zone_view(unit: str, unit_us: int, unit_column: Column, *, has_transitions:
     occupancy_columns = tuple(
         replace(column, meaning=column.meaning.format(unit=unit)) for column in _ZONE_UNIT_COLUMNS
     )
-    transition_columns = _TRANSITION_COLUMNS if has_transitions else ()
+    transition_columns = TRANSITION_COLUMNS if has_transitions else ()
     table = Table(
         f"zone_{unit}s",
         f"One row per recording, zone, class and {unit} of the wall clock with an object of the class in the zone.",

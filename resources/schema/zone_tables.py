@@ -31,6 +31,22 @@ from resources.schema.columns import (
 
 ZONE_NAME = Column("zone_name", TEXT, "Name of the zone in the settings")
 LINE_NAME = Column("line_name", TEXT, "Name of the line in the settings")
+TRANSITION_COLUMNS = (
+    Column("enter_count", INT, "Entries, including objects already inside when first seen", minimum=0),
+    Column("exit_count", INT, "Exits, including objects still inside when last seen", minimum=0),
+    *(
+        Column(
+            f"dwell_p{percent}_s",
+            FLOAT,
+            f"{percent}th percentile of dwell_s of the exits",
+            "s",
+            nullable=True,
+            minimum=0,
+        )
+        for percent in (50, 90)
+    ),
+)
+"""Entries into and exits from a zone in an interval."""
 
 DIRECTION = Column(
     "direction",
@@ -200,19 +216,7 @@ ZONE_MINUTES = Table(
         Column("max_occupancy", INT, "Greatest number of objects in the zone at once", minimum=0),
         Column("mean_queue", FLOAT, "Mean number of queueing objects in the zone", minimum=0),
         Column("max_queue", INT, "Greatest number of queueing objects in the zone at once", minimum=0),
-        Column("enter_count", INT, "Entries, including objects already inside when first seen", minimum=0),
-        Column("exit_count", INT, "Exits, including objects still inside when last seen", minimum=0),
-        *(
-            Column(
-                f"dwell_p{percent}_s",
-                FLOAT,
-                f"{percent}th percentile of dwell_s of the exits",
-                "s",
-                nullable=True,
-                minimum=0,
-            )
-            for percent in (50, 90)
-        ),
+        *TRANSITION_COLUMNS,
     ),
     is_small=True,
     published_name="recording_zone_minutes",
