@@ -150,7 +150,7 @@ def _store_history(recording_ids: Sequence[str], store: "Store") -> None:
     """Store what the pipeline would have stored: partitions, runs, attempts, and a materialization per asset."""
     from dagster import AssetMaterialization, DagsterEvent, DagsterInstance, DagsterRun, DagsterRunStatus, EventLogEntry
 
-    # Private, and in this benchmark only: the public report of one event at a time takes hours for so many.
+    # Private, and in this benchmark only: the public call stores one event at a time, here a batch is stored at once.
     from dagster._core.events import StepMaterializationData
 
     from cv_assets.asset_graph import AssetGraph
