@@ -13,8 +13,8 @@ help:  ## Show the targets.
 install: $(INSTALLED)  ## Install everything into .venv.
 
 # uv installs in parallel; where it fails (with private certificates, for example), pip installs one by one.
-# Versions are pinned by constraints.txt. Each run of the pipeline is a process of its own: without bytecode every run
-# would spend seconds on compiling, even later ones where PYTHONDONTWRITEBYTECODE is set, as in many containers.
+# Versions are pinned by constraints.txt. The pipeline starts several processes: without bytecode each would spend
+# seconds on compiling, even later ones where PYTHONDONTWRITEBYTECODE is set, as in many containers.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed: install it, or name another with make PYTHON=/path/to/python3."; exit 2; }

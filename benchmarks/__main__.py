@@ -15,10 +15,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks import media, model
+from benchmarks import media, model, workers
 from benchmarks.agreement import agreement_by_recording
 from benchmarks.inputs import BenchmarkInputs, find_inputs, process_folder
-from benchmarks.latency import latency_cases
 from benchmarks.report import Case, describe_machine, max_case, min_case, min_ratio_case, print_table, write_json
 from benchmarks.tracking import tracking_cases
 from cli.options import end_process
@@ -84,7 +83,8 @@ def main() -> int:
         inputs = find_inputs(scratch)
         for group in (
             code_location_cases(),
-            latency_cases(scratch),
+            workers.latency_cases(scratch),
+            workers.throughput_cases(inputs, scratch),
             media.media_cases(inputs.recording, scratch),
             tracking_cases(),
             model.model_cases(inputs, scratch),

@@ -30,7 +30,7 @@ def latency_cases(scratch: Path, repeats: int = 10) -> Iterator[Case]:
     pipeline, rng = Pipeline(scratch / "latency"), random.Random(1)
     with pipeline.running():
         measurements = [
-            _measure_clip(pipeline, scratch, number, rng.uniform(0, TICK_S)) for number in range(repeats + 1)
+            measure_clip(pipeline, scratch, number, rng.uniform(0, TICK_S)) for number in range(repeats + 1)
         ][1:]
     requested_s = statistics.median(parts[_STABILITY_PART] for parts in measurements) - IngestSettings().settle_s
     yield max_case("dropped -> ingest requested, without settle_s", requested_s, "s", 6)
@@ -40,7 +40,7 @@ def latency_cases(scratch: Path, repeats: int = 10) -> Iterator[Case]:
         yield max_case(f"of which {part}", elapsed_s, "s", 25)
 
 
-def _measure_clip(pipeline: Pipeline, scratch: Path, number: int, delay_s: float) -> dict[str, float]:
+def measure_clip(pipeline: Pipeline, scratch: Path, number: int, delay_s: float) -> dict[str, float]:
     """Drop one clip on an idle pipeline, after a further delay; returns the seconds of each part of its processing."""
     clip = scratch / f"clip-{number}.mp4"
     write_video(demo_scene(number, CLIP_S, {"car": 2, "person": 2}), clip)

@@ -68,9 +68,14 @@ class Pipeline:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 cwd=self.folder,
-                env=environment,
+                env=environment | self.variables,
             )
         self.wait_until(self.is_loaded, 180, "the UI to load the code location")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Further environment variables of the processes."""
+        return {}
 
     def _command(self) -> list[str]:
         return ["cv-assets", "dev", "--settings", str(self.settings_file)]
@@ -165,7 +170,7 @@ class Pipeline:
             How many processes were killed.
         """
         words_by_kind: dict[str, Sequence[str]] = {
-            "run worker": ("spawn_main",),
+            "run worker": ("run_executor",),
             "daemon": ("dagster-daemon",),
             "webserver": ("serve.dagster_ui",),
             "code server": ("dagster", "api", "grpc"),
@@ -196,6 +201,11 @@ class EmptyDagster(Pipeline):
         super().__init__(folder)
         (self.folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")  # read where Dagster is started
         (self.folder / "empty.py").write_text("import dagster\n\ndefs = dagster.Definitions()\n")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Further environment variables of the processes."""
+        return {}
 
     def _command(self) -> list[str]:
         return ["dagster", "dev", "-f", str(self.folder / "empty.py")]

@@ -268,10 +268,11 @@ def drain_cases(folder: Path, count: int) -> Iterator[Case]:
     """
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
+    from cli.local_workers import cpu_worker_count, gpu_worker_options
     from resources.config.settings_file import load_settings
-    from resources.dagster_instance.run_coordinator import CPU_TAG, GPU_TAG
+    from resources.dagster_instance.run_launcher import CPU_TAG, GPU_TAG
 
-    queue, pipeline = load_settings().queue, Pipeline(folder)
+    settings, pipeline = load_settings(), Pipeline(folder)
     recordings: list[Path] = []
     if not (folder / "drawn").exists():
         recordings, _ = draw_recordings(folder / "drawn", count, 0.0, random.Random(0))
@@ -287,7 +288,7 @@ def drain_cases(folder: Path, count: int) -> Iterator[Case]:
             click.echo(f"{elapsed_s:.0f} s: {target} of {count} recordings are processed", err=True)
     yield figure_case("recordings a minute", count / elapsed_s * 60)
     with DagsterInstance.get() as instance:
-        for tag, limit in ((CPU_TAG, queue.cpu_runs), (GPU_TAG, queue.gpu_runs)):
+        for tag, limit in ((CPU_TAG, cpu_worker_count(settings)), (GPU_TAG, len(gpu_worker_options(settings)))):
             runs_filter = RunsFilter(statuses=[DagsterRunStatus.SUCCESS], tags=dict(tag), created_after=started_at)
             runs = [(run.start_time, run.end_time) for run in instance.get_run_records(runs_filter)]
             pauses_s = pauses_before_runs([(start, end) for start, end in runs if start and end], limit)

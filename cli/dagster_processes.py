@@ -15,8 +15,11 @@ from pathlib import Path
 import psutil
 import yaml
 
+from cli.local_workers import build_local_workers
+from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
 from resources.errors import PipelineError
+from resources.workers.worker import Workers
 
 _CODE_SERVER_START_S = 180.0
 _PATIENCE_S = 2.0  # the runs in progress are marked as interrupted before
@@ -29,11 +32,13 @@ class DagsterServices:
     Args:
         data_folder: The data folder, with Dagster's home.
         port: Port of the UI.
+        workers: The workers of this machine; None if others execute the runs.
     """
 
-    def __init__(self, data_folder: Path, port: int) -> None:
+    def __init__(self, data_folder: Path, port: int, workers: Workers | None) -> None:
         self._dagster_home = data_folder / "dagster"
         self._port = port
+        self._workers = workers
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._has_exit = threading.Event()
 
@@ -53,6 +58,8 @@ class DagsterServices:
             command = [find_script("dagster"), "code-server", "start", "--log-level", "warning"]
             code = ["-m", location["module_name"], "--location-name", name]
             code_server = self._start("code server", *command, *code, "--socket", str(socket))
+            if self._workers:
+                self._workers.start()
             # The UI waits for the workspace file; until then it imports what it needs.
             self._start("UI", sys.executable, "-m", "serve.dagster_ui", str(self._port), str(workspace_file))
             deadline_s = time.monotonic() + _CODE_SERVER_START_S
@@ -68,7 +75,9 @@ class DagsterServices:
             return self._wait_for_exit(code_server)
 
     def terminate(self) -> None:
-        """Terminate the services with all their child processes, runs included."""
+        """Terminate the services and workers with all their child processes, runs included."""
+        if self._workers:
+            self._workers.stop(_PATIENCE_S)
         terminate_process_groups(*self._processes.values(), patience_s=_PATIENCE_S)
 
     def _start(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
@@ -92,6 +101,8 @@ class DagsterServices:
             checks_without = 0 if _has_loaded_code(code_server.pid) else checks_without + 1
             if checks_without == _MAX_CHECKS_WITHOUT_CODE_SERVER:
                 return "the process of the code server with the code has died"
+            if self._workers and self._workers.failed:
+                return f"the worker {self._workers.failed}"
         exits = ((name, process.poll()) for name, process in self._processes.items())
         return next(f"{name}, status {status}" for name, status in exits if status is not None)
 
@@ -107,19 +118,22 @@ def _has_loaded_code(code_server_pid: int) -> bool:
 
 
 @contextmanager
-def run_daemon(data_folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run Dagster's daemon with its code server, in a process group that ends with the block."""
-    logs = data_folder / "logs"
+def run_daemon(settings: Settings) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run Dagster's daemon with its code server, and the workers of this machine, until the block ends."""
+    logs = settings.data_folder / "logs"
     logs.mkdir(exist_ok=True)
     command = [find_script("dagster-daemon"), "run", "-w", str(PROJECT_ROOT / "workspace.yaml")]
     with (logs / "daemon.log").open("ab") as log:
         daemon = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
         )
-    try:
-        yield daemon
-    finally:
-        terminate_process_groups(daemon)
+        workers = build_local_workers(settings, settings.data_folder, log)
+        try:
+            workers.start()
+            yield daemon
+        finally:
+            workers.stop(_PATIENCE_S)
+            terminate_process_groups(daemon)
 
 
 def terminate_process_groups(*processes: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:

@@ -16,6 +16,8 @@ from resources.storage.locks import data_folder_lock
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+    from resources.config.settings import Settings
+
 # If Dagster exits within this time, this many times in a row, it is not restarted.
 _EARLY_EXIT_S, _MAX_EARLY_EXITS = 20.0, 3
 _DISK_CHECK_INTERVAL_S = 5.0
@@ -25,8 +27,13 @@ _DISK_CHECK_INTERVAL_S = 5.0
 @data_option
 @weights_option
 @settings_option
+@click.option(
+    "--workers/--no-workers",
+    default=True,
+    help="Whether this machine executes runs, too; without, `cv-assets worker` does elsewhere.",
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
-def dev(data: Path | None, weights: str | None, settings: Path | None, port: int) -> None:
+def dev(data: Path | None, weights: str | None, settings: Path | None, workers: bool, port: int) -> None:
     """Run the UI and the daemon on this machine, with the sensors on, until stopped."""
     from resources.notifications.delivery import check_channel
 
@@ -53,11 +60,11 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, port: int
         click.echo(f"Drop recordings into {', '.join(map(str, loaded_settings.watched_folders))}")
         click.echo(f"UI: http://127.0.0.1:{port}   results: {data_folder / 'results.duckdb'}", nl=True)
         with DagsterInstance.get() as instance:
-            is_stopped = _run_until_stopped(instance, data_folder, port)
+            is_stopped = _run_until_stopped(instance, loaded_settings, port, has_workers=workers)
     sys.exit(0 if is_stopped else 1)
 
 
-def _run_until_stopped(instance: "DagsterInstance", data_folder: Path, port: int) -> bool:
+def _run_until_stopped(instance: "DagsterInstance", settings: "Settings", port: int, *, has_workers: bool) -> bool:
     """Run Dagster until a person stops it, and restart it whenever one of its processes ends by itself.
 
     Returns:
@@ -66,14 +73,17 @@ def _run_until_stopped(instance: "DagsterInstance", data_folder: Path, port: int
     import time
 
     from cli.dagster_processes import DagsterServices
+    from cli.local_workers import build_local_workers
+    from resources.workers.worker_states import runs_of_other_processes
     from sensors.crash_recovery import cancel_interrupted_runs, mark_running_as_interrupted
 
-    early_exits = 0
+    early_exits, data_folder = 0, settings.data_folder
     while early_exits < _MAX_EARLY_EXITS or _wait_for_disk_space(data_folder):
         if run_count := cancel_interrupted_runs(instance, data_folder):
             click.echo(f"{run_count} runs were interrupted and marked as canceled; their work is requested again.")
         started_s = time.monotonic()
-        services = DagsterServices(data_folder, port)
+        workers = build_local_workers(settings, data_folder) if has_workers else None
+        services = DagsterServices(data_folder, port, workers)
         try:
             with interrupt_on_sigterm():
                 exit_text = services.run_until_exit()
@@ -84,7 +94,7 @@ def _run_until_stopped(instance: "DagsterInstance", data_folder: Path, port: int
         finally:
             try:
                 with disk_errors(data_folder):
-                    mark_running_as_interrupted(instance)
+                    mark_running_as_interrupted(instance, kept_run_ids=runs_of_other_processes(data_folder))
             except PipelineError as error:
                 click.echo(str(error), err=True)  # the next start cancels these runs instead
             finally:

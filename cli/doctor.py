@@ -25,6 +25,8 @@ from resources.storage.recording_clocks import guessed_clocks_sentence
 from resources.storage.results_database import open_results, publish_if_unusable, results_path
 from resources.unmatched_names import find_unmatched_names
 from resources.watched_files import list_watched_files
+from resources.workers.run_queue import CPU_QUEUE, GPU_QUEUE
+from resources.workers.worker_states import describe_missing_workers, read_worker_states
 
 _PACKAGES = (
     "dagster",
@@ -74,6 +76,7 @@ def check_machine(settings: Settings, *, full: bool = False) -> list[CheckResult
         *_check_folders(settings),
         *_check_tables(settings, full),
         *_check_storage(settings),
+        *_check_workers(settings),
         *check_model_weights(settings),
         *(CheckResult("names", False, sentence) for sentence in find_unmatched_names(settings)),
         *_check_channels(settings),
@@ -199,6 +202,23 @@ def _check_storage(settings: Settings) -> Iterator[CheckResult]:
         yield CheckResult("storage", False, message)
         return
     yield CheckResult("storage", True, f"PostgreSQL: {describe_database(url)}" if url else f"SQLite: {home}")
+
+
+def _check_workers(settings: Settings) -> Iterator[CheckResult]:
+    """Check that a pipeline that runs has workers of both queues, and that none of them waits."""
+    if not is_pipeline_running(settings.data_folder):
+        return
+    states = [state for state in read_worker_states(settings.data_folder) if state.is_alive()]
+    for queue in (GPU_QUEUE, CPU_QUEUE):
+        of_queue = [state for state in states if state.queue == queue]
+        if sentence := describe_missing_workers(settings.data_folder, queue):
+            yield CheckResult("workers", False, sentence)
+            continue
+        names = ", ".join(f"{state.name}{f' (run {state.run_id[:8]})' if state.run_id else ''}" for state in of_queue)
+        yield CheckResult("workers", True, f"queue {queue}: {names}")
+        for state in of_queue:
+            if state.problem:
+                yield CheckResult("workers", False, f"{state.name} waits: {state.problem}")
 
 
 def check_model_weights(settings: Settings) -> Iterator[CheckResult]:

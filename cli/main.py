@@ -16,6 +16,7 @@ from cli.process_command import process
 from cli.repair_command import repair
 from cli.settings_command import print_settings
 from cli.stale_command import stale
+from cli.worker_command import worker
 from resources.environment import choose_settings
 from resources.errors import PipelineError
 
@@ -28,6 +29,7 @@ def commands() -> None:
 
 commands.add_command(process)
 commands.add_command(dev)
+commands.add_command(worker)
 commands.add_command(stale)
 commands.add_command(crops)
 commands.add_command(adopt)

@@ -141,7 +141,7 @@ def process_folder(
         for model in settings.all_models:
             models.check(model)
         models.export_in_background(settings.all_models)
-        with run_daemon(settings.data_folder) as daemon:
+        with run_daemon(settings) as daemon:
             try:
                 _watch_until_complete(instance, store, graph, daemon, show_progress)
             finally:

@@ -11,6 +11,7 @@ from resources.storage.integrity import check_storage
 from resources.storage.locks import is_pipeline_running
 from resources.storage.results_database import publish_if_unusable
 from resources.storage.table_repair import TableRepair
+from resources.workers.worker_states import runs_of_other_processes
 from sensors.crash_recovery import kill_orphaned_processes
 
 _MAX_SENTENCES = 5
@@ -32,7 +33,8 @@ def check_tables_at_start(data_folder: Path) -> bool:
     """
     kill_orphaned_processes(data_folder)
     store = Store(data_folder)
-    report, repair = check_storage(store), TableRepair(store)
+    has_runs = bool(runs_of_other_processes(data_folder))
+    report, repair = check_storage(store, is_idle=not has_runs), TableRepair(store)
     if report.damages:
         report = repair.undo_unfinished_commits(report)
     if repair.moved_count:

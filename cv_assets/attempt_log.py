@@ -19,6 +19,7 @@ from resources.storage.stage_runs import (
     newest_stage_runs,
     worker_name,
 )
+from resources.workers.run_executor import WORKER_RUN_TAG, WORKER_TAG
 
 CANCELED_ERROR = "The run was canceled."
 ATTEMPT_TAG = "cv_assets/attempt"
@@ -66,7 +67,15 @@ class AttemptLog:
         self._store.commits.start()
         self._started[recording_id] = datetime.now(UTC), time.monotonic()
 
-    def end(self, recording_id: str, status: str, error: str | None = None, *, has_results: bool = False) -> None:
+    def end(
+        self,
+        recording_id: str,
+        status: str,
+        error: str | None = None,
+        *,
+        has_results: bool = False,
+        model_load_count: int | None = None,
+    ) -> None:
         """Record the end of an attempt; it is appended with the next flush.
 
         Args:
@@ -74,6 +83,7 @@ class AttemptLog:
             status: Status of the attempt, as in the column `status`.
             error: Reason of the status.
             has_results: Whether the stage has stored results.
+            model_load_count: How often the process has loaded a model; None for a stage without one.
         """
         started_at, started_s = self._started.pop(recording_id, (None, None))
         previous = self._previous.get(recording_id)
@@ -92,7 +102,9 @@ class AttemptLog:
                 input_versions=encode_input_versions(self._versions.inputs[recording_id]) if has_results else None,
                 started_at_utc=started_at,
                 elapsed_s=None if started_s is None else round(time.monotonic() - started_s, 3),
-                worker=worker_name(),
+                worker=self._run.tags.get(WORKER_TAG) or worker_name(),
+                worker_run=int(self._run.tags.get(WORKER_RUN_TAG, 1)),
+                model_load_count=model_load_count,
                 commits=self._store.commits.stop(),
             )
         )

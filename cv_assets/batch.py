@@ -199,7 +199,10 @@ def _process_each(
                 )
             metadata = _process_one(stage, context, store, process, recording_id, durations_s.get(recording_id))
             result.metadata[recording_id] = {name: display_metadata(values) for name, values in metadata.items()}
-            attempts.end(recording_id, *_status_in_metadata(metadata), has_results=True)
+            model_load_count = next((m["model_load_count"] for m in metadata.values() if "model_load_count" in m), None)
+            attempts.end(
+                recording_id, *_status_in_metadata(metadata), has_results=True, model_load_count=model_load_count
+            )
         except RecordingError as error:
             context.log.error(f"{recording_id}: {error}")
             result.failed[recording_id] = str(error)

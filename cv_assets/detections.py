@@ -164,6 +164,7 @@ def detect_recording(
     metadata = {
         **{name: model_run[name] for name in _METADATA},
         "resumed_at_frame": result.resumed_at_frame,
+        "model_load_count": models.load_count,
         "inference_fps": inferred_count / max(result.elapsed_s, 1e-3),
         **class_count_metadata("boxes", _count_classes(result.rows[class_table.name])),
     }

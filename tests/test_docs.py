@@ -22,6 +22,7 @@ from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT, load_settings
 from resources.schema.table_registry import TABLES
 from resources.schema.views import VIEWS
+from resources.workers.run_executor import WORKER_RUN_TAG, WORKER_TAG
 from sensors.recomputation import STALE_VARIABLE
 
 DOCS = PROJECT_ROOT / "docs"
@@ -213,7 +214,8 @@ def test_every_command_that_a_page_names_exists_with_its_options(page: Path) -> 
         if match := re.search(r"\bcv-assets ([a-z][a-z-]*)([^|#\n]*)", line):
             name, arguments = match.groups()
             assert name in commands.commands, line
-            options = {option for parameter in commands.commands[name].params for option in parameter.opts}
+            parameters = commands.commands[name].params
+            options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
             assert set(re.findall(r"(?<![\w-])--[a-z-]+", arguments)) <= options, line
 
 
@@ -283,7 +285,7 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     )
     generated = {"demo/run", "demo/run/", "benchmarks/results.json"}
     examples = {"cv_assets/your_stage.py", "resources/inference/engines/your_engine.py"}
-    tags = {DEVICE_TAG}
+    tags = {DEVICE_TAG, WORKER_TAG, WORKER_RUN_TAG}
     missing = {name for name in names if not (PROJECT_ROOT / name).exists()}
     assert missing <= generated | examples | tags
 

@@ -32,18 +32,24 @@ class BatchSettings(Section):
 
 
 class QueueSettings(Section):
-    """How many runs execute at once, however they were launched; the daemon reads it when it starts."""
+    """How many runs execute at once, however they were launched; read when the pipeline starts."""
 
-    gpu_runs: int = Field(
-        2,
+    gpu_runs: int | None = Field(
+        None,
         ge=1,
-        description="Runs with a model stage (tag gpu=true). One more run than there are devices overlaps the other "
-        "work of one run with the model of another; a device still serves one model stage at a time.",
+        description="Runs with a model stage (tag gpu=true); null: one per worker of the queue gpu, and one worker per "
+        "device. A device still serves one model stage at a time.",
     )
-    cpu_runs: int = Field(
-        2,
+    cpu_runs: int | None = Field(
+        None,
         ge=1,
-        description="Runs without a model stage (tag cpu=true), such as ingest; each uses a core or two.",
+        description="Runs without a model stage (tag cpu=true), such as ingest; null: one per worker of the queue cpu, "
+        "and one worker per four cores, but two to four. Each run uses a core or two.",
+    )
+    worker_max_memory_mb: int = Field(
+        8000,
+        ge=500,
+        description="A worker whose process needs more memory after a run restarts it before the next.",
     )
 
 

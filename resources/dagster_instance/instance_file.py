@@ -1,4 +1,4 @@
-"""The instance file: the copy of the project's dagster.yaml in DAGSTER_HOME, with the storage that the commands use."""
+"""The instance file: the copy of dagster.yaml in DAGSTER_HOME, with the storage and run launcher of the commands."""
 
 import os
 from pathlib import Path
@@ -26,6 +26,8 @@ def write_instance_file(dagster_home: Path) -> None:
     source = PROJECT_ROOT / "dagster.yaml"
     config = yaml.safe_load(source.read_text(encoding="utf-8"))
     del config["storage"]
+    # `dagster dev` by hand starts no workers, so only the copy names the launcher that needs them.
+    config["run_launcher"] = {"module": "resources.dagster_instance.run_launcher", "class": "WorkerRunLauncher"}
     if database_url() is not None:
         config["storage"] = {"postgres": {"postgres_url": {"env": POSTGRES_VARIABLE}}}
     text = _HEADER.format(source=source) + yaml.safe_dump(config, sort_keys=False)

@@ -5,12 +5,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import dagster
 from dagster import AssetKey, DagsterInstance, StepExecutionContext
 
 if TYPE_CHECKING:
+    from dagster._core.launcher import CheckRunHealthResult
     from dagster._core.workspace.context import WorkspaceProcessContext
 
 
@@ -37,3 +38,22 @@ def open_workspace(instance: DagsterInstance, workspace_file: Path) -> "Workspac
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 
     return WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace_file)]), version=dagster.__version__)
+
+
+def execute_launched_run(instance: DagsterInstance, run_id: str) -> None:
+    """Execute a launched run in this process; errors of its steps are in the run's events.
+
+    The public functions only execute runs that they create themselves. This is what Dagster's own command in the
+    process of a run does.
+    """
+    from dagster._cli.api import _execute_run_command_body
+
+    _execute_run_command_body(run_id, instance, lambda _: None, set_exit_code_on_failure=False)
+
+
+def worker_health(*, is_alive: bool, message: str) -> "CheckRunHealthResult":
+    """Build the answer of a run launcher to Dagster's run monitoring, whose type is not public."""
+    from dagster._core.launcher import CheckRunHealthResult
+
+    statuses = get_type_hints(CheckRunHealthResult)["status"]
+    return CheckRunHealthResult(statuses.RUNNING if is_alive else statuses.FAILED, message)

@@ -40,6 +40,7 @@ from resources.media.frame_reader import Image
 logger = logging.getLogger(__name__)
 
 _PREFETCHED_IMAGES = 8
+_MAX_LOADED_MODELS = 8  # each frame size has its own
 _LETTERBOX_THREADS = min(4, (os.cpu_count() or 1) // 4)  # with few cores, the network needs all of them
 
 
@@ -161,12 +162,14 @@ class Models:
 
     Attributes:
         step: What is being done to load a model, as what a person waits for.
+        load_count: How often a model was loaded.
     """
 
     def __init__(self, cache_folder: Path | None = None, watched_folders: Sequence[Path] = ()) -> None:
         self._watched_folders = watched_folders
         self.cache_folder = cache_folder or user_cache_folder() / "models"
-        self._detectors: dict[tuple[Any, ...], Detector] = {}
+        self._detectors: dict[tuple[Any, ...], Detector] = {}  # the one used last is at the end
+        self.load_count = 0
         self.step = "the model to be loaded"
 
     def detector(
@@ -192,14 +195,18 @@ class Models:
         model = self.weights(settings)
         fit = choose_input_fit(model, width_px, height_px, settings.image_size_px)
         key = (model.content_hash, fit, device, settings.model_dump_json())
-        loaded = self._detectors.get(key)
+        loaded = self._detectors.pop(key, None)
         if loaded is None:
             selection = EngineSelection(model, fit, settings, device, self.cache_folder, self._show_step)
         elif footage is not None and not loaded.measurements and loaded.selection.is_measuring_due(footage):
             selection = loaded.selection
         else:
+            self._detectors[key] = loaded
             return loaded
+        while len(self._detectors) >= _MAX_LOADED_MODELS:
+            self._detectors.pop(next(iter(self._detectors)))  # the one whose last use is the longest ago
         self._detectors[key] = Detector(selection, *selection.select(footage))
+        self.load_count += 1
         return self._detectors[key]
 
     def _show_step(self, step: str) -> None:

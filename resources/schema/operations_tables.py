@@ -83,7 +83,21 @@ STAGE_RUNS = Table(
         Column("started_at_utc", UTC, "Start of the attempt; NULL if unknown", "UTC", nullable=True),
         Column("finished_at_utc", UTC, "End of the attempt", "UTC"),
         Column("elapsed_s", FLOAT, "Elapsed time of the attempt; NULL if unknown", "s", nullable=True, minimum=0),
-        Column("worker", TEXT, "Machine and process that ran the attempt; NULL if unknown", nullable=True),
+        Column("worker", TEXT, "Worker, or machine and process, that ran the attempt; NULL if unknown", nullable=True),
+        Column(
+            "worker_run",
+            INT,
+            "How many runs the worker's process had executed with this one; NULL if unknown",
+            nullable=True,
+            minimum=1,
+        ),
+        Column(
+            "model_load_count",
+            INT,
+            "How often the worker's process had loaded a model with this attempt; NULL for a stage without a model",
+            nullable=True,
+            minimum=0,
+        ),
         Column(
             "requested_by",
             TEXT,

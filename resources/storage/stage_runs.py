@@ -42,6 +42,8 @@ class StageRun:
     started_at_utc: datetime | None = None
     elapsed_s: float | None = None
     worker: str | None = None
+    worker_run: int | None = None
+    model_load_count: int | None = None
     commits: Sequence[Commit] | None = None
 
 
@@ -100,5 +102,5 @@ def later_than(previous: datetime | None) -> datetime:
 
 
 def worker_name() -> str:
-    """Machine and process, for the column `worker`."""
+    """Machine and process, for the column `worker` of a run that no worker executes."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -61,9 +61,10 @@ class RunningPipeline:
             self.port = int(free_socket.getsockname()[1])
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the pipeline, and wait until the UI has loaded the code location."""
-        self._start([str(CV_ASSETS), "dev", "--settings", str(self.settings_file), "--port", str(self.port)])
+    def start(self, *options: str) -> None:
+        """Start the pipeline with options of `cv-assets dev`, and wait until the UI has loaded the code location."""
+        command = [str(CV_ASSETS), "dev", "--settings", str(self.settings_file), "--port", str(self.port)]
+        self._start([*command, *options])
 
     def start_by_hand(self) -> None:
         """Run `dagster dev` without DAGSTER_HOME in the folder, which gets the project's files, as a developer does."""

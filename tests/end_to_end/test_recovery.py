@@ -12,7 +12,7 @@ from demo.drawn_scenes.video_files import write_video
 from tests.builders.running_pipeline import RunningPipeline
 
 RECORDING_COUNT = 6
-RUN_WORKER = "spawn_main"
+RUN_WORKER = "run_executor"
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_after_every_kill_each_recording_is_in_the_tables_exactly_once(pipeline:
     pipeline.wait_until(lambda: recordings_in_progress(pipeline), 900, "a recording in progress")
     kill_processes(pipeline, RUN_WORKER)
     for words in (("dagster-daemon",), ("dagster", "api", "grpc"), ("serve.dagster_ui",)):
-        pipeline.wait_until(lambda: len(pipeline.processes(RUN_WORKER)) > 0, 900, "the next run")
+        pipeline.wait_until(lambda: recordings_in_progress(pipeline), 900, "the next run")
         kill_processes(pipeline, *words)
         pipeline.wait_until(lambda: pipeline.is_loaded(), 900, "the pipeline to start again")
-    pipeline.wait_until(lambda: len(pipeline.processes(RUN_WORKER)) > 0, 900, "the next run")
+    pipeline.wait_until(lambda: recordings_in_progress(pipeline), 900, "the next run")
     pipeline.kill()
     for process in pipeline.processes():
         process.send_signal(signal.SIGKILL)

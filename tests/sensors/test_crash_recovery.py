@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -23,6 +24,7 @@ from dagster import (
     AssetsDefinition,
     DagsterExecutionInterruptedError,
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     Definitions,
     ExecuteInProcessResult,
@@ -45,6 +47,7 @@ from resources.source_index import SourceFile, SourceIndex
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import StageRun as Attempt
 from resources.storage.stage_runs import append_stage_runs, newest_stage_runs
+from resources.workers.worker_states import WorkerState, runs_of_other_processes, write_worker_state
 from sensors.crash_recovery import cancel_interrupted_runs, mark_running_as_interrupted
 from sensors.reconciliation_sensor import reject_replaced_recordings
 from sensors.recording_states import RecordingState, RecordingStates, read_recording_states
@@ -525,6 +528,23 @@ def test_the_results_of_a_replaced_recording_are_removed_and_the_reason_stays(ho
     assert (row["status"], row["error"]) == ("rejected", states.states[1].error)
     assert not (home.store.media_folder / "b-2").exists()
     assert remove_replaced_recordings(home.instance, home.store, home.read_states(graph)) == []
+
+
+def test_runs_on_other_machines_go_on_while_the_pipeline_restarts(home: Home) -> None:
+    data_folder = home.folder / "data"
+    partial = data_folder / "media" / "a-1" / ".6f1c.partial.mp4"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"x")
+    for run_id in ("elsewhere", "here"):
+        home.instance.run_storage.add_run(DagsterRun(job_name="ingest", run_id=run_id, status=DagsterRunStatus.STARTED))
+    for host, pid, run_id in (("another-machine", 1, "elsewhere"), (socket.gethostname(), os.getpid(), "here")):
+        write_worker_state(data_folder, WorkerState(host, host, pid, "cpu", "", "v", time.time(), run_id))
+
+    mark_running_as_interrupted(home.instance, kept_run_ids=runs_of_other_processes(data_folder))
+    assert cancel_interrupted_runs(home.instance, data_folder) == 1
+    statuses = {run.run_id: run.status for run in home.instance.get_runs()}
+    assert statuses == {"elsewhere": DagsterRunStatus.STARTED, "here": DagsterRunStatus.CANCELED}
+    assert partial.exists()
 
 
 def test_orphans_that_were_started_with_another_spelling_of_the_data_folder_are_killed(home: Home) -> None:

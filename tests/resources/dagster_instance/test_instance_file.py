@@ -1,4 +1,4 @@
-"""dagster.yaml in DAGSTER_HOME: the storage that is configured, no password, and everything else as in the project."""
+"""dagster.yaml in DAGSTER_HOME: storage as configured, no password, the workers' launcher; else as in the project."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import yaml
 from resources.config.settings_file import PROJECT_ROOT
 from resources.dagster_instance.instance_file import write_instance_file
 from resources.dagster_instance.postgres_database import POSTGRES_VARIABLE
+from resources.dagster_instance.run_launcher import WorkerRunLauncher
 from resources.errors import PipelineError
 
 
@@ -18,9 +19,13 @@ def written_config(home: Path) -> dict[str, object]:
     return config
 
 
-def test_only_the_storage_differs_from_the_projects_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_storage_and_launcher_differ_from_the_projects_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project_config = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())
     assert project_config.pop("storage") == {"sqlite": {"base_dir": "data/dagster"}}
+    assert "run_launcher" not in project_config  # `dagster dev` by hand starts no workers
+    project_config["run_launcher"] = {"module": WorkerRunLauncher.__module__, "class": WorkerRunLauncher.__name__}
     assert written_config(tmp_path) == project_config
     monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql+psycopg2://user:secret@host/database")
     storage = {"postgres": {"postgres_url": {"env": POSTGRES_VARIABLE}}}

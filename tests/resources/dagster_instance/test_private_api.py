@@ -9,7 +9,12 @@ import pytest
 import yaml
 from dagster import AssetExecutionContext, AssetKey, DagsterInstance, StaticPartitionsDefinition, asset, materialize
 
-from resources.dagster_instance.private_api import add_asset_metadata, open_workspace
+from resources.dagster_instance.private_api import (
+    add_asset_metadata,
+    execute_launched_run,
+    open_workspace,
+    worker_health,
+)
 
 HINT = f"Dagster {dagster.__version__} has changed `step._metadata_accumulator`: correct add_asset_metadata."
 
@@ -55,3 +60,34 @@ def test_the_workspace_is_served_by_dagsters_web_application(tmp_path: Path) -> 
         asyncio.run(app(scope, receive, send))
     assert messages[0]["status"] == 200, hint
     assert b'"name":"cv_assets"' in messages[1]["body"], hint
+
+
+def test_the_answer_to_run_monitoring_has_dagsters_type() -> None:
+    hint = f"Dagster {dagster.__version__} has changed CheckRunHealthResult: correct worker_health."
+    assert [worker_health(is_alive=alive, message="m").status.name for alive in (True, False)] == [
+        "RUNNING",
+        "FAILED",
+    ], hint
+    assert worker_health(is_alive=False, message="m").msg == "m", hint
+
+
+def job_of_this_file() -> dagster.JobDefinition:
+    @dagster.op
+    def add() -> int:
+        return 1
+
+    @dagster.job(executor_def=dagster.in_process_executor)
+    def sums() -> None:
+        add()
+
+    return sums
+
+
+def test_a_launched_run_is_executed_in_this_process() -> None:
+    hint = f"Dagster {dagster.__version__} has changed _execute_run_command_body: correct execute_launched_run."
+    with dagster.instance_for_test() as instance:
+        job = dagster.reconstructable(job_of_this_file)
+        run = instance.create_run_for_job(job.get_definition(), job_code_origin=job.get_python_origin())
+        execute_launched_run(instance, run.run_id)
+        ended_run = instance.get_run_by_id(run.run_id)
+    assert ended_run is not None and ended_run.status == dagster.DagsterRunStatus.SUCCESS, hint

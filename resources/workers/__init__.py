@@ -1,0 +1,1 @@
+"""Workers: long-lived processes that execute runs, with their imports and models kept loaded."""

@@ -1,0 +1,42 @@
+"""The version of code, settings and weights: equal on machines that agree, other after each change that matters."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resources.config.settings_file import SETTINGS_VARIABLE
+from resources.workers.worker_version import VersionReader, read_required_version, write_required_version
+from tests.builders.locations import BUNDLED_WEIGHTS
+
+
+def write_settings(folder: Path, monkeypatch: pytest.MonkeyPatch, **sections: object) -> None:
+    folder.mkdir(exist_ok=True)
+    weights = folder / "model.pt"
+    if not weights.exists():
+        shutil.copy(BUNDLED_WEIGHTS, weights)
+    file = folder / "pipeline.yaml"
+    file.write_text(yaml.safe_dump({"detections": {"weights": str(weights)}, **sections}))
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(file))
+
+
+def test_only_what_changes_results_changes_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = VersionReader()
+    write_settings(tmp_path / "a", monkeypatch)
+    version = reader.read()
+    assert version == VersionReader().read()
+    write_settings(tmp_path / "b", monkeypatch, data_folder="elsewhere", queue={"gpu_runs": 7})
+    assert reader.read() == version, "another machine, with other folders and the same weights"
+    write_settings(tmp_path / "b", monkeypatch, video={"crf": 30})
+    changed = reader.read()
+    assert changed != version
+    (tmp_path / "b" / "model.pt").write_bytes(b"other weights")
+    assert reader.read() not in (changed, version)
+
+
+def test_the_required_version_is_that_of_the_last_writer(tmp_path: Path) -> None:
+    assert read_required_version(tmp_path) is None
+    write_required_version(tmp_path, "1")
+    write_required_version(tmp_path, "2")
+    assert read_required_version(tmp_path) == "2"
