@@ -67,7 +67,7 @@ class Worker:
         max_memory_bytes: Its process is replaced after a run that leaves it with more.
         must_agree: Whether it takes no runs while it has another version than the machine with Dagster's daemon. The
             workers that the pipeline itself starts read the same files.
-        events: Hears what it does.
+        events: Receives each change of its state.
         log: Where the output of its process goes; None means that of this process.
         before: The worker before it of the same queue in the same process; None if it is the first.
     """

@@ -26,7 +26,7 @@ _HEARTBEAT = "worker-heartbeat"
 
 
 class WorkerEvents(Protocol):
-    """Who hears what the workers of a process do."""
+    """Receives the states of the workers of a process."""
 
     def report(self, state: WorkerState, is_success: bool | None = None) -> None:
         """Report the state of a worker, which is compared with the one before.
@@ -133,7 +133,7 @@ class CeleryEvents:
                     self._send(connection)
                 except broker_errors(connection) as error:
                     if not is_reported:
-                        logger.warning("Flower does not hear of the workers until the broker is back: %s", error)
+                        logger.warning("Flower shows no workers until the broker is back: %s", error)
                     is_reported = True
             self._is_closed.wait(_RECONNECT_S)
 
