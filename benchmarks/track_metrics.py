@@ -8,8 +8,8 @@ al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Trackin
 and Stiefelhagen, "Evaluating Multiple Object Tracking Performance: The CLEAR MOT Metrics", 2008.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import lap
 import numpy as np
@@ -26,6 +26,8 @@ class Scores:
 
     Attributes:
         hota: HOTA in [0, 1].
+        det_a: Detection accuracy in [0, 1], one part of HOTA.
+        ass_a: Association accuracy in [0, 1], the other part.
         idf1: IDF1 in [0, 1].
         mota: MOTA, at most 1.
         switches: Number of identity switches.
@@ -35,12 +37,14 @@ class Scores:
     """
 
     hota: float
+    det_a: float
+    ass_a: float
     idf1: float
     mota: float
-    switches: int
-    false_positives: int
-    false_negatives: int
-    track_count: int
+    switches: float
+    false_positives: float
+    false_negatives: float
+    track_count: float
 
 
 @dataclass(frozen=True)
@@ -68,15 +72,17 @@ def score_tracks(truth: np.ndarray, tracks: np.ndarray) -> Scores:
     true_index = np.unique(truth[:, 1], return_inverse=True)[1]
     track_ids, track_index = np.unique(tracks[:, 1], return_inverse=True)
     frames = []
-    for frame_index in np.union1d(truth[:, 0], tracks[:, 0]):
-        true_rows, tracked_rows = truth[:, 0] == frame_index, tracks[:, 0] == frame_index
+    for true_rows, tracked_rows in _rows_by_frame(truth[:, 0], tracks[:, 0]):
         iou = iou_matrix(truth[true_rows, 2:6], tracks[tracked_rows, 2:6])
         frames.append(_Frame(true_index[true_rows], track_index[tracked_rows], iou))
     true_lengths = np.bincount(true_index, minlength=1)
     track_lengths = np.bincount(track_index, minlength=1)
     false_positives, false_negatives, switches = _clear_mot_errors(frames, len(true_lengths))
+    hota, det_a, ass_a = _hota(frames, true_lengths, track_lengths)
     return Scores(
-        hota=_hota(frames, true_lengths, track_lengths),
+        hota=hota,
+        det_a=det_a,
+        ass_a=ass_a,
         idf1=_idf1(frames, true_lengths, track_lengths),
         mota=1 - (false_positives + false_negatives + switches) / max(len(truth), 1),
         switches=switches,
@@ -84,6 +90,26 @@ def score_tracks(truth: np.ndarray, tracks: np.ndarray) -> Scores:
         false_negatives=false_negatives,
         track_count=len(track_ids),
     )
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """The mean of each score."""
+    return Scores(*(float(np.mean([getattr(one, field.name) for one in scores])) for field in fields(Scores)))
+
+
+def _rows_by_frame(*frame_indices: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The rows of each frame that occurs in any of some arrays of frame indices, one array of rows for each."""
+    orders = [np.argsort(indices, kind="stable") for indices in frame_indices]
+    every_frame = np.unique(np.concatenate(frame_indices))
+    starts, ends = (
+        [
+            np.searchsorted(indices[order], every_frame, side)
+            for indices, order in zip(frame_indices, orders, strict=True)
+        ]
+        for side in ("left", "right")
+    )
+    for frame in range(len(every_frame)):
+        yield [order[start[frame] : end[frame]] for order, start, end in zip(orders, starts, ends, strict=True)]
 
 
 def _best_assignment(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +121,8 @@ def _best_assignment(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, column_of_row[rows]
 
 
-def _hota(frames: Sequence[_Frame], true_lengths: np.ndarray, track_lengths: np.ndarray) -> float:
+def _hota(frames: Sequence[_Frame], true_lengths: np.ndarray, track_lengths: np.ndarray) -> tuple[float, float, float]:
+    """HOTA, DetA and AssA, each the mean over the levels of IoU."""
     potential = np.zeros((len(true_lengths), len(track_lengths)))
     for frame in frames:
         total = frame.iou.sum(axis=0)[None, :] + frame.iou.sum(axis=1)[:, None] - frame.iou
@@ -111,7 +138,7 @@ def _hota(frames: Sequence[_Frame], true_lengths: np.ndarray, track_lengths: np.
     union = true_lengths[None, :, None] + track_lengths[None, None, :] - matched
     association = (matched * matched / union).sum(axis=(1, 2)) / np.maximum(true_positives, 1)
     detection = true_positives / (true_lengths.sum() + track_lengths.sum() - true_positives)
-    return float(np.sqrt(detection * association).mean())
+    return float(np.sqrt(detection * association).mean()), float(detection.mean()), float(association.mean())
 
 
 def _idf1(frames: Sequence[_Frame], true_lengths: np.ndarray, track_lengths: np.ndarray) -> float:

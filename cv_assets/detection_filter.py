@@ -88,11 +88,21 @@ class DetectionFilter:
         is_kept = self.is_kept(detections["class_name"], detections["confidence"].to_numpy())
         return detections if is_kept.all() else detections.filter(pa.array(is_kept))
 
-    def apply(self, detections: pa.Table) -> pa.Table:
+    def class_ids(self, detections: pa.Table) -> dict[str, int]:
+        """By new name, the lowest class_id of the classes in some rows of `detections` that get this name."""
+        rows = detections.group_by("class_name").aggregate([("class_id", "min")])
+        class_ids: dict[str, int] = {}
+        for name, class_id in zip(rows["class_name"].to_pylist(), rows["class_id_min"].to_pylist(), strict=True):
+            new_name = self.new_names.get(name, name)
+            class_ids[new_name] = min(class_id, class_ids.get(new_name, class_id))
+        return class_ids
+
+    def apply(self, detections: pa.Table, class_ids: Mapping[str, int] | None = None) -> pa.Table:
         """Select the rows of `detections` that count, and rename their classes.
 
         Args:
             detections: Rows of one recording with class_id, class_name and confidence.
+            class_ids: The class_id of each new name; None gives it the lowest one in these rows.
 
         Returns:
             The selected rows in the same order. Classes that have one name have one class_id, the lowest of theirs.
@@ -100,17 +110,13 @@ class DetectionFilter:
         selected = self.select(detections)
         if not self.new_names or not selected.num_rows:
             return selected
+        class_ids = self.class_ids(selected) if class_ids is None else class_ids
         encoded = selected["class_name"].combine_chunks().dictionary_encode()
         new_names = [self.new_names.get(name, name) for name in encoded.dictionary.to_pylist()]
-        names, number = np.unique(new_names, return_inverse=True)
-        number = number[encoded.indices.to_numpy()]
-        class_id = selected["class_id"].to_numpy()
-        lowest_id = np.full(len(names), np.iinfo(np.int32).max, np.int32)
-        np.minimum.at(lowest_id, number, class_id)
         for column, values in (
-            ("class_name", pa.array(names.tolist(), pa.string()).take(pa.array(number))),
-            ("class_id", pa.array(lowest_id[number], pa.int32())),
+            ("class_name", pa.array(new_names, pa.string())),
+            ("class_id", pa.array([class_ids[name] for name in new_names], pa.int32())),
         ):
             position = selected.column_names.index(column)
-            selected = selected.set_column(position, selected.schema.field(position), values)
+            selected = selected.set_column(position, selected.schema.field(position), values.take(encoded.indices))
         return selected

@@ -5,15 +5,17 @@ count the tracks without a link.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cv_assets.camera_settings import CAMERA_TRACK_LINKING
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
-from cv_assets.tracks import track_ends
+from cv_assets.tracks import tracked_boxes
 from resources.config.settings import Settings
 from resources.config.stage_version import StageVersion
 from resources.media.progress import ReportProgress
@@ -22,7 +24,8 @@ from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS, TRACKS
 from resources.start_times import CLOCK_COLUMNS, recording_start
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import read_recording_rows
-from resources.tracking.track_linking import TrackEnds, link_tracks
+from resources.tracking.track_linking import link_tracks
+from resources.tracking.track_parts import track_ends
 
 _CLOCK_SLACK_S = 1.0  # start times in whole seconds let a file seem to begin before its predecessor ends
 _BOUNDARY_S = 0.5  # only tracks that end or start this close to the boundary of two files are linked
@@ -59,7 +62,13 @@ def adjacent_recordings(
     return min(before, key=before.__getitem__, default=None), min(after, key=after.__getitem__, default=None)
 
 
-def link_rows(before: dict[str, Any], after: dict[str, Any], boxes: dict[str, pa.Table], max_gap_s: float) -> pa.Table:
+def link_rows(
+    before: dict[str, Any],
+    after: dict[str, Any],
+    boxes: dict[str, pa.Table],
+    max_gap_s: float,
+    min_confidence: float,
+) -> pa.Table:
     """Build the rows of `track_links` between two consecutive recordings.
 
     Args:
@@ -67,28 +76,43 @@ def link_rows(before: dict[str, Any], after: dict[str, Any], boxes: dict[str, pa
         after: The second.
         boxes: Rows of `track_boxes` of both by recording_id, sorted by track_id and frame_index.
         max_gap_s: The longest time between the files.
+        min_confidence: Links of lower confidence are left out.
     """
-    track_ids_before, _, ends = track_ends(boxes[before["recording_id"]])
-    track_ids_after, starts, _ = track_ends(boxes[after["recording_id"]])
+    boxes_before, boxes_after = (tracked_boxes(boxes[row["recording_id"]]) for row in (before, after))
+    first_before, _, ends = track_ends(boxes_before)
+    first_after, starts, _ = track_ends(boxes_after)
+    # Another model, or another name in the settings, may have numbered the classes of one of them differently.
+    numbers = dict[str, int]()
+    ends = replace(ends, class_id=_class_numbers(boxes[before["recording_id"]], first_before, numbers))
+    starts = replace(starts, class_id=_class_numbers(boxes[after["recording_id"]], first_after, numbers))
     offset_s = max(
         (after["started_at_utc"] - before["started_at_utc"]).total_seconds(), before["duration_s_from_content"]
     )
     is_last = ends.time_s >= before["duration_s_from_content"] - _BOUNDARY_S
     is_first = starts.time_s <= _BOUNDARY_S
+    ids_before, ids_after = boxes_before.part[first_before[is_last]], boxes_after.part[first_after[is_first]]
     ends, starts = ends.select(is_last), starts.select(is_first)
-    shifted_starts = TrackEnds(starts.time_s + offset_s, starts.centre, starts.velocity, starts.size, starts.class_name)
-    pairs = link_tracks(ends, shifted_starts, max_gap_s + 2 * _BOUNDARY_S)
-    rows = [
-        {
-            "recording_id": after["recording_id"],
-            "track_id": int(track_ids_after[is_first][start]),
-            "previous_recording_id": before["recording_id"],
-            "previous_track_id": int(track_ids_before[is_last][end]),
-            "gap_s": float(shifted_starts.time_s[start] - ends.time_s[end]),
-        }
-        for end, start in pairs
-    ]
-    return pa.Table.from_pylist(rows, schema=TRACK_LINKS.arrow_schema)
+    starts = replace(starts, time_s=starts.time_s + offset_s)
+    xyxy = np.concatenate([boxes_before.xyxy, boxes_after.xyxy])
+    area_px = float((xyxy[:, 2:].max(axis=0) - xyxy[:, :2].min(axis=0)).prod()) if len(xyxy) else 1.0
+    duration_s = before["duration_s_from_content"] + after["duration_s_from_content"]
+    start_density = (len(first_before) + len(first_after)) / duration_s / area_px
+    links = link_tracks(ends, starts, max_gap_s + 2 * _BOUNDARY_S, min_confidence, start_density)
+    rows = {
+        "recording_id": pa.repeat(after["recording_id"], len(links.end)),
+        "track_id": ids_after[links.start],
+        "previous_recording_id": pa.repeat(before["recording_id"], len(links.end)),
+        "previous_track_id": ids_before[links.end],
+        "gap_s": starts.time_s[links.start] - ends.time_s[links.end],
+        "link_confidence": links.confidence,
+    }
+    return pa.table(rows).cast(TRACK_LINKS.arrow_schema)
+
+
+def _class_numbers(boxes: pa.Table, rows: np.ndarray, numbers: dict[str, int]) -> np.ndarray:
+    """Numbers of the class names of some rows; those of new names are added."""
+    names = boxes["class_name"].take(pa.array(rows)).to_pylist()
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], int)
 
 
 def link_recording(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
@@ -108,7 +132,8 @@ def link_recording(recording_id: str, store: Store, settings: Settings) -> dict[
         boxes = _boxes_by_recording([name for name in (before, recording_id, after) if name], store)
         for first, second in ((before, recording_id), (recording_id, after)):
             if first and second:
-                links[second] = link_rows(by_id[first], by_id[second], boxes, camera.track_link_gap_s)
+                gap_s, min_confidence = camera.track_link_gap_s, settings.tracks.min_link_confidence
+                links[second] = link_rows(by_id[first], by_id[second], boxes, gap_s, min_confidence)
     store.replace(TRACK_LINKS, list(links), pa.concat_tables(links.values()))
     return {TRACK_LINKS.name: count_metadata(links[recording_id].num_rows)}
 
@@ -140,7 +165,9 @@ def _boxes_by_recording(recording_ids: list[str], store: Store) -> dict[str, pa.
     group=ANALYSIS,
     tables=(TRACK_LINKS,),
     deps=(TRACKS.name, TRACK_BOXES.name, CAMERA_TRACK_LINKING.name),
-    version=lambda _: StageVersion.build("track_links 3"),
+    version=lambda settings: StageVersion.build(
+        "track_links 4", {"tracks.min_link_confidence": settings.tracks.min_link_confidence}
+    ),
     kinds=("numpy",),
 )
 def track_links(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

@@ -1,17 +1,20 @@
 """tracks: one row per track (recording_id, track_id); track_boxes: one row per track and frame.
 
-Tracks are computed from the stored detections that count alone: no pixels are read and no model runs.
+Tracks are computed from the stored detections that count alone: no pixels are read and no model runs. The boxes of
+neighbouring frames are associated (`resources/tracking/association.py`), the parts of each track are linked over the
+whole recording (`track_linking.py`), tracks that are noise are dropped, and the boxes of the others are smoothed and
+estimated in gaps (`track_smoothing.py`).
 """
 
-import itertools
+import uuid
 from collections import Counter
-from collections.abc import Mapping
-from types import SimpleNamespace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.dataset import field
 
 from cv_assets.detection_filter import DetectionFilter
 from cv_assets.media_status import read_normalized_row
@@ -24,240 +27,237 @@ from resources.schema.model_tables import DETECTIONS
 from resources.schema.recording_tables import FRAMES
 from resources.schema.track_tables import TRACK_BOXES, TRACKS
 from resources.storage.arrow_sql import select
+from resources.storage.checkpoints import Checkpoints
 from resources.storage.delta_store import Store
-from resources.tracking.track_linking import TrackEnds, link_tracks
-from resources.tracking.tracker import Tracker
+from resources.tracking.association import Association
+from resources.tracking.detection_source import STRETCH_ROWS, DetectionSource
+from resources.tracking.track_parts import TrackedBoxes, TrackParts, UsualOdds
+from resources.tracking.track_smoothing import gap_rows, smooth_boxes, track_starts
 
 _CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
 _DETECTION_COLUMNS = ("recording_id", "frame_index", "detection_index", "time_s", "class_id", "class_name",
                       "confidence", *_CORNERS)  # fmt: skip
-_END_SPEED_WINDOW_S = 0.5  # the speed at the end of a track is measured over its last half second
+_FRAME_ORDER = [("frame_index", "ascending"), ("detection_index", "ascending")]
+_LITTLE_READAHEAD: dict[str, Any] = {"batch_readahead": 1, "fragment_readahead": 1, "use_threads": False}
+_DOUBTFUL_BELOW = 0.8  # the description of the column is_doubtful states it, too
+_MAX_GAP_STD_SIZES = 0.25  # boxes in gaps are left out where the error of their position is probably larger
 
-# Each track gets the class with the largest sum of confidences, and a track_id in the order in which tracks start.
-_TRACK_BOXES_SQL = """
-WITH tracked AS (SELECT * FROM boxes WHERE track_id > 0),
-votes AS (
-    SELECT track_id, class_id, class_name,
-        row_number() OVER (PARTITION BY track_id ORDER BY sum(confidence) DESC, class_id) AS vote_rank
-    FROM tracked GROUP BY track_id, class_id, class_name
-),
-spans AS (
-    SELECT track_id, row_number() OVER (ORDER BY min(frame_index), track_id)::INTEGER AS new_id
-    FROM tracked GROUP BY track_id
-    HAVING count(*) > 1 AND count(*) / $rate >= $min_duration_s AND max(confidence) >= $min_best_confidence
-)
-SELECT tracked.* EXCLUDE (class_id, class_name, track_id), new_id AS track_id, votes.class_id, votes.class_name,
-    false AS is_interpolated
-FROM tracked JOIN spans USING (track_id) JOIN votes USING (track_id)
-WHERE vote_rank = 1
-ORDER BY new_id, frame_index
+# Of each stretch of a recording: what its boxes add to each track.
+_STRETCH_SQL = """
+SELECT track_id, any_value(recording_id) AS recording_id, any_value(class_id) AS class_id,
+    any_value(class_name) AS class_name, min(time_s) AS first_s, max(time_s) AS last_s,
+    min(frame_index) AS first_frame_index, max(frame_index) AS last_frame_index,
+    count(confidence) AS box_count, sum(confidence) AS confidence_sum, sum(step_px) AS path_px,
+    arg_min((x_min_px + x_max_px) / 2, frame_index) AS first_x_px,
+    arg_min((y_min_px + y_max_px) / 2, frame_index) AS first_y_px,
+    arg_max((x_min_px + x_max_px) / 2, frame_index) AS last_x_px,
+    arg_max((y_min_px + y_max_px) / 2, frame_index) AS last_y_px
+FROM boxes GROUP BY track_id
 """
 
 _TRACKS_SQL = """
-WITH centres AS (SELECT *, (x_min_px + x_max_px) / 2 AS x, (y_min_px + y_max_px) / 2 AS y FROM track_boxes),
-moves AS (
-    SELECT *, x - lag(x) OVER path AS dx, y - lag(y) OVER path AS dy FROM centres
-    WINDOW path AS (PARTITION BY track_id ORDER BY frame_index)
-)
 SELECT any_value(recording_id) AS recording_id, track_id, any_value(class_id) AS class_id,
-    any_value(class_name) AS class_name, min(time_s) AS start_s, max(time_s) + 1 / $rate AS end_s,
-    max(time_s) + 1 / $rate - min(time_s) AS duration_s, min(frame_index) AS first_frame_index,
-    max(frame_index) AS last_frame_index, count(*)::INTEGER AS box_count, avg(confidence) AS mean_confidence,
-    coalesce(sum(sqrt(dx * dx + dy * dy)), 0) AS path_px,
-    path_px / greatest(max(time_s) - min(time_s), 1 / $rate) AS mean_speed_px_s,
-    arg_min(x, frame_index) AS first_x_px, arg_min(y, frame_index) AS first_y_px,
-    arg_max(x, frame_index) AS last_x_px, arg_max(y, frame_index) AS last_y_px
-FROM moves GROUP BY track_id ORDER BY track_id
+    any_value(class_name) AS class_name, min(first_s) AS start_s, max(last_s) + 1 / $rate AS end_s,
+    max(last_s) + 1 / $rate - min(first_s) AS duration_s, min(first_frame_index) AS first_frame_index,
+    max(last_frame_index) AS last_frame_index, sum(box_count)::INTEGER AS box_count,
+    sum(confidence_sum) / sum(box_count) AS mean_confidence, sum(stretches.path_px) AS path_px,
+    sum(stretches.path_px) / greatest(max(last_s) - min(first_s), 1 / $rate) AS mean_speed_px_s,
+    arg_min(first_x_px, first_frame_index) AS first_x_px, arg_min(first_y_px, first_frame_index) AS first_y_px,
+    arg_max(last_x_px, last_frame_index) AS last_x_px, arg_max(last_y_px, last_frame_index) AS last_y_px,
+    any_value(links.link_confidence) AS link_confidence, any_value(links.link_confidence) < $doubtful AS is_doubtful
+FROM stretches LEFT JOIN links USING (track_id) GROUP BY track_id ORDER BY track_id
 """
 
 
-def assign_track_ids(detections: pa.Table, rate_fps: float, settings: TrackSettings) -> np.ndarray:
-    """Assign detections of the same object to one track.
+class RecordingTracks:
+    """The tracks of one recording, computed stretch by stretch.
 
     Args:
-        detections: Rows of `detections` of one recording, sorted by frame_index and detection_index.
-        rate_fps: Frames per second.
+        source: The detections.
         settings: Method and thresholds.
-
-    Returns:
-        int32 array of shape (rows,): the track of each detection, 0 for a detection without a track.
+        track_id: The track of each detection by association alone, 0 for none; None associates them.
     """
-    xyxy = corners(detections)
-    confidence, class_id = detections["confidence"].to_numpy(), detections["class_id"].to_numpy()
-    frame_index, time_s = detections["frame_index"].to_numpy(), detections["time_s"].to_numpy()
-    if settings.method == "bytetrack":
-        return _assign_with_bytetrack(frame_index, xyxy, confidence, class_id, rate_fps, settings)
-    tracker = Tracker(settings, 1 / rate_fps)
-    track_id = np.zeros(len(xyxy), np.int32)
-    edges = [*np.flatnonzero(np.diff(frame_index, prepend=-1)).tolist(), len(xyxy)]
-    for begin, end in itertools.pairwise(edges):
-        rows = slice(begin, end)
-        track_id[rows] = tracker.update(float(time_s[begin]), xyxy[rows], confidence[rows], class_id[rows])
-    return track_id
 
+    def __init__(self, source: DetectionSource, settings: TrackSettings, track_id: np.ndarray | None = None) -> None:
+        self._source = source
+        # A stretch is smoothed and linked together with the rows around it, as far as a track may have no box.
+        self._margin_frames = round((max(settings.link_s, settings.lost_s) + 1) * source.rate_fps) + 5
+        self._camera_px = np.zeros((len(source.frame_time_s), 2))
+        usual_odds = UsualOdds()
+        self._part = self._associate(settings, track_id, usual_odds)
+        self._class_names: dict[int, str] = {}
+        parts = TrackParts(int(self._part.max(initial=0)), usual_odds)
+        for first_frame, end_frame in source.stretches():
+            rows, boxes = self._read_with_margin(first_frame, end_frame)
+            parts.add(boxes, first_frame, end_frame)
+            class_ids, class_rows = np.unique(boxes.class_id, return_index=True)
+            self._class_names |= zip(class_ids.tolist(), rows["class_name"].take(class_rows).to_pylist(), strict=True)
+        self._linked = parts.link(source.rate_fps, settings)
+        self._sums: list[pa.Table] = []
 
-class _FrameBoxes:
-    """The boxes of one frame with the interface that Ultralytics' trackers expect."""
+    def _associate(self, settings: TrackSettings, track_id: np.ndarray | None, usual_odds: UsualOdds) -> np.ndarray:
+        association = Association(settings, self._source.rate_fps)
+        parts = [np.empty(0, np.int32)]
+        for first_frame, end_frame in self._source.stretches():
+            rows = self._source.read(first_frame, end_frame)
+            frame_index, time_s, confidence, class_id = _columns(
+                rows, "frame_index", "time_s", "confidence", "class_id"
+            )
+            if track_id is None:
+                part = association.assign(frame_index, time_s, corners(rows), confidence, class_id, end_frame)
+            else:
+                part = track_id[slice(*self._source.first_row[[first_frame, end_frame]])]
+            usual_odds.add(confidence[part > 0], class_id[part > 0])
+            parts.append(part)
+        if track_id is None:
+            self._camera_px = association.camera_px
+        return np.concatenate(parts)
 
-    def __init__(self, xyxy: np.ndarray, conf: np.ndarray, cls: np.ndarray) -> None:
-        self.xyxy, self.conf, self.cls = xyxy, conf, cls
+    def _read_with_margin(self, first_frame: int, end_frame: int) -> tuple[pa.Table, TrackedBoxes]:
+        """The detections of a stretch and of the frames around it, as stored, and without the motion of the camera."""
+        begin = max(first_frame - self._margin_frames, 0)
+        end = min(end_frame + self._margin_frames, len(self._source.frame_time_s))
+        rows = self._source.read(begin, end)
+        frame_index, time_s, confidence, class_id = _columns(rows, "frame_index", "time_s", "confidence", "class_id")
+        xyxy = corners(rows) - np.tile(self._camera_px[frame_index], (1, 2))
+        part = self._part[slice(*self._source.first_row[[begin, end]])]
+        return rows, TrackedBoxes(part, frame_index, time_s, xyxy, confidence, class_id)
 
     @property
-    def xywh(self) -> np.ndarray:
-        """Centre and size, shape (n, 4)."""
-        return np.concatenate([(self.xyxy[:, :2] + self.xyxy[:, 2:]) / 2, self.xyxy[:, 2:] - self.xyxy[:, :2]], axis=1)
+    def track_id(self) -> np.ndarray:
+        """Track of each detection, from 1; 0 for detections without a track."""
+        track_id: np.ndarray = self._linked.track_of_part[self._part]
+        return track_id
 
-    def __getitem__(self, rows: np.ndarray) -> "_FrameBoxes":
-        return _FrameBoxes(self.xyxy[rows], self.conf[rows], self.cls[rows])
+    def boxes(self) -> Iterator[pa.Table]:
+        """Rows of `track_boxes`, one table per stretch, sorted by track_id and frame_index."""
+        self._sums = []
+        for first_frame, end_frame in self._source.stretches():
+            rows = self._boxes_of_stretch(first_frame, end_frame)
+            self._sums.append(select(_STRETCH_SQL, {"boxes": rows}))
+            yield rows.select(TRACK_BOXES.arrow_schema.names).cast(TRACK_BOXES.arrow_schema)
 
-    def __len__(self) -> int:
-        return len(self.conf)
+    def _boxes_of_stretch(self, first_frame: int, end_frame: int) -> pa.Table:
+        rows, boxes = self._read_with_margin(first_frame, end_frame)
+        track_id = self._linked.track_of_part[boxes.part]
+        order = np.flatnonzero(track_id)
+        order = order[np.lexsort((boxes.frame_index[order], track_id[order]))]
+        boxes, track_id = boxes.select(order), track_id[order]
+        # A missing box gets the row before its gap; later it is sorted behind it.
+        before, missing_frame = gap_rows(track_id, boxes.frame_index)
+        row = np.concatenate([np.arange(len(order)), before])
+        frame_index = np.concatenate([boxes.frame_index, missing_frame])
+        is_missing = np.arange(len(row)) >= len(order)
+        by_frame = np.lexsort((frame_index, track_id[row]))
+        row, frame_index, is_missing = row[by_frame], frame_index[by_frame], is_missing[by_frame]
+        time_s, track_id_of_row = self._source.frame_time_s[frame_index], track_id[row]
+        confidence = np.where(is_missing, np.nan, boxes.confidence[row])
+        smoothed = smooth_boxes(track_id_of_row, time_s, boxes.xyxy[row], confidence)
+        step_px = np.hypot(*np.diff(smoothed.centre, axis=0, prepend=smoothed.centre[:1]).T)
+        step_px[track_starts(track_id_of_row)[0]] = 0
+        next_part = boxes.part[np.minimum(row + 1, max(len(order) - 1, 0))]
+        is_link = is_missing & (next_part != boxes.part[row])
+        is_written = (frame_index >= first_frame) & (frame_index < end_frame)
+        is_written &= ~is_missing | (smoothed.variance[:, 0] <= _MAX_GAP_STD_SIZES**2)
+        xyxy = smoothed.xyxy + np.tile(self._camera_px[frame_index], (1, 2))
+        class_id = self._linked.class_id[track_id_of_row]
+        names = pa.array([self._class_names[number] for number in class_id[is_written].tolist()], pa.string())
+        columns: dict[str, Any] = {
+            "recording_id": rows["recording_id"].take(order[row[is_written]]),
+            "track_id": track_id_of_row[is_written],
+            "frame_index": frame_index[is_written],
+            "time_s": time_s[is_written],
+            "detection_index": rows["detection_index"].take(pa.array(order[row], mask=is_missing).filter(is_written)),
+            "is_interpolated": is_missing[is_written],
+            "class_id": class_id[is_written],
+            "class_name": names,
+            "confidence": pa.array(confidence[is_written], mask=is_missing[is_written]),
+            **dict(zip(_CORNERS, xyxy[is_written].T, strict=True)),
+            "link_confidence": pa.array(self._linked.link_confidence[next_part][is_written], mask=~is_link[is_written]),
+            "step_px": step_px[is_written],
+        }
+        return pa.table(columns)
+
+    def summaries(self) -> pa.Table:
+        """Rows of `tracks`, once `boxes` has been read."""
+        if not self._sums:
+            return TRACKS.empty
+        numbers, confidences = self._linked.lowest_confidences()
+        links = pa.table({"track_id": pa.array(numbers, pa.int32()), "link_confidence": confidences})
+        values = {"rate": self._source.rate_fps, "doubtful": _DOUBTFUL_BELOW}
+        rows = select(_TRACKS_SQL, {"stretches": pa.concat_tables(self._sums), "links": links}, values)
+        return rows.select(TRACKS.arrow_schema.names).cast(TRACKS.arrow_schema)
 
 
-def _assign_with_bytetrack(
-    frame_index: np.ndarray,
-    xyxy: np.ndarray,
-    confidence: np.ndarray,
-    class_id: np.ndarray,
-    rate_fps: float,
-    settings: TrackSettings,
-) -> np.ndarray:
-    from ultralytics.trackers.byte_tracker import BYTETracker
-
-    tracker = BYTETracker(
-        SimpleNamespace(
-            track_high_thresh=settings.high_confidence,
-            track_low_thresh=settings.low_confidence,
-            new_track_thresh=settings.new_track_confidence,
-            track_buffer=max(1, round(settings.lost_s * rate_fps)),
-            match_thresh=settings.match_threshold,
-            fuse_score=True,
-        )
-    )
-    boxes = _FrameBoxes(*(values.astype(np.float32) for values in (xyxy, confidence, class_id)))
-    track_id = np.zeros(len(xyxy), np.int32)
-    frame_count = int(frame_index[-1]) + 1 if len(frame_index) else 0
-    # BYTETrack counts frames without boxes too: they age its lost tracks.
-    edges = np.searchsorted(frame_index, np.arange(frame_count + 1))
-    for begin, end in itertools.pairwise(edges):
-        matched = tracker.update(boxes[np.arange(begin, end)])
-        if len(matched):
-            track_id[begin + matched[:, 7].astype(int)] = matched[:, 4].astype(np.int32)
-    return track_id
+def _columns(rows: pa.Table, *names: str) -> list[np.ndarray]:
+    return [rows[name].to_numpy() for name in names]
 
 
 def corners(boxes: pa.Table) -> np.ndarray:
     """Corners of boxes in pixels, shape (rows, 4)."""
-    return np.stack([boxes[name].to_numpy() for name in _CORNERS], axis=1)
+    return np.stack(_columns(boxes, *_CORNERS), axis=1)
 
 
-def track_ends(boxes: pa.Table) -> tuple[np.ndarray, TrackEnds, TrackEnds]:
-    """Position, speed, size and class of tracks at their first and last boxes.
-
-    Args:
-        boxes: Rows with a column track_id, sorted by track_id and frame_index.
-
-    Returns:
-        Track ids, starts and ends of the tracks, in the order of the rows.
-    """
-    track_id, first = np.unique(boxes["track_id"].to_numpy(), return_index=True)
-    last = np.append(first[1:], boxes.num_rows)[: len(first)] - 1
-    time_s, xyxy = boxes["time_s"].to_numpy(), corners(boxes)
-    centre, size = (xyxy[:, :2] + xyxy[:, 2:]) / 2, np.sqrt((xyxy[:, 2:] - xyxy[:, :2]).clip(1).prod(axis=1))
-
-    def ends(at: np.ndarray, inner: np.ndarray) -> TrackEnds:
-        elapsed_s = time_s[inner] - time_s[at]
-        velocity = (centre[inner] - centre[at]) / np.where(elapsed_s == 0, np.inf, elapsed_s)[:, None]
-        class_name = boxes["class_name"].take(pa.array(at)).to_numpy()
-        return TrackEnds(time_s[at], centre[at], velocity, size[at], class_name)
-
-    # The rows of one track follow those of another: an offset per track makes the times of all rows ascend, so that one
-    # search covers all tracks.
-    offset_s = time_s.max(initial=0) + 2 * _END_SPEED_WINDOW_S
-    clock_s = time_s + np.repeat(np.arange(len(first)), last - first + 1) * offset_s
-    after = np.minimum(np.searchsorted(clock_s, clock_s[first] + _END_SPEED_WINDOW_S), last)
-    before = np.maximum(np.searchsorted(clock_s, clock_s[last] - _END_SPEED_WINDOW_S), first)
-    return track_id, ends(first, after), ends(last, before)
+def tracked_boxes(boxes: pa.Table) -> TrackedBoxes:
+    """Arrays of rows of `track_boxes`, sorted by track_id and frame_index; interpolated boxes have no confidence."""
+    track_id, frame_index, time_s, confidence, class_id = _columns(
+        boxes, "track_id", "frame_index", "time_s", "confidence", "class_id"
+    )
+    return TrackedBoxes(track_id, frame_index, time_s, corners(boxes), confidence, class_id)
 
 
-def stitch_tracks(boxes: pa.Table, max_gap_s: float) -> pa.Table:
-    """Join the fragments of each track: a fragment that continues the movement of another belongs to the same track.
-
-    Args:
-        boxes: Detections with a column track_id, 0 for none.
-        max_gap_s: The longest time between two fragments.
-
-    Returns:
-        The same rows; those of a later fragment have the track_id of the first.
-    """
-    tracked = select("SELECT * FROM boxes WHERE track_id > 0 ORDER BY track_id, frame_index", {"boxes": boxes})
-    track_ids, starts, ends = track_ends(tracked)
-    first_fragment = {int(track_id): int(track_id) for track_id in track_ids}
-    pairs = link_tracks(ends, starts, max_gap_s)
-    for end, start in sorted(pairs, key=lambda pair: float(starts.time_s[pair[1]])):
-        first_fragment[int(track_ids[start])] = first_fragment[int(track_ids[end])]
-    stitched = [first_fragment.get(track_id, 0) for track_id in boxes["track_id"].to_pylist()]
-    return boxes.set_column(boxes.column_names.index("track_id"), "track_id", pa.array(stitched, pa.int32()))
-
-
-def fill_gaps(boxes: pa.Table, frames: pa.Table, max_gap_s: float) -> pa.Table:
-    """Interpolate the boxes of a track linearly over short gaps in its detections; such boxes are `is_interpolated`.
-
-    Args:
-        boxes: Rows of `track_boxes`, sorted by track_id and frame_index.
-        frames: The recording's rows of `frames`, sorted by frame_index.
-        max_gap_s: Longer gaps stay open.
-
-    Returns:
-        All rows, sorted by track_id and frame_index.
-    """
-    track_id, frame_index = boxes["track_id"].to_numpy(), boxes["frame_index"].to_numpy()
-    time_s, xyxy = boxes["time_s"].to_numpy(), corners(boxes)
-    is_gap = (np.diff(track_id) == 0) & (np.diff(frame_index) > 1) & (np.diff(time_s) <= max_gap_s)
-    before = np.flatnonzero(is_gap)
-    counts = frame_index[before + 1] - frame_index[before] - 1
-    row = np.repeat(before, counts)
-    frame = frame_index[row] + 1 + np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    gap_frames = frames.take(pa.array(frame))
-    share = (gap_frames["time_s"].to_numpy() - time_s[row]) / np.maximum(time_s[row + 1] - time_s[row], 1e-9)
-    interpolated_xyxy = xyxy[row] + share[:, None] * (xyxy[row + 1] - xyxy[row])
-    rows_before = boxes.take(pa.array(row))
-    columns: dict[str, Any] = {
-        "frame_index": pa.array(frame, pa.int32()),
-        "time_s": gap_frames["time_s"],
-        "detection_index": pa.nulls(len(row), pa.int32()),
-        "is_interpolated": pa.repeat(True, len(row)),
-        "confidence": pa.nulls(len(row), pa.float64()),
-        **dict(zip(_CORNERS, interpolated_xyxy.T, strict=True)),
-    }
-    interpolated = {name: columns.get(name, rows_before[name]) for name in boxes.column_names}
-    all_boxes = pa.concat_tables([boxes, pa.table(interpolated, schema=boxes.schema)])
-    return all_boxes.sort_by([("track_id", "ascending"), ("frame_index", "ascending")])
-
-
-def track_rows(
-    boxes: pa.Table, frames: pa.Table, rate_fps: float, settings: TrackSettings
+def track_detections(
+    detections: pa.Table,
+    frames: pa.Table,
+    rate_fps: float,
+    settings: TrackSettings,
+    track_id: np.ndarray | None = None,
 ) -> tuple[pa.Table, pa.Table]:
-    """Build the rows of `tracks` and `track_boxes` from detections with track ids.
+    """Build the rows of `tracks` and `track_boxes` from detections in memory.
 
     Args:
-        boxes: Rows of `detections` with a column track_id, 0 for none.
+        detections: Rows of `detections` of one recording, sorted by frame_index and detection_index.
         frames: The recording's rows of `frames`, sorted by frame_index.
         rate_fps: Frames per second: the last frame lasts 1 / rate_fps.
-        settings: Limits below which a track counts as noise, and the gaps over which boxes are interpolated and
-            fragments joined.
+        settings: Method and thresholds.
+        track_id: The track of each detection by association alone, 0 for none; None associates them.
 
     Returns:
         The two tables. Tracks are numbered from 1 in the order in which they start; each has one class, the one with
         the largest sum of confidences over its boxes.
     """
-    if settings.stitch_s:
-        boxes = stitch_tracks(boxes, settings.stitch_s)
-    noise = {name: getattr(settings, name) for name in ("min_duration_s", "min_best_confidence")}
-    track_boxes = select(_TRACK_BOXES_SQL, {"boxes": boxes}, {"rate": rate_fps, **noise})
-    tracks = select(_TRACKS_SQL, {"track_boxes": track_boxes}, {"rate": rate_fps})
-    track_boxes = track_boxes.select(TRACK_BOXES.arrow_schema.names).cast(TRACK_BOXES.arrow_schema)
-    return tracks, fill_gaps(track_boxes, frames, settings.interpolate_s)
+    source = DetectionSource.of_table(detections, frames["time_s"].to_numpy(), rate_fps)
+    recording_tracks = RecordingTracks(source, settings, track_id)
+    boxes = pa.concat_tables([TRACK_BOXES.empty, *recording_tracks.boxes()])
+    return recording_tracks.summaries(), boxes
+
+
+def open_source(
+    recording_id: str,
+    store: Store,
+    detection_filter: DetectionFilter,
+    frame_time_s: np.ndarray,
+    rate_fps: float,
+    stretch_rows: int = STRETCH_ROWS,
+) -> DetectionSource:
+    """Open the stored detections of a recording that count; those of a short one are read at once."""
+    stored = store.scan(DETECTIONS, [recording_id])
+    counts, class_ids = np.zeros(len(frame_time_s), int), dict[str, int]()
+    filter_columns = ["frame_index", "class_id", "class_name", "confidence"]
+    for batch in stored.to_batches(columns=filter_columns, **_LITTLE_READAHEAD):
+        rows = detection_filter.select(pa.table(batch))
+        counts += np.bincount(rows["frame_index"].to_numpy(), minlength=len(counts))
+        for name, class_id in detection_filter.class_ids(rows).items():
+            class_ids[name] = min(class_id, class_ids.get(name, class_id))
+
+    def read(first_frame: int, end_frame: int) -> pa.Table:
+        is_inside = (field("frame_index") >= first_frame) & (field("frame_index") < end_frame)
+        rows = stored.to_table(columns=list(_DETECTION_COLUMNS), filter=is_inside, **_LITTLE_READAHEAD)
+        return detection_filter.apply(rows.sort_by(_FRAME_ORDER), class_ids)
+
+    if counts.sum() <= stretch_rows:
+        return DetectionSource.of_table(read(0, len(frame_time_s)), frame_time_s, rate_fps)
+    return DetectionSource(read, np.concatenate([[0], np.cumsum(counts)]), frame_time_s, rate_fps, stretch_rows)
 
 
 def track_recording(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
@@ -266,22 +266,35 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     Raises:
         RecordingError: The recording has no normalized video and therefore no detections.
     """
-    row = read_normalized_row(recording_id, store)
-    detections = store.read(DETECTIONS, [recording_id], list(_DETECTION_COLUMNS))
-    detections = detections.sort_by([("frame_index", "ascending"), ("detection_index", "ascending")])
-    detections = DetectionFilter.of_detector(settings).apply(detections)
+    rate_fps = read_normalized_row(recording_id, store)["rate_fps"]
     frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
-    track_ids = assign_track_ids(detections, row["rate_fps"], settings.tracks)
-    boxes = detections.append_column("track_id", pa.array(track_ids))
-    tracks, track_boxes = track_rows(boxes, frames, row["rate_fps"], settings.tracks)
-    store.replace(TRACKS, [recording_id], tracks)
-    store.replace(TRACK_BOXES, [recording_id], track_boxes)
+    detection_filter = DetectionFilter.of_detector(settings)
+    source = open_source(recording_id, store, detection_filter, frames["time_s"].to_numpy(), rate_fps)
+    recording_tracks = RecordingTracks(source, settings.tracks)
+    box_count = interpolated_count = 0
+    # The boxes of a long recording are written to disk stretch by stretch before they replace the stored ones.
+    checkpoints = Checkpoints(store.data_folder / "unfinished" / TRACKS.name / recording_id, uuid.uuid4().hex)
+    is_long, parts = len(list(source.stretches())) > 1, [TRACK_BOXES.empty]
+    try:
+        for number, rows in enumerate(recording_tracks.boxes()):
+            box_count += rows.num_rows
+            interpolated_count += pc.sum(rows["is_interpolated"]).as_py() or 0
+            if is_long:
+                checkpoints.save(number, {TRACK_BOXES.name: rows})
+            else:
+                parts.append(rows)
+        tracks = recording_tracks.summaries()
+        store.replace(TRACKS, [recording_id], tracks)
+        store.replace(TRACK_BOXES, [recording_id], checkpoints.read(TRACK_BOXES.name) if is_long else parts)
+    finally:
+        if is_long:
+            checkpoints.remove()
     track_counts = class_count_metadata("tracks", Counter(tracks["class_name"].to_pylist()))
     duration = {"mean_duration_s": float(tracks["duration_s"].to_numpy().mean())} if tracks.num_rows else {}
-    interpolated_count = pc.sum(track_boxes["is_interpolated"]).as_py() or 0
+    doubtful_count = pc.sum(tracks["is_doubtful"]).as_py() or 0
     return {
-        TRACKS.name: count_metadata(tracks.num_rows, **track_counts, **duration),
-        TRACK_BOXES.name: count_metadata(track_boxes.num_rows, interpolated_count=interpolated_count),
+        TRACKS.name: count_metadata(tracks.num_rows, doubtful_count=doubtful_count, **track_counts, **duration),
+        TRACK_BOXES.name: count_metadata(box_count, interpolated_count=interpolated_count),
     }
 
 
@@ -290,7 +303,7 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     tables=(TRACKS, TRACK_BOXES),
     deps=(DETECTIONS.name, FRAMES.name),
     version=lambda settings: DetectionFilter.of_detector(settings).stage_version(
-        "tracks 3", {"tracks": settings.tracks}
+        "tracks 4", {"tracks": settings.tracks}
     ),
     kinds=("numpy",),
     resource_keys=("models",),

@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.report import exact_case, max_case, max_ratio_case, min_case, min_ratio_case
 from benchmarks.scale import pauses_before_runs
-from benchmarks.track_metrics import score_tracks
-from benchmarks.tracking import PEERS, read_true_sequence, track_with_ours, track_with_peer
+from benchmarks.track_metrics import mean_scores, score_tracks
+from benchmarks.track_sequences import read_mot_sequences, read_sequence_with_pictures
+from benchmarks.tracking import track_with_ours, track_with_peer
 from resources.config.camera_config import CameraSettings
 from resources.geometry.zone_geometry import anchor_points, find_line_crossings
 
@@ -60,13 +61,20 @@ def test_a_box_that_is_too_wide_counts_up_to_its_iou() -> None:
 
 
 @pytest.mark.slow
+def test_real_sequences_are_tracked_as_well_as_promised(corpus: Path) -> None:
+    crowds = read_mot_sequences()
+    scores = mean_scores([score_tracks(crowd.truth, track_with_ours(crowd)[0]) for crowd in crowds.values()])
+    assert scores.hota >= 0.5 and scores.idf1 >= 0.68 and scores.mota >= 0.57
+
+
+@pytest.mark.slow
 def test_a_real_sequence_is_tracked_better_than_by_the_peers_and_counted_within_one(corpus: Path) -> None:
-    sequence = read_true_sequence()
+    sequence = read_sequence_with_pictures()
     assert sequence is not None
     crowd, images = sequence
     tracks = track_with_ours(crowd)[0]
     ours = score_tracks(crowd.truth, tracks)
-    for peer in PEERS:
+    for peer in ("bytetrack", "botsort"):
         peer_scores = score_tracks(crowd.truth, track_with_peer(peer, crowd, images)[0])
         assert ours.hota >= peer_scores.hota
         assert ours.idf1 >= peer_scores.idf1

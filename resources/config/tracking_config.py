@@ -25,25 +25,26 @@ class TrackSettings(Section):
     )
     match_threshold: float = Field(0.8, gt=0, le=1, description="Largest matching cost (1 - IoU x confidence).")
     lost_s: float = Field(
-        1.2,
+        0.5,
         ge=0,
-        description="A track without a box for longer than this many seconds ends; a later box starts another.",
+        description="An object without a box for longer than this many seconds is continued by links only.",
     )
-    min_duration_s: float = Field(
-        0.2,
-        ge=0,
-        description="Tracks with boxes for less than this many seconds in all, or with one box, are dropped as noise.",
-    )
-    min_best_confidence: float = Field(
-        0.5, ge=0, le=1, description="Tracks whose best box has a lower confidence are dropped as noise."
-    )
-    interpolate_s: float = Field(
-        1.2, ge=0, description="Gaps in a track up to this many seconds are filled with boxes marked is_interpolated."
-    )
-    stitch_s: float = Field(
+    link_s: float = Field(
         3.0,
         ge=0,
         description="A track that starts where another ended at most this many seconds before continues it; 0: never.",
+    )
+    min_link_confidence: float = Field(
+        0.6, ge=0, le=1, description="Links of lower confidence join no tracks and fill no gaps."
+    )
+    min_duration_s: float = Field(
+        0.4,
+        ge=0,
+        description="Tracks with boxes for less than this many seconds in all, where unusually unconfident boxes count "
+        "less, and tracks with one box, are dropped as noise.",
+    )
+    min_best_confidence: float = Field(
+        0.5, ge=0, le=1, description="Tracks whose best box has a lower confidence are dropped as noise."
     )
 
 

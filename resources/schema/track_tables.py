@@ -28,6 +28,10 @@ from resources.schema.columns import (
     nullable,
 )
 
+LINK_CONFIDENCE = Column(
+    "link_confidence", FLOAT, "Probability that a link is right", "0 to 1", nullable=True, minimum=0, maximum=1
+)
+
 TRACKS = Table(
     "tracks",
     "One row per track: an object followed through a recording.",
@@ -56,12 +60,14 @@ TRACKS = Table(
             for end in ("first", "last")
             for axis, side in (("x", "left"), ("y", "top"))
         ),
+        nullable(LINK_CONFIDENCE, "Lowest confidence of the links that join parts of the track; NULL without links"),
+        Column("is_doubtful", FLAG, "Whether a link of the track has a confidence below 0.8", nullable=True),
     ),
 )
 
 TRACK_BOXES = Table(
     "track_boxes",
-    "One row per track and frame from its first to its last, except in gaps too long to interpolate.",
+    "One row per track and frame from its first to its last, except in gaps where its position is too uncertain.",
     ("recording_id", "track_id", "frame_index"),
     (
         RECORDING_ID,
@@ -77,11 +83,12 @@ TRACK_BOXES = Table(
             nullable=True,
             minimum=0,
         ),
-        Column("is_interpolated", FLAG, "Whether the box is interpolated between two detections of the track"),
+        Column("is_interpolated", FLAG, "Whether the box is estimated from the detections before and after it"),
         CLASS_ID,
         CLASS_NAME,
         nullable(CONFIDENCE, "Confidence of the model; NULL if interpolated"),
         *BOX,
+        nullable(LINK_CONFIDENCE, "Confidence of the link whose gap the box fills; NULL for other boxes"),
     ),
 )
 
@@ -99,6 +106,7 @@ TRACK_LINKS = Table(
         Column(
             "gap_s", FLOAT, "Time from the last box in the previous recording to the first in this one", "s", minimum=0
         ),
+        LINK_CONFIDENCE,
     ),
 )
 

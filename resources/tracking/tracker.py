@@ -14,23 +14,24 @@ import numpy as np
 
 from resources.config.tracking_config import TrackSettings
 from resources.geometry.box_overlap import iou, iou_matrix
-
-# The motion model. Lengths are relative to the object's size (the square root of its box's area), times in seconds, so
-# that one set of values serves near and far objects at any frame rate. STD is a standard deviation.
-_BOX_CENTRE_STD_SIZES = 0.05  # error of a detected box's centre
-_BOX_SIZE_STD_SIZES = 0.1  # error of a detected box's width and height
-_DRIFT_STD_SIZES = 0.2  # deviation from constant velocity, after one second
-_SPEED_CHANGE_STD_SIZES_PER_S = 0.4  # change of the velocity, after one second
-_INITIAL_SPEED_STD_SIZES_PER_S = 2.0  # speed of an object when it is first detected
-_RESIZE_STD_SIZES = 0.4  # change of the box's width and height, after one second
+from resources.tracking.motion_model import (
+    BOX_CENTRE_STD_SIZES,
+    BOX_SIZE_STD_SIZES,
+    RESIZE_STD_SIZES,
+    initial_variance,
+    noise_factor,
+    predict_variance,
+)
 
 _MAX_FALLBACK_COST = 0.5  # largest cost of a match of the second and third round
 _REACH_STDS = 2.0  # the third round extends boxes by this many standard deviations of the predicted position
 _LOW_CONFIDENCE_MAX_AGE_S = 0.5  # a box of low confidence continues only tracks that had a box this recently
 _DUPLICATE_BOX_IOU = 0.55  # an unmatched box that overlaps a matched one by more than this starts no track
 _CLASS_CHANGE_COST = 0.1
-# A track may be without a box for as long as it had boxes before, but at least for the longer of these two.
+# A track may be without a box for as long as it had boxes before, but at least for the longer of these two; at low
+# frame rates even a long track must survive some missed frames.
 _MIN_LOST_S, _MIN_LOST_FRAMES = 0.3, 2.5
+_MAX_LOST_FRAMES = 4.5
 
 
 @dataclass
@@ -73,8 +74,8 @@ class _Tracks:
             centre=(xyxy[:, :2] + xyxy[:, 2:]) / 2,
             velocity=np.zeros((count, 2)),
             size=xyxy[:, 2:] - xyxy[:, :2],
-            variance=np.tile([_BOX_CENTRE_STD_SIZES**2, 0.0, _INITIAL_SPEED_STD_SIZES_PER_S**2], (count, 1)),
-            size_variance=np.full(count, _BOX_SIZE_STD_SIZES**2),
+            variance=initial_variance(np.ones(count)),
+            size_variance=np.full(count, BOX_SIZE_STD_SIZES**2),
             first_s=np.full(count, time_s),
             last_s=np.full(count, time_s),
         )
@@ -104,6 +105,7 @@ class Tracker:
     def __init__(self, settings: TrackSettings, frame_interval_s: float) -> None:
         self._settings = settings
         self._min_lost_s = max(_MIN_LOST_S, _MIN_LOST_FRAMES * frame_interval_s)
+        self._max_lost_s = max(settings.lost_s, _MAX_LOST_FRAMES * frame_interval_s)
         self._time_s = 0.0
         self._next_id = 1
         self._tracks = _Tracks.start(1, np.empty((0, 4)), np.empty(0, np.int64), 0.0)
@@ -147,29 +149,23 @@ class Tracker:
         """Predict the tracks' positions at a time, and end the tracks that had no box for too long."""
         elapsed_s, self._time_s = time_s - self._time_s, time_s
         active = self._tracks
-        max_lost_s = np.minimum(self._settings.lost_s, np.maximum(self._min_lost_s, active.last_s - active.first_s))
+        max_lost_s = np.minimum(self._max_lost_s, np.maximum(self._min_lost_s, active.last_s - active.first_s))
         tracks = active.select(time_s - active.last_s <= max_lost_s + 1e-9)
-        position, covariance, speed = tracks.variance.T
-        # The velocity is a random walk, which is integrated over the elapsed time.
-        speed_change = _SPEED_CHANGE_STD_SIZES_PER_S**2
-        position = position + 2 * elapsed_s * covariance + elapsed_s**2 * speed + speed_change * elapsed_s**3 / 3
-        covariance = covariance + elapsed_s * speed + speed_change * elapsed_s**2 / 2
-        position = position + _DRIFT_STD_SIZES**2 * elapsed_s
-        tracks.variance = np.stack([position, covariance, speed + speed_change * elapsed_s], axis=1)
+        tracks.variance = predict_variance(tracks.variance, elapsed_s)
         tracks.centre = tracks.centre + tracks.velocity * elapsed_s
-        tracks.size_variance = tracks.size_variance + _RESIZE_STD_SIZES**2 * elapsed_s
+        tracks.size_variance = tracks.size_variance + RESIZE_STD_SIZES**2 * elapsed_s
         self._tracks = tracks
 
     def _correct(
         self, track_of_box: np.ndarray, xyxy: np.ndarray, confidence: np.ndarray, class_id: np.ndarray
     ) -> None:
-        """Update each matched track with its box; the error of a box is taken as inverse to its confidence."""
+        """Update each matched track with its box."""
         tracks = self._tracks
         is_matched = track_of_box >= 0
         rows, boxes = track_of_box[is_matched], xyxy[is_matched]
-        noise_factor = 1 / np.maximum(confidence[is_matched], 0.1)
+        factor = noise_factor(confidence[is_matched])
         position, covariance, speed = tracks.variance[rows].T
-        innovation_variance = position + _BOX_CENTRE_STD_SIZES**2 * noise_factor
+        innovation_variance = position + BOX_CENTRE_STD_SIZES**2 * factor
         gain, speed_gain = position / innovation_variance, covariance / innovation_variance
         innovation = (boxes[:, :2] + boxes[:, 2:]) / 2 - tracks.centre[rows]
         tracks.centre[rows] += gain[:, None] * innovation
@@ -178,7 +174,7 @@ class Tracker:
             [(1 - gain) * position, (1 - gain) * covariance, speed - speed_gain * covariance], axis=1
         )
         size_variance = tracks.size_variance[rows]
-        gain = size_variance / (size_variance + _BOX_SIZE_STD_SIZES**2 * noise_factor)
+        gain = size_variance / (size_variance + BOX_SIZE_STD_SIZES**2 * factor)
         tracks.size[rows] += gain[:, None] * (boxes[:, 2:] - boxes[:, :2] - tracks.size[rows])
         tracks.size_variance[rows] = (1 - gain) * size_variance
         tracks.class_id[rows] = class_id[is_matched]

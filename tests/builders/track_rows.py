@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cv_assets.tracks import assign_track_ids, corners, track_rows
+from cv_assets.tracks import corners, track_detections
 from demo.crowd import Crowd
 from resources.config.tracking_config import TrackSettings
 from resources.schema.model_tables import DETECTIONS
@@ -79,6 +79,18 @@ def moving_track_boxes(x_px: Sequence[float], rate_fps: float = 10.0, **override
     return pa.Table.from_pylist(rows, schema=TRACK_BOXES.arrow_schema)
 
 
+def track_associated(boxes: pa.Table, frame_count: int, settings: TrackSettings) -> tuple[pa.Table, pa.Table]:
+    """Compute the rows of `tracks` and `track_boxes` of detections at 10 fps whose association is known.
+
+    Args:
+        boxes: Detections with a track id, as `moving_detections` builds them.
+        frame_count: Number of frames.
+        settings: Limits of links and noise.
+    """
+    boxes = boxes.sort_by("frame_index")
+    return track_detections(boxes, frame_rows(frame_count), 10, settings, boxes["track_id"].to_numpy())
+
+
 def track_crowd(crowd: Crowd, settings: TrackSettings) -> np.ndarray:
     """Track the detections of a drawn crowd.
 
@@ -88,6 +100,5 @@ def track_crowd(crowd: Crowd, settings: TrackSettings) -> np.ndarray:
     detections, rate_fps = crowd.detections(), crowd.settings.rate_fps
     frame_count = round(crowd.settings.duration_s * rate_fps)
     frames = frame_rows(frame_count).set_column(1, "time_s", pa.array(np.arange(frame_count) / rate_fps))
-    boxes = detections.append_column("track_id", pa.array(assign_track_ids(detections, rate_fps, settings)))
-    boxes = track_rows(boxes, frames, rate_fps, settings)[1]
+    boxes = track_detections(detections, frames, rate_fps, settings)[1]
     return np.column_stack([boxes["frame_index"].to_numpy(), boxes["track_id"].to_numpy(), corners(boxes)])

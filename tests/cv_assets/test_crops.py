@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from cv_assets.crops import crop_image, select_crops
-from cv_assets.tracks import track_rows
 from resources.config.tracking_config import CropSettings, TrackSettings
 from resources.schema.track_tables import TRACK_BOXES
-from tests.builders.track_rows import frame_rows, moving_detections
+from tests.builders.track_rows import moving_detections, track_associated
 
 
 def test_crops_are_spread_over_the_track_and_ranked() -> None:
-    boxes = track_rows(moving_detections(range(30)), frame_rows(30), 10, TrackSettings(min_duration_s=0))[1]
+    boxes = track_associated(moving_detections(range(30)), 30, TrackSettings(min_duration_s=0))[1]
     assert boxes.schema.names == TRACK_BOXES.arrow_schema.names
     crops = select_crops(boxes, 640, 360, CropSettings(per_track=3, min_side_px=5))
     # The best box of each third of the track; that of frame 0 touches the edge of the frame.
-    assert crops["frame_index"].to_pylist() == [1, 10, 20]
+    assert [frame_index // 10 for frame_index in crops["frame_index"].to_pylist()] == [0, 1, 2]
+    assert 0 not in crops["frame_index"].to_pylist()
     assert sorted(crops["rank"].to_pylist()) == [1, 2, 3]
     assert select_crops(boxes, 640, 360, CropSettings(min_side_px=11)).num_rows == 0
 

@@ -55,7 +55,7 @@ def test_a_track_is_linked_to_the_one_that_it_continues_and_not_to_one_elsewhere
             moving_track_boxes((path_px + 500)[:50].tolist(), recording_id="b", track_id=2),
         ]
     )
-    links = link_rows(timed_recording("a", 0), timed_recording("b", 10.2), boxes, 2.0).to_pylist()
+    links = link_rows(timed_recording("a", 0), timed_recording("b", 10.2), boxes, 2.0, 0.6).to_pylist()
     assert [(link["track_id"], link["previous_track_id"]) for link in links] == [(1, 1)]
     assert links[0]["gap_s"] == pytest.approx(0.3)
 
