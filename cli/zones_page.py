@@ -74,7 +74,9 @@ class ZonesFrame:
 
 
 def build_zones_page(camera: str, settings: Settings) -> str:
-    """Build the page for a camera, with the middle frame of its newest recording, as self-contained HTML.
+    """Build the page for a camera, with a frame of its newest recording, as self-contained HTML.
+
+    It is the middle frame, and the first one where zones are fixed to the ground, because they are drawn for it.
 
     Args:
         camera: First folder under the watched folder; empty for recordings directly in the watched folder.
@@ -91,21 +93,21 @@ def build_zones_page(camera: str, settings: Settings) -> str:
         raise PipelineError(_unknown_camera_sentence(camera, {row["camera"] or "" for row in rows}))
     newest_first = sorted(camera_rows, key=lambda row: _start_utc(row, settings), reverse=True)
     newest = newest_first[0]
-    middle_frame_index = newest["frame_count"] // 2
+    camera_settings = settings.camera(camera)
+    frame_index = 0 if camera_settings.fixed_to == "ground" else newest["frame_count"] // 2
     rate_fps = Fraction(newest["rate_fps_num"], newest["rate_fps_den"])
     try:
         with find_normalized_video(newest, settings.data_folder).reading() as path:
-            image = next(read_images(path, [middle_frame_index], rate_fps), None)
+            image = next(read_images(path, [frame_index], rate_fps), None)
     except RecordingError as error:
         raise PipelineError(f"{newest['recording_id']}: {error}") from error
     if image is None:
         raise PipelineError(
             f"The normalized video of {newest['recording_id']} is damaged: materialize normalized_video again."
         )
-    camera_settings = settings.camera(camera)
     frame = ZonesFrame(
         image,
-        _caption(newest, float(middle_frame_index / rate_fps), settings),
+        _caption(newest, float(frame_index / rate_fps), settings),
         read_paths(store, newest_first[:_PATH_RECORDINGS], camera_settings),
         _next_steps(settings),
     )

@@ -86,7 +86,7 @@ CAMERA_ZONES = CameraAspect(
     "camera_zones",
     "Zones, lines and ground plane",
     lambda settings, camera: settings.camera(camera).own_settings_json(
-        "units", "anchor", "hysteresis", "standing_speed", "zones", "lines", "ground"
+        "units", "anchor", "hysteresis", "standing_speed", "fixed_to", "zones", "lines", "ground"
     ),
 )
 

@@ -65,6 +65,8 @@ def frame_rows(recording_id: str, video: NormalizedVideo) -> pa.Table:
             "motion": np.array(measures.motion, float),
             "scene_score": np.array(measures.scene_score, float),
             "black_share": np.array(measures.black_share, float),
+            "camera_x_px": np.array(measures.camera_x, float) * video.width_px,
+            "camera_y_px": np.array(measures.camera_y, float) * video.height_px,
         }
     )
 

@@ -34,6 +34,7 @@ from resources.tracking.detection_source import STRETCH_ROWS, DetectionSource
 from resources.tracking.track_parts import TrackedBoxes, TrackParts, UsualOdds
 from resources.tracking.track_smoothing import gap_rows, smooth_boxes, track_starts
 
+CAMERA_COLUMNS = ("camera_x_px", "camera_y_px")
 _CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
 _DETECTION_COLUMNS = ("recording_id", "frame_index", "detection_index", "time_s", "class_id", "class_name",
                       "confidence", *_CORNERS)  # fmt: skip
@@ -76,13 +77,21 @@ class RecordingTracks:
         source: The detections.
         settings: Method and thresholds.
         track_id: The track of each detection by association alone, 0 for none; None associates them.
+        camera_px: See `Association`.
     """
 
-    def __init__(self, source: DetectionSource, settings: TrackSettings, track_id: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        source: DetectionSource,
+        settings: TrackSettings,
+        track_id: np.ndarray | None = None,
+        camera_px: np.ndarray | None = None,
+    ) -> None:
         self._source = source
         # A stretch is smoothed and linked together with the rows around it, as far as a track may have no box.
         self._margin_frames = round((max(settings.link_s, settings.lost_s) + 1) * source.rate_fps) + 5
-        self._camera_px = np.zeros((len(source.frame_time_s), 2))
+        self._known_camera_px = camera_px
+        self._camera_px = np.zeros((len(source.frame_time_s), 2)) if camera_px is None else camera_px
         usual_odds = UsualOdds()
         self._part = self._associate(settings, track_id, usual_odds)
         self._class_names: dict[int, str] = {}
@@ -96,7 +105,7 @@ class RecordingTracks:
         self._sums: list[pa.Table] = []
 
     def _associate(self, settings: TrackSettings, track_id: np.ndarray | None, usual_odds: UsualOdds) -> np.ndarray:
-        association = Association(settings, self._source.rate_fps)
+        association = Association(settings, self._source.rate_fps, self._known_camera_px)
         parts = [np.empty(0, np.int32)]
         for first_frame, end_frame in self._source.stretches():
             rows = self._source.read(first_frame, end_frame)
@@ -198,6 +207,20 @@ def corners(boxes: pa.Table) -> np.ndarray:
     return np.stack(_columns(boxes, *_CORNERS), axis=1)
 
 
+def camera_positions(frames: pa.Table) -> np.ndarray | None:
+    """Position of each frame's picture relative to that of the first, as measured in the pictures.
+
+    Args:
+        frames: Rows of `frames`, sorted by frame_index.
+
+    Returns:
+        In pixels, shape (frames, 2); None in recordings without these measures.
+    """
+    if not {*CAMERA_COLUMNS} <= {*frames.column_names} or frames[CAMERA_COLUMNS[0]].null_count:
+        return None
+    return np.stack(_columns(frames, *CAMERA_COLUMNS), axis=1)
+
+
 def tracked_boxes(boxes: pa.Table) -> TrackedBoxes:
     """Arrays of rows of `track_boxes`, sorted by track_id and frame_index; interpolated boxes have no confidence."""
     track_id, frame_index, time_s, confidence, class_id = _columns(
@@ -217,7 +240,7 @@ def track_detections(
 
     Args:
         detections: Rows of `detections` of one recording, sorted by frame_index and detection_index.
-        frames: The recording's rows of `frames`, sorted by frame_index.
+        frames: The recording's rows of `frames`, sorted by frame_index; camera_x_px and camera_y_px may be missing.
         rate_fps: Frames per second: the last frame lasts 1 / rate_fps.
         settings: Method and thresholds.
         track_id: The track of each detection by association alone, 0 for none; None associates them.
@@ -227,7 +250,7 @@ def track_detections(
         the largest sum of confidences over its boxes.
     """
     source = DetectionSource.of_table(detections, frames["time_s"].to_numpy(), rate_fps)
-    recording_tracks = RecordingTracks(source, settings, track_id)
+    recording_tracks = RecordingTracks(source, settings, track_id, camera_positions(frames))
     boxes = pa.concat_tables([TRACK_BOXES.empty, *recording_tracks.boxes()])
     return recording_tracks.summaries(), boxes
 
@@ -267,10 +290,10 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
         RecordingError: The recording has no normalized video and therefore no detections.
     """
     rate_fps = read_normalized_row(recording_id, store)["rate_fps"]
-    frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
+    frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s", *CAMERA_COLUMNS]).sort_by("frame_index")
     detection_filter = DetectionFilter.of_detector(settings)
     source = open_source(recording_id, store, detection_filter, frames["time_s"].to_numpy(), rate_fps)
-    recording_tracks = RecordingTracks(source, settings.tracks)
+    recording_tracks = RecordingTracks(source, settings.tracks, camera_px=camera_positions(frames))
     box_count = interpolated_count = 0
     # The boxes of a long recording are written to disk stretch by stretch before they replace the stored ones.
     checkpoints = Checkpoints(store.data_folder / "unfinished" / TRACKS.name / recording_id, uuid.uuid4().hex)

@@ -20,7 +20,7 @@ from cv_assets.camera_settings import CAMERA_ZONES
 from cv_assets.media_status import read_normalized_row
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
-from cv_assets.tracks import corners
+from cv_assets.tracks import CAMERA_COLUMNS, camera_positions, corners
 from cv_assets.zone_presence import find_presence
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
@@ -92,9 +92,11 @@ class _BoxPositions:
         camera: Anchor point, units, hysteresis and ground plane.
         width_px: Width of the normalized video.
         height_px: Height of the normalized video.
+        camera_px: How far the picture of each box was shifted from that of the first frame, shape (n, 2); 0 where
+            zones and lines stand still in the frame.
 
     Attributes:
-        points: Anchor points in pixels, shape (n, 2).
+        points: Anchor points in pixels of the first frame, shape (n, 2).
         height_px: Heights of the boxes, at least 1, shape (n,).
         margin_px: Distance from a border beyond which a point is clear of it, shape (n,).
         speed_px_s: Speeds, shape (n,).
@@ -103,11 +105,18 @@ class _BoxPositions:
         speed_m_s: Speeds on the ground plane, shape (n,); NaN without one.
     """
 
-    def __init__(self, boxes: pa.Table, camera: CameraSettings, width_px: int, height_px: int) -> None:
+    def __init__(
+        self,
+        boxes: pa.Table,
+        camera: CameraSettings,
+        width_px: int,
+        height_px: int,
+        camera_px: np.ndarray | float = 0.0,
+    ) -> None:
         xyxy = corners(boxes)
         self.boxes = boxes
         self.track_id, self.time_s = boxes["track_id"].to_numpy(), boxes["time_s"].to_numpy()
-        self.points = anchor_points(xyxy, camera.anchor)
+        self.points = anchor_points(xyxy, camera.anchor) - camera_px
         self.height_px = np.maximum(xyxy[:, 3] - xyxy[:, 1], 1)
         self.margin_px = camera.hysteresis * self.height_px
         self.speed_px_s = self._speeds(self.points)
@@ -221,15 +230,22 @@ def zone_rows(
         boxes: Its rows of `track_boxes`, sorted by track_id and time_s. Boxes with negative times belong to the
             preceding recording, to tracks that continue in this one: they show where these tracks come from, and give
             no rows.
-        frames: Its rows of `frames`, sorted by frame_index.
+        frames: Its rows of `frames`, sorted by frame_index, with the positions of a camera whose zones are fixed to the
+            ground.
         camera: Zones, lines and ground plane.
         width_px: Width of the normalized video.
         height_px: Height of the normalized video.
 
     Returns:
         The rows by table name.
+
+    Raises:
+        RecordingError: The positions of a moving camera are not known.
     """
-    positions = _BoxPositions(boxes, camera, width_px, height_px)
+    camera_px: np.ndarray | float = 0.0
+    if camera.fixed_to == "ground":
+        camera_px = _camera_of_boxes(boxes, frames)
+    positions = _BoxPositions(boxes, camera, width_px, height_px, camera_px)
     frame_times_s = frames["time_s"].to_numpy()
     frame_s = float(np.median(np.diff(frame_times_s))) if len(frame_times_s) > 1 else 0.0
     is_standing = positions.speed_px_s < camera.standing_speed * positions.height_px
@@ -254,6 +270,21 @@ def zone_rows(
         LINE_TRIPS.name: trips,
         GROUND_TRACKS.name: _ground_rows(recording_id, positions) if camera.ground else GROUND_TRACKS.empty,
     }
+
+
+def _camera_of_boxes(boxes: pa.Table, frames: pa.Table) -> np.ndarray:
+    """How far the picture of each box was shifted from that of the first frame, shape (n, 2).
+
+    Raises:
+        RecordingError: It was not measured.
+    """
+    camera_px = camera_positions(frames)
+    if camera_px is None:
+        raise RecordingError(
+            "The recording was normalized before the positions of moving cameras were measured, which fixed_to: ground "
+            "needs: materialize normalized_video again."
+        )
+    return np.asarray(camera_px[boxes["frame_index"].to_numpy()])
 
 
 def _event_rows(recording_id: str, positions: _BoxPositions, event_columns: list[dict[str, Any]]) -> pa.Table:
@@ -307,7 +338,8 @@ def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dic
     """Find the events at the zones and lines of one recording's camera and store them.
 
     Raises:
-        RecordingError: The recording has no normalized video, or a point of the settings lies outside the frame.
+        RecordingError: The recording has no normalized video, a point of the settings lies outside the frame, or the
+            positions of a moving camera are not known.
     """
     row = read_normalized_row(recording_id, store)
     camera = settings.camera(row["camera"])
@@ -320,7 +352,7 @@ def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dic
         if camera.track_link_gap_s:
             boxes = pa.concat_tables([boxes, boxes_of_preceding(row, store, settings)])
         boxes = boxes.sort_by([("track_id", "ascending"), ("time_s", "ascending")])
-        frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
+        frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s", *CAMERA_COLUMNS]).sort_by("frame_index")
         rows_by_table = zone_rows(recording_id, boxes, frames, camera, row["width_px"], row["height_px"])
         metadata = _event_metadata(rows_by_table, boxes, row["duration_s_from_content"])
     for table in TABLES:

@@ -118,6 +118,11 @@ class CameraSettings(Section):
         ge=0,
         description="An object slower than this, in heights of its box per second, queues.",
     )
+    fixed_to: Literal["frame", "ground"] = Field(
+        "frame",
+        description="What zones, lines and ground stand still in. ground: they follow the picture of a camera that "
+        "pans or shakes, from where they are drawn in the first frame of each recording.",
+    )
     zones: tuple[ZoneSettings, ...] = Field(
         (), max_length=MAX_SHAPES, description="Polygons, for entries, exits, dwell time, occupancy and queues."
     )

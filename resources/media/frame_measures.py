@@ -1,4 +1,4 @@
-"""Measures brightness, sharpness and motion of each frame, cheaply, from its luma alone."""
+"""Measures brightness, sharpness, motion and the camera's position of each frame, cheaply, from its luma alone."""
 
 from array import array
 from dataclasses import dataclass, field
@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from av.video.frame import VideoFrame
 
+from resources.media.camera_position import CameraPosition
 from resources.previews.annotated_frames import preview_size
 
 _SHARPNESS_HEIGHT_PX = 360
+_POSITION_HEIGHT_PX = 180
 _MOTION_HEIGHT_PX = 90
 
 # Luma below this is black: a tenth of the limited (video) range, as in FFmpeg's blackdetect filter.
@@ -65,6 +67,9 @@ class FrameMeasures:
         scene_score: How sudden the change is: min(d, |d - d of the previous frame|) with d = motion / 255, 0 to 1, as
             FFmpeg's select filter defines its score.
         black_share: Share of the frame that is black, 0 to 1.
+        camera_x: How far the content of the frame lies right of that of the first frame, because the camera moved; as a
+            share of the frame's width.
+        camera_y: The same downwards, as a share of the height.
     """
 
     brightness: "array[float]" = field(default_factory=_floats)
@@ -72,9 +77,12 @@ class FrameMeasures:
     motion: "array[float]" = field(default_factory=_floats)
     scene_score: "array[float]" = field(default_factory=_floats)
     black_share: "array[float]" = field(default_factory=_floats)
+    camera_x: "array[float]" = field(default_factory=_floats)
+    camera_y: "array[float]" = field(default_factory=_floats)
     sampled_frames: SampledFrames = field(default_factory=SampledFrames)
     _previous_luma: np.ndarray | None = None
     _previous_motion: float = 0.0
+    _camera_position: CameraPosition = field(default_factory=CameraPosition)
 
     def __len__(self) -> int:
         return len(self.motion)
@@ -96,6 +104,10 @@ class FrameMeasures:
             luma = cv2.resize(luma, (width_px, _SHARPNESS_HEIGHT_PX), interpolation=cv2.INTER_LINEAR)
         edges = cv2.Laplacian(luma, cv2.CV_16S)
         self.sharpness.append(cv2.norm(edges, cv2.NORM_L2SQR) / edges.size - (cv2.sumElems(edges)[0] / edges.size) ** 2)
+        luma = _halve_repeatedly(luma, _POSITION_HEIGHT_PX)
+        x_px, y_px = self._camera_position.add(luma)
+        self.camera_x.append(x_px / luma.shape[1])
+        self.camera_y.append(y_px / luma.shape[0])
         small_luma = _halve_repeatedly(luma, _MOTION_HEIGHT_PX)
         previous_luma = self._previous_luma
         motion = 0.0
@@ -111,7 +123,7 @@ class FrameMeasures:
 
     def repeat(self) -> None:
         """Add the measures of a frame that repeats the previous one."""
-        for values in (self.brightness, self.sharpness, self.black_share):
+        for values in (self.brightness, self.sharpness, self.black_share, self.camera_x, self.camera_y):
             values.append(values[-1])
         self.motion.append(0.0)
         self.scene_score.append(0.0)

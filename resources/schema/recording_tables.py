@@ -314,6 +314,17 @@ FRAMES = Table(
             maximum=1,
         ),
         Column("black_share", FLOAT, "Share of black pixels", "0 to 1", minimum=0, maximum=1),
+        *(
+            Column(
+                f"camera_{axis}_px",
+                FLOAT,
+                f"How far {side} the content of the picture lies from where it lay in the first frame, because the "
+                "camera moved; 0 while it stands still, and NULL in recordings that an older version normalized",
+                "px",
+                nullable=True,
+            )
+            for axis, side in (("x", "to the right"), ("y", "down"))
+        ),
     ),
 )
 

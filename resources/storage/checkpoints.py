@@ -6,8 +6,9 @@ finished, their rows replace the recording's rows in the tables, and the checkpo
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
 import pyarrow as pa
 
@@ -57,10 +58,11 @@ class Checkpoints:
             if not self._checkpoint_folder(number).is_dir():
                 raise
 
-    def read(self, table_name: str) -> list[pa.Table]:
-        """The rows of a table, one Arrow table per checkpoint, memory-mapped."""
-        files = [self._checkpoint_folder(number) / f"{table_name}.arrow" for number in range(self.count())]
-        return [pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files]
+    def read(self, table_name: str) -> Sequence[pa.Table]:
+        """The rows of a table, one Arrow table per checkpoint."""
+        return _MappedTables(
+            [self._checkpoint_folder(number) / f"{table_name}.arrow" for number in range(self.count())]
+        )
 
     def remove(self) -> None:
         """Remove all checkpoints, once their rows are in the tables."""
@@ -68,3 +70,26 @@ class Checkpoints:
 
     def _checkpoint_folder(self, number: int) -> Path:
         return self._folder / f"{number:05d}"
+
+
+class _MappedTables(Sequence[pa.Table]):
+    """Arrow files, each of which is mapped into memory only while its table is in use.
+
+    Args:
+        files: The files.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> pa.Table: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[pa.Table]: ...
+    def __getitem__(self, index: int | slice) -> pa.Table | Sequence[pa.Table]:
+        if isinstance(index, slice):
+            return _MappedTables(self._files[index])
+        return pa.ipc.open_file(pa.memory_map(str(self._files[index]))).read_all()

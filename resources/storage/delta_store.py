@@ -88,7 +88,7 @@ class Store:
             recording_ids: Recordings whose rows are replaced; a recording without new rows has none afterwards. In a
                 table that is not per recording, all rows are replaced.
             rows: The new rows, with the declared columns; also as several tables without common keys, which are
-                checked and written one after the other.
+                checked and written one after the other, and may be read from files whenever they are asked for.
             only: Values by column name; only rows with these values are replaced.
 
         Returns:
@@ -99,8 +99,9 @@ class Store:
             PipelineError: The data folder is full, read-only or not accessible.
         """
         schema = table.arrow_schema
-        parts = [part.select(schema.names).cast(schema) for part in ([rows] if isinstance(rows, pa.Table) else rows)]
+        parts = [rows] if isinstance(rows, pa.Table) else rows
         for part in parts:
+            part = part.select(schema.names).cast(schema)
             unlisted_ids = (
                 set(part["recording_id"].unique().to_pylist()) - {*recording_ids} if table.per_recording else ()
             )
@@ -116,7 +117,7 @@ class Store:
         predicate = " AND ".join(conditions) or None
 
         def commit() -> int:
-            batches = (batch for part in parts for batch in part.to_batches())
+            batches = (batch for part in parts for batch in part.select(schema.names).cast(schema).to_batches())
             reader = pa.RecordBatchReader.from_batches(schema, batches)
             delta = self._open_or_create(table)
             self.check_fence()

@@ -21,19 +21,22 @@ class _FrameTracker(Protocol):
 class Association:
     """Assigns boxes to tracks, stretch by stretch of a recording.
 
-    Where the boxes show that the camera was unsteady, they are associated a second time, with its motion removed.
+    The motion of the camera is removed first. Where it is not known from the pictures, and the boxes show that the
+    camera was unsteady, they are associated a second time.
 
     Args:
         settings: Method and thresholds.
         rate_fps: Frames per second.
+        known_camera_px: Position of each frame's picture relative to that of the first, as measured in the pictures;
+            px, shape (frames, 2); None estimates it from the boxes.
 
     Attributes:
         camera_px: Position of the picture relative to that of the first frame, for each frame so far; px, shape
             (frames, 2).
     """
 
-    def __init__(self, settings: TrackSettings, rate_fps: float) -> None:
-        self._rate_fps = rate_fps
+    def __init__(self, settings: TrackSettings, rate_fps: float, known_camera_px: np.ndarray | None = None) -> None:
+        self._rate_fps, self._known_camera_px = rate_fps, known_camera_px
         self._tracker: _FrameTracker = (
             _ByteTracker(settings, rate_fps) if settings.method == "bytetrack" else Tracker(settings, 1 / rate_fps)
         )
@@ -58,6 +61,10 @@ class Association:
             Track of each box, from 1; 0 for boxes without a track. int32 array of shape (n,).
         """
         first_frame = len(self.camera_px)
+        if self._known_camera_px is not None:
+            self.camera_px = self._known_camera_px[:end_frame]
+            steady_xyxy = xyxy - np.tile(self.camera_px[frame_index], (1, 2))
+            return _assign_frames(self._tracker, steady_xyxy, frame_index, time_s, confidence, class_id)
         before = copy.deepcopy(self._tracker) if self._steady_tracker is None else None
         frames = (frame_index, time_s, confidence, class_id)
         track_id = _assign_frames(self._tracker, xyxy, *frames)

@@ -8,6 +8,7 @@ import pytest
 
 from cv_assets.zone_events import TABLES, zone_rows
 from resources.config.camera_config import CameraSettings
+from resources.errors import RecordingError
 from resources.schema.row_checks import broken_rules
 from tests.builders.track_rows import moving_track_boxes
 
@@ -97,3 +98,9 @@ def test_a_camera_without_zones_and_a_recording_without_tracks_give_no_events() 
     without_tracks = rows_by_table(moving_track_boxes([]))
     assert without_tracks["zone_events"] == without_tracks["line_trips"] == without_tracks["ground_tracks"] == []
     assert [row["max_occupancy"] for row in without_tracks["zone_seconds"]] == [0]
+
+
+def test_a_line_on_the_ground_needs_the_positions_of_the_camera() -> None:
+    camera = CameraSettings.model_validate(CAMERA.model_dump() | {"fixed_to": "ground"})
+    with pytest.raises(RecordingError, match="materialize normalized_video again"):
+        rows_by_table(moving_track_boxes([150.0] * 5), camera)
