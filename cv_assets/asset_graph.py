@@ -13,6 +13,7 @@ from cv_assets.normalized_video import NORMALIZED_VIDEO, normalized_video
 from cv_assets.recordings import recordings
 from cv_assets.scenes import scenes
 from cv_assets.stage_asset import ANALYSIS, INGEST, StageAsset
+from cv_assets.still_tracks import still_tracks
 from cv_assets.summaries import summaries
 from cv_assets.track_links import track_links
 from cv_assets.tracks import tracks
@@ -31,6 +32,7 @@ def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
         scenes,
         model_stage(settings.detections),
         tracks,
+        still_tracks,
         track_links,
         crops,
         zone_events,

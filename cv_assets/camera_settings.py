@@ -91,6 +91,15 @@ CAMERA_ZONES = CameraAspect(
 )
 
 
+CAMERA_LEFT_OUT = CameraAspect(
+    "camera_left_out",
+    "Still objects that are left out of counts",
+    lambda settings, camera: (
+        settings.camera(camera).own_settings_json("units", "left_out") if settings.camera(camera).left_out else ""
+    ),
+)
+
+
 def camera_regions(model_name: str | None = None) -> CameraAspect:
     """Declare the aspect of the detection regions of a model.
 
@@ -158,7 +167,7 @@ class CameraObserver:
     def __init__(self, settings: Settings, read_at_s: float | None = None) -> None:
         self._settings, self._read_at_s = settings, time.time() if read_at_s is None else read_at_s
         aspects = (
-            *(CAMERA_VIDEO, CAMERA_TRACK_LINKING, CAMERA_ZONES, camera_regions()),
+            *(CAMERA_VIDEO, CAMERA_TRACK_LINKING, CAMERA_LEFT_OUT, CAMERA_ZONES, camera_regions()),
             *(camera_regions(model.name) for model in settings.models),
         )
         self.aspects: Mapping[AssetKey, CameraAspect] = {aspect.key: aspect for aspect in aspects}

@@ -16,6 +16,7 @@ from cv_assets.detection_filter import DetectionFilter
 from cv_assets.media_status import NO_NORMALIZED_VIDEO
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
+from cv_assets.still_tracks import without_left_out
 from resources.config.settings import Settings
 from resources.errors import RecordingError
 from resources.media.progress import ReportProgress
@@ -24,7 +25,7 @@ from resources.previews.timeline_chart import TIMELINE_BINS, peak_counts_by_clas
 from resources.schema.model_tables import DETECTIONS, MODEL_RUNS
 from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORDINGS
 from resources.schema.summary_tables import CLASS_MINUTES, CLASS_PRESENCE, HEATMAP_CELLS, SUMMARIES
-from resources.schema.track_tables import TRACK_BOXES, TRACKS
+from resources.schema.track_tables import STILL_TRACKS, TRACK_BOXES, TRACKS
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
 
@@ -149,6 +150,8 @@ def summarize_recording(recording_id: str, store: Store, settings: Settings) -> 
         TRACK_BOXES: ["track_id", "class_name", "frame_index", "time_s", "x_min_px", "x_max_px", "y_max_px"],
     }  # fmt: skip
     inputs = {table.name: store.read(table, [recording_id], names) for table, names in columns_by_table.items()}
+    for table in (TRACKS, TRACK_BOXES):
+        inputs[table.name] = without_left_out(inputs[table.name], recording_id, store)
     if inputs[RECORDING_CONTENTS.name]["frame_count"].to_pylist() in ([], [None]):
         raise RecordingError(NO_NORMALIZED_VIDEO)
     model_runs = inputs[MODEL_RUNS.name]
@@ -176,8 +179,8 @@ def _timeline(track_boxes: pa.Table, duration_s: float) -> MetadataValue:
 @stage_asset(
     group=ANALYSIS,
     tables=TABLES,
-    deps=(DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, FRAMES.name),
-    version=lambda settings: DetectionFilter.of_detector(settings).stage_version("summaries 3"),
+    deps=(DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, STILL_TRACKS.name, FRAMES.name),
+    version=lambda settings: DetectionFilter.of_detector(settings).stage_version("summaries 4"),
     kinds=("duckdb",),
 )
 def summaries(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

@@ -20,6 +20,7 @@ from cv_assets.camera_settings import CAMERA_ZONES
 from cv_assets.media_status import read_normalized_row
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
+from cv_assets.still_tracks import without_left_out
 from cv_assets.tracks import CAMERA_COLUMNS, camera_positions, corners
 from cv_assets.zone_presence import find_presence
 from resources.config.camera_config import CameraSettings
@@ -39,7 +40,7 @@ from resources.previews.image_encoding import embed_in_markdown
 from resources.previews.timeline_chart import TIMELINE_BINS, peak_counts_by_class, timeline_chart
 from resources.schema.columns import Table
 from resources.schema.recording_tables import FRAMES
-from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS
+from resources.schema.track_tables import STILL_TRACKS, TRACK_BOXES, TRACK_LINKS
 from resources.schema.zone_tables import GROUND_TRACKS, LINE_TRIPS, ZONE_EVENTS, ZONE_PRESENCE, ZONE_SECONDS
 from resources.start_times import recording_start
 from resources.storage.arrow_sql import select
@@ -348,7 +349,7 @@ def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dic
     rows_by_table = {table.name: table.empty for table in TABLES}
     metadata: dict[str, Metadata] = {}
     if camera.zones or camera.lines or camera.ground:
-        boxes = store.read(TRACK_BOXES, [recording_id], list(_BOX_COLUMNS))
+        boxes = without_left_out(store.read(TRACK_BOXES, [recording_id], list(_BOX_COLUMNS)), recording_id, store)
         if camera.track_link_gap_s:
             boxes = pa.concat_tables([boxes, boxes_of_preceding(row, store, settings)])
         boxes = boxes.sort_by([("track_id", "ascending"), ("time_s", "ascending")])
@@ -409,8 +410,8 @@ def boxes_of_preceding(row: Mapping[str, Any], store: Store, settings: Settings)
 @stage_asset(
     group=ANALYSIS,
     tables=TABLES,
-    deps=(TRACK_BOXES.name, TRACK_LINKS.name, FRAMES.name, CAMERA_ZONES.name),
-    version=lambda _: StageVersion.build("zone_events 4"),
+    deps=(TRACK_BOXES.name, STILL_TRACKS.name, TRACK_LINKS.name, FRAMES.name, CAMERA_ZONES.name),
+    version=lambda _: StageVersion.build("zone_events 5"),
     kinds=("numpy",),
 )
 def zone_events(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

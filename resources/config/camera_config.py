@@ -62,6 +62,23 @@ class LineSettings(Section):
         return value
 
 
+class LeftOutSettings(Section):
+    """A still object that is left out of counts, such as a sign; the view `repeated_objects` lists candidates."""
+
+    class_name: str = Field(min_length=1, description="Its class in the tables.")
+    box: tuple[float, float, float, float] = Field(
+        description="Left, top, right and bottom edge, from the top left of the frame; a still track whose box agrees "
+        "with it by half (IoU) is left out."
+    )
+
+    @field_validator("box")
+    @classmethod
+    def _check_area(cls, value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if value[0] >= value[2] or value[1] >= value[3]:
+            raise ValueError("the box has no area: give left, top, right and bottom, in this order")
+        return value
+
+
 class GroundSettings(Section):
     """Homography from the frame to the ground, which gives positions and speeds in metres."""
 
@@ -134,6 +151,9 @@ class CameraSettings(Section):
     ground: GroundSettings | None = Field(
         None, description="Homography: four or more image points and their positions in metres."
     )
+    left_out: tuple[LeftOutSettings, ...] = Field(
+        (), max_length=MAX_SHAPES, description="Still objects that are left out of counts: signs, parked cars."
+    )
     track_link_gap_s: float = Field(
         0.0,
         ge=0,
@@ -158,6 +178,8 @@ class CameraSettings(Section):
         yield from ((f"the line {line.name}", line.points) for line in self.lines)
         if self.ground:
             yield "the ground", self.ground.points
+        for place in self.left_out:
+            yield f"the left out {place.class_name}", (place.box[:2], place.box[2:])
 
     def own_settings_json(self, *names: str) -> str:
         """The named settings that differ from their defaults, as JSON; empty if none does."""

@@ -10,6 +10,7 @@ Most cameras stand still, and most of their frames are recognized as unmoved wit
 pixels from the reference, divided by the difference that a shift by a pixel would make, estimates its shift.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,8 @@ _BLOCKS = (16, 9)  # of a picture, for the test whether it has moved at all
 _UNMOVED_PX = 0.3  # the picture counts as unmoved below this; also shifts that are measured
 _MIN_GRADIENT = 1.0  # blocks with a smaller mean difference between neighbouring pixels show no movement
 _MIN_TEXTURED_BLOCKS = 8
-_MAX_CORNERS, _CORNER_QUALITY, _CORNER_DISTANCE_PX = 80, 0.01, 9
-_MIN_EIGENVALUE = 2e-4
+_CELL_CORNERS, _CORNER_QUALITY, _CORNER_DISTANCE_PX = 8, 0.02, 6  # of each cell of the grid
+_MIN_EIGENVALUE = 1e-4
 _WINDOW_PX, _PYRAMID_LEVELS = 11, 2
 _AGREEMENT_PX = 0.7  # corners whose shifts differ by less agree
 _MIN_AGREEING, _MIN_AGREEING_SHARE = 8, 0.25  # of the corners that are found again
@@ -56,9 +57,22 @@ class _Reference:
         steps_x = cv2.absdiff(luma[:, 1:], luma[:, :-1]).astype(np.float32)
         steps_y = cv2.absdiff(luma[1:], luma[:-1]).astype(np.float32)
         gradient = (_block_means(steps_x) + _block_means(steps_y)) / 2
-        corners = cv2.goodFeaturesToTrack(luma, _MAX_CORNERS, _CORNER_QUALITY, _CORNER_DISTANCE_PX)
-        corners = np.empty((0, 1, 2), np.float32) if corners is None else corners
-        return cls(luma.copy(), position_px, gradient, corners, frame_index)
+        return cls(luma.copy(), position_px, gradient, _find_corners(luma), frame_index)
+
+
+def _find_corners(luma: np.ndarray) -> np.ndarray:
+    """The best corners of each cell of the grid, because a large object may have the best of the whole picture."""
+    import cv2
+
+    edges = [np.linspace(0, size, count + 1).astype(int) for size, count in zip(luma.shape[::-1], _GRID, strict=True)]
+    found = [np.empty((0, 1, 2), np.float32)]
+    for left, right in itertools.pairwise(edges[0].tolist()):
+        for top, bottom in itertools.pairwise(edges[1].tolist()):
+            cell = luma[top:bottom, left:right]
+            corners = cv2.goodFeaturesToTrack(cell, _CELL_CORNERS, _CORNER_QUALITY, _CORNER_DISTANCE_PX)
+            if corners is not None:
+                found.append(corners + np.array([left, top], np.float32))
+    return np.concatenate(found)
 
 
 class CameraPosition:
@@ -68,6 +82,7 @@ class CameraPosition:
         self._references: list[_Reference] = []
         self._position_px = np.zeros(2)
         self._frame_count = self._lost_count = 0
+        self._previous: tuple[np.ndarray, np.ndarray] | None = None  # picture and position of the last known frame
 
     def add(self, small_luma: np.ndarray) -> tuple[float, float]:
         """Measure the next frame.
@@ -87,13 +102,20 @@ class CameraPosition:
         number = int(np.argmin(distances))
         reference = self._references[number]
         shift_px = self._measure(reference, small_luma)
+        is_near = shift_px is not None
+        if shift_px is None and self._previous is not None:  # less of the previous frame has left the picture
+            reference = _Reference.of(*self._previous, frame_index)
+            shift_px = self._measure(reference, small_luma)
         self._lost_count = 0 if shift_px is not None else self._lost_count + 1
         if shift_px is None:
             if self._lost_count > _MAX_LOST_FRAMES:
                 self._add_reference(small_luma, frame_index)
             return self._position()
         self._position_px = reference.position_px + shift_px
-        if not shift_px.any() and frame_index - reference.frame_index > _REFRESH_FRAMES:
+        self._previous = small_luma.copy(), self._position_px
+        if not is_near:
+            self._add_reference(small_luma, frame_index)
+        elif not shift_px.any() and frame_index - reference.frame_index > _REFRESH_FRAMES:
             self._references[number] = _Reference.of(small_luma, reference.position_px, frame_index)
         elif (np.abs(shift_px) > _MAX_SHIFT_SHARE * np.array(small_luma.shape[::-1])).any():
             self._add_reference(small_luma, frame_index)

@@ -80,6 +80,8 @@ OBJECTS = View(
                 "km/h), so that the ground or the track is wrong; NULL for cameras without ground",
                 nullable=True,
             ),
+            Column("is_doubtful", FLAG, "As in tracks: a link of the track has a confidence below 0.8", nullable=True),
+            Column("is_left_out", FLAG, "Whether the settings of the camera leave the track out of counts"),
             replace(
                 FRAME_INDEX,
                 name="best_crop_frame_index",
@@ -92,6 +94,7 @@ OBJECTS = View(
     f"""
     WITH objects AS (
         SELECT recording_id, track_id, camera, class_name, start_utc, end_utc, duration_s, start_s, end_s, width_px,
+            is_doubtful, coalesce(is_left_out, false) AS is_left_out,
             last_x_px - first_x_px AS right_px, last_y_px - first_y_px AS down_px,
             mean_speed_m_s * 3.6 AS mean_speed_km_h, max_speed_m_s * 3.6 AS max_speed_km_h, best_crop_frame_index
         FROM tracks LEFT JOIN (SELECT recording_id, width_px FROM recording_contents) USING (recording_id)
@@ -99,13 +102,15 @@ OBJECTS = View(
                 USING (recording_id, track_id)
             LEFT JOIN (SELECT recording_id, track_id, frame_index AS best_crop_frame_index FROM crops WHERE rank = 1)
                 USING (recording_id, track_id)
+            LEFT JOIN (SELECT recording_id, track_id, is_left_out FROM still_tracks) USING (recording_id, track_id)
     )
     SELECT recording_id, track_id, camera, class_name, start_utc, end_utc, duration_s, start_s, end_s,
         {mmss_sql("floor(start_s)")} AS start_mmss, {mmss_sql("floor(end_s)")} AS end_mmss,
         CASE WHEN sqrt(right_px ** 2 + down_px ** 2) < width_px * {_STAYS_BELOW_SHARE} THEN 'stays'
             ELSE {list(_DIRECTIONS)}[1 + (round(degrees(atan2(down_px, right_px)) / 45)::INTEGER + 8) % 8]
         END AS direction,
-        mean_speed_km_h, max_speed_km_h, {_IS_ABSURD} AS is_speed_absurd, best_crop_frame_index
+        mean_speed_km_h, max_speed_km_h, {_IS_ABSURD} AS is_speed_absurd, is_doubtful, is_left_out,
+        best_crop_frame_index
     FROM objects
     """,
 )

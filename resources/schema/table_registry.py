@@ -24,7 +24,7 @@ from resources.schema.recording_tables import (
     STRETCHES,
 )
 from resources.schema.summary_tables import CLASS_MINUTES, CLASS_PRESENCE, HEATMAP_CELLS, SUMMARIES
-from resources.schema.track_tables import CROPS, TRACK_BOXES, TRACK_LINKS, TRACKS
+from resources.schema.track_tables import CROPS, STILL_TRACKS, TRACK_BOXES, TRACK_LINKS, TRACKS
 from resources.schema.zone_tables import (
     GROUND_TRACKS,
     LINE_MINUTES,
@@ -56,6 +56,7 @@ TABLES: dict[str, Table] = {
         MODELS,
         TRACKS,
         TRACK_BOXES,
+        STILL_TRACKS,
         TRACK_LINKS,
         CROPS,
         ZONE_EVENTS,

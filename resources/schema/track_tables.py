@@ -1,5 +1,7 @@
 """Tables of tracks, their boxes, their links between recordings, and crops."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 
 from resources.schema.columns import (
@@ -89,6 +91,26 @@ TRACK_BOXES = Table(
         nullable(CONFIDENCE, "Confidence of the model; NULL if interpolated"),
         *BOX,
         nullable(LINK_CONFIDENCE, "Confidence of the link whose gap the box fills; NULL for other boxes"),
+    ),
+)
+
+STILL_TRACKS = Table(
+    "still_tracks",
+    "One row per track whose box stays where it is: nine tenths of its centres lie within a fifth of its size.",
+    ("recording_id", "track_id"),
+    (
+        RECORDING_ID,
+        RECORDING_CAMERA,
+        TRACK_ID,
+        CLASS_ID,
+        CLASS_NAME,
+        START_S,
+        END_S,
+        START_UTC,
+        END_UTC,
+        DURATION_S,
+        *(replace(column, meaning=f"Median: {column.meaning}") for column in BOX),
+        Column("is_left_out", FLAG, "Whether the settings of the camera (left_out) leave the track out of counts"),
     ),
 )
 

@@ -26,6 +26,7 @@ from resources.schema.columns import (
 )
 from resources.schema.object_view import OBJECTS
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS
+from resources.schema.repeated_view import REPEATED_OBJECTS
 
 STATUS_SEVERITY = ("rejected", "quarantined", "failed", "interrupted", "partial", "ok")
 """The states of stages, most severe first: a recording has that of its most severe stage, of equal ones the newest."""
@@ -167,7 +168,7 @@ _CAMERA_TIMELINE = View(
     """,
 )
 
-VIEWS = (RECORDING_STATUS, RECORDINGS_VIEW, _CAMERA_TIMELINE, *CLOCK_VIEWS, OBJECTS)
+VIEWS = (RECORDING_STATUS, RECORDINGS_VIEW, _CAMERA_TIMELINE, *CLOCK_VIEWS, OBJECTS, REPEATED_OBJECTS)
 """All views, in the order in which they are created."""
 
 
