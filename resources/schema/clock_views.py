@@ -25,6 +25,11 @@ _SECOND_US = 1_000_000
 _MINUTE_US = 60 * _SECOND_US
 _HOUR_US = 60 * _MINUTE_US
 
+_COUNTED_TRACKS = (
+    "(SELECT tracks.* FROM tracks ANTI JOIN (SELECT recording_id, track_id FROM still_tracks WHERE is_left_out) AS "
+    "left_out USING (recording_id, track_id))"
+)
+
 
 def _units_sql(unit_us: int) -> str:
     """SQL of the numbers of the units of time, since 1970, that an interval from first_us to end_us touches."""
@@ -112,7 +117,7 @@ def _presence_view(table: Table, unit_us: int, unit_column: str) -> View:
             SELECT *, {_units_sql(unit_us)} AS unit
             FROM (
                 SELECT recording_id, class_name, epoch_us(start_utc) AS first_us, epoch_us(end_utc) AS end_us
-                FROM tracks
+                FROM {_COUNTED_TRACKS}
             )
         )
         GROUP BY recording_id, class_name, unit
@@ -130,7 +135,7 @@ def _camera_view(table: Table, source: View, unit_us: int, unit_column: str) -> 
     WITH continued AS (
         SELECT recording_id, class_name, count(*) AS continued_count,
             make_timestamptz(epoch_us(start_utc) // {unit_us} * {unit_us}) AS {unit_column}
-        FROM track_links JOIN tracks USING (recording_id, track_id)
+        FROM track_links JOIN {_COUNTED_TRACKS} USING (recording_id, track_id)
         GROUP BY recording_id, class_name, {unit_column}
     )
     SELECT camera, {unit_column}, class_name,
