@@ -34,7 +34,7 @@ from resources.schema.track_tables import TRACK_BOXES
 from resources.storage.delta_store import Store
 
 PEERS = ("bytetrack", "botsort", "ocsort", "deepocsort", "fasttrack", "tracktrack")
-_REAL_GOALS = {"hota": 0.475, "idf1": 0.65, "mota": 0.53}
+REAL_GOALS = {"hota": 0.475, "idf1": 0.65, "mota": 0.53}
 """Means over the real sequences."""
 _MAX_HOTA_LOSS = 0.025
 """A sequence may be this much worse than with the best peer."""
@@ -101,7 +101,7 @@ def track_with_peer(name: str, crowd: Crowd, images: Images = None) -> tuple[np.
     return np.array(rows).reshape(-1, 6), frame_ms
 
 
-def track_with_ours(crowd: Crowd) -> tuple[np.ndarray, float]:
+def track_with_ours(crowd: Crowd, settings: TrackSettings | None = None) -> tuple[np.ndarray, float]:
     """Track a crowd as the stage does.
 
     Returns:
@@ -114,7 +114,7 @@ def track_with_ours(crowd: Crowd) -> tuple[np.ndarray, float]:
     frames = pa.table({"frame_index": frame_index, "time_s": frame_index / rate_fps})
     detections = crowd.detections()
     started_s = time.perf_counter()
-    boxes = track_detections(detections, frames, rate_fps, TrackSettings())[1]
+    boxes = track_detections(detections, frames, rate_fps, settings or TrackSettings())[1]
     frame_ms = (time.perf_counter() - started_s) / frame_count * 1000
     rows = np.column_stack([boxes["frame_index"].to_numpy(), boxes["track_id"].to_numpy(), corners(boxes)])
     return rows, frame_ms
@@ -168,7 +168,7 @@ def real_cases(peers: Sequence[str] = PEERS) -> Iterator[Case]:
     for tracker in ("ours", *peers):
         click.echo(_table_line("mean", tracker, mean_scores([scores[name][tracker] for name in scores])))
     mean = mean_scores([scores[name]["ours"] for name in scores])
-    for metric, goal in _REAL_GOALS.items():
+    for metric, goal in REAL_GOALS.items():
         yield min_case(f"{len(scores)} real sequences: mean {metric.upper()}", getattr(mean, metric), "share", goal)
     for name, by_tracker in scores.items():
         best = max((by_tracker[peer].hota for peer in peers), default=0.0)

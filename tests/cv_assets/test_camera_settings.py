@@ -28,12 +28,18 @@ pytestmark = pytest.mark.slow
 CAMERAS: Mapping[str, str | None] = {"a": "gate", "bad": "yard", "c": "yard"}
 ANALYSIS_ASSETS = set(AssetGraph.build(Settings()).assets_of(ANALYSIS))
 ZONE_ASSETS = {"zone_events", "zone_seconds", "zone_presence", "line_trips", "ground_tracks"}
+SUMMARY_ASSETS = {"summaries", "class_minutes", "heatmap_cells", "class_presence"}
 ZONE_ASSETS_AND_DOWNSTREAM = ZONE_ASSETS | {"zone_minutes", "line_minutes", "origin_destinations"}
 MOVED_LINE = {"lines": [{"name": "middle", "points": [[0.6, 1], [0.6, 0]]}]}
 CHANGES: Mapping[str, tuple[Mapping[str, Any], set[str], set[str]]] = {
     # Changed settings of the gate; assets that are stale in the UI, which shows direct dependents; all stale assets.
     "line": (MOVED_LINE, ZONE_ASSETS, ZONE_ASSETS_AND_DOWNSTREAM),
     "clock": ({"clock_offset_s": 5.0}, set(), set()),
+    "left out": (
+        {"left_out": [{"class_name": "car", "box": [0, 0, 0.1, 0.1]}]},
+        {"still_tracks"},
+        {"still_tracks"} | ZONE_ASSETS_AND_DOWNSTREAM | SUMMARY_ASSETS,
+    ),
     "track linking": ({"track_link_gap_s": 2.0}, {"track_links"}, {"track_links"} | ZONE_ASSETS_AND_DOWNSTREAM),
     "video": (
         {"video": {"crf": 30}},
