@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-STRETCH_ROWS = 200_000
-"""A stretch has about this many detections, which take some 200 MB while they are tracked."""
+STRETCH_ROWS = 100_000
+"""A stretch has about this many detections, which take some 100 MB while they are tracked."""
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,11 @@ def test_zone_and_line_events_are_aggregated_by_minute_and_by_origin_and_destina
 
 def store_tracks(store: Store, *keys: tuple[str, int]) -> None:
     """Store tracks of the class person from the first frame on, by recording and track_id."""
-    measures = dict.fromkeys(TRACKS.arrow_schema.names, 1.0) | {"class_id": 0, "class_name": "person"}
+    measures = dict.fromkeys(TRACKS.arrow_schema.names, 1.0) | {
+        "class_id": 0,
+        "class_name": "person",
+        "is_doubtful": False,
+    }
     extent = {"start_s": 0.0, "first_frame_index": 0, "last_frame_index": 3, "box_count": 3}
     rows = [
         {**measures, **extent, "recording_id": recording_id, "track_id": track_id} for recording_id, track_id in keys
