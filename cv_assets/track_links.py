@@ -96,7 +96,7 @@ def link_rows(
     xyxy = np.concatenate([boxes_before.xyxy, boxes_after.xyxy])
     area_px = float((xyxy[:, 2:].max(axis=0) - xyxy[:, :2].min(axis=0)).prod()) if len(xyxy) else 1.0
     duration_s = before["duration_s_from_content"] + after["duration_s_from_content"]
-    start_density = (len(first_before) + len(first_after)) / duration_s / area_px
+    start_density = np.full(len(ids_after), (len(first_before) + len(first_after)) / duration_s / area_px)
     links = link_tracks(ends, starts, max_gap_s + 2 * _BOUNDARY_S, min_confidence, start_density)
     rows = {
         "recording_id": pa.repeat(after["recording_id"], len(links.end)),

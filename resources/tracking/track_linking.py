@@ -70,7 +70,7 @@ class Links:
 
 
 def link_tracks(
-    ends: TrackEnds, starts: TrackEnds, max_gap_s: float, min_confidence: float, start_density: float
+    ends: TrackEnds, starts: TrackEnds, max_gap_s: float, min_confidence: float, start_density: np.ndarray
 ) -> Links:
     """Link each track to the later track that continues it, if any.
 
@@ -79,7 +79,8 @@ def link_tracks(
         starts: First boxes of tracks, on the same clock.
         max_gap_s: The longest gap in seconds.
         min_confidence: Links of lower confidence are left out.
-        start_density: Tracks that start per second and pixel of the area in which there are objects.
+        start_density: Tracks like that of each start that appear per second and pixel of the area in which there are
+            objects, shape (starts,).
 
     Returns:
         The links, in the order of their ends in time.
@@ -109,7 +110,7 @@ def _windows(order: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _link_window(
-    ends: TrackEnds, starts: TrackEnds, is_used: np.ndarray, max_gap_s: float, start_density: float
+    ends: TrackEnds, starts: TrackEnds, is_used: np.ndarray, max_gap_s: float, start_density: np.ndarray
 ) -> Links:
     """Select the links of the ends of one window, sorted by time."""
     import lap
@@ -128,7 +129,7 @@ def _link_window(
     column = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
     is_same_class = ends.class_id[end] == starts.class_id[candidates[column]]
     end, column = end[is_same_class], column[is_same_class]
-    score = score_links(ends.select(end), starts.select(candidates[column]), start_density)
+    score = score_links(ends.select(end), starts.select(candidates[column]), start_density[candidates[column]])
     odds = np.exp(np.clip(score, -50, 50))
     end_odds, start_odds = 1 + np.bincount(end, odds, len(counts)), 1 + np.bincount(column, odds, len(candidates))
     confidence = odds / np.maximum(end_odds[end], start_odds[column])
@@ -148,13 +149,13 @@ def _link_window(
     return Links(link_end, candidates[link_column], confidence_matrix[link_end, link_column])
 
 
-def score_links(ends: TrackEnds, starts: TrackEnds, start_density: float) -> np.ndarray:
+def score_links(ends: TrackEnds, starts: TrackEnds, start_density: np.ndarray) -> np.ndarray:
     """Log-likelihood ratio of each pair of an end and a start: same object, against another one.
 
     Args:
         ends: n ends.
         starts: n later starts.
-        start_density: See `link_tracks`.
+        start_density: See `link_tracks`, shape (n,).
 
     Returns:
         Shape (n,).

@@ -183,7 +183,7 @@ class TrackParts:
         if settings.link_s and len(parts):
             class_of_part = votes.argmax(axis=0)
             self._starts.class_id[:], self._ends.class_id[:] = class_of_part, class_of_part
-            links = self._find_links(parts, settings)
+            links = self._find_links(parts, rate_fps, settings)
             confidence[links.start] = links.confidence
             for end, start in zip(links.end.tolist(), links.start.tolist(), strict=True):
                 root[start] = root[end]  # ends are sorted by time: those of earlier parts have their root
@@ -200,11 +200,14 @@ class TrackParts:
         class_id = class_ids[track_votes.argmax(axis=0)] if len(objects) else np.empty(0, int)
         return LinkedTracks(number[root], confidence, np.concatenate([[0], class_id]))
 
-    def _find_links(self, parts: np.ndarray, settings: TrackSettings) -> Links:
+    def _find_links(self, parts: np.ndarray, rate_fps: float, settings: TrackSettings) -> Links:
         """The links between parts, by their numbers."""
         starts, ends = self._starts.select(parts), self._ends.select(parts)
         duration_s = float(ends.time_s.max() - starts.time_s.min())
         area_px = float((self._corner_max - self._corner_min).prod())
-        start_density = len(parts) / max(duration_s, 1.0) / max(area_px, 1.0)
+        # Short parts are mostly noise, so that they tell little about how often objects appear.
+        is_short = self._count[parts] / rate_fps < settings.min_duration_s
+        count = np.where(is_short, is_short.sum(), (~is_short).sum())
+        start_density = count / max(duration_s, 1.0) / max(area_px, 1.0)
         links = link_tracks(ends, starts, settings.link_s, settings.min_link_confidence, start_density)
         return Links(parts[links.end], parts[links.start], links.confidence)
