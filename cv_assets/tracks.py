@@ -33,6 +33,7 @@ from resources.tracking.association import Association
 from resources.tracking.detection_source import STRETCH_ROWS, DetectionSource
 from resources.tracking.track_parts import TrackedBoxes, TrackParts, UsualOdds
 from resources.tracking.track_smoothing import gap_rows, smooth_boxes, track_starts
+from resources.votes import UNSURE, is_decided
 
 CAMERA_COLUMNS = ("camera_x_px", "camera_y_px")
 _CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
@@ -65,8 +66,10 @@ SELECT any_value(recording_id) AS recording_id, track_id, any_value(class_id) AS
     sum(stretches.path_px) / greatest(max(last_s) - min(first_s), 1 / $rate) AS mean_speed_px_s,
     arg_min(first_x_px, first_frame_index) AS first_x_px, arg_min(first_y_px, first_frame_index) AS first_y_px,
     arg_max(last_x_px, last_frame_index) AS last_x_px, arg_max(last_y_px, last_frame_index) AS last_y_px,
-    any_value(links.link_confidence) AS link_confidence, any_value(links.link_confidence) < $doubtful AS is_doubtful
-FROM stretches LEFT JOIN links USING (track_id) GROUP BY track_id ORDER BY track_id
+    any_value(links.link_confidence) AS link_confidence, any_value(links.link_confidence) < $doubtful AS is_doubtful,
+    any_value(class_shares.class_share) AS class_share
+FROM stretches JOIN class_shares USING (track_id) LEFT JOIN links USING (track_id)
+GROUP BY track_id ORDER BY track_id
 """
 
 
@@ -170,7 +173,14 @@ class RecordingTracks:
         is_written &= ~is_missing | (smoothed.variance[:, 0] <= _MAX_GAP_STD_SIZES**2)
         xyxy = smoothed.xyxy + np.tile(self._camera_px[frame_index], (1, 2))
         class_id = self._linked.class_id[track_id_of_row]
-        names = pa.array([self._class_names[number] for number in class_id[is_written].tolist()], pa.string())
+        is_sure = is_decided(self._linked.class_votes, self._linked.observations)[track_id_of_row[is_written]]
+        names = pa.array(
+            [
+                self._class_names[number] if is_sure_of_class else UNSURE
+                for number, is_sure_of_class in zip(class_id[is_written].tolist(), is_sure.tolist(), strict=True)
+            ],
+            pa.string(),
+        )
         columns: dict[str, Any] = {
             "recording_id": rows["recording_id"].take(order[row[is_written]]),
             "track_id": track_id_of_row[is_written],
@@ -193,8 +203,11 @@ class RecordingTracks:
             return TRACKS.empty
         numbers, confidences = self._linked.lowest_confidences()
         links = pa.table({"track_id": pa.array(numbers, pa.int32()), "link_confidence": confidences})
+        share = self._linked.class_votes / np.maximum(self._linked.observations, 1)
+        class_shares = pa.table({"track_id": pa.array(np.arange(len(share)), pa.int32()), "class_share": share})
         values = {"rate": self._source.rate_fps, "doubtful": _DOUBTFUL_BELOW}
-        rows = select(_TRACKS_SQL, {"stretches": pa.concat_tables(self._sums), "links": links}, values)
+        tables = {"stretches": pa.concat_tables(self._sums), "links": links, "class_shares": class_shares}
+        rows = select(_TRACKS_SQL, tables, values)
         return rows.select(TRACKS.arrow_schema.names).cast(TRACKS.arrow_schema)
 
 
@@ -246,8 +259,8 @@ def track_detections(
         track_id: The track of each detection by association alone, 0 for none; None associates them.
 
     Returns:
-        The two tables. Tracks are numbered from 1 in the order in which they start; each has one class, the one with
-        the largest sum of confidences over its boxes.
+        The two tables. Tracks are numbered from 1 in the order in which they start; each has one class, that of most
+        of its boxes, or `unsure`.
     """
     source = DetectionSource.of_table(detections, frames["time_s"].to_numpy(), rate_fps)
     recording_tracks = RecordingTracks(source, settings, track_id, camera_positions(frames))
@@ -326,7 +339,7 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     tables=(TRACKS, TRACK_BOXES),
     deps=(DETECTIONS.name, FRAMES.name),
     version=lambda settings: DetectionFilter.of_detector(settings).stage_version(
-        "tracks 4", {"tracks": settings.tracks}
+        "tracks 5", {"tracks": settings.tracks}
     ),
     kinds=("numpy",),
     resource_keys=("models",),

@@ -64,6 +64,16 @@ TRACKS = Table(
         ),
         nullable(LINK_CONFIDENCE, "Lowest confidence of the links that join parts of the track; NULL without links"),
         Column("is_doubtful", FLAG, "Whether a link of the track has a confidence below 0.8", nullable=True),
+        Column(
+            "class_share",
+            FLOAT,
+            "Share of the boxes counted in box_count that have the class of most; below 0.6, or with fewer than 3 "
+            "boxes, class_name is unsure, and class_id is still that of most",
+            "0 to 1",
+            nullable=True,
+            minimum=0,
+            maximum=1,
+        ),
     ),
 )
 

@@ -24,12 +24,16 @@ class LinkedTracks:
         track_of_part: Number of the track of each part, from 1 in the order in which tracks start; 0 for parts that are
             noise. By the number of the part.
         link_confidence: Confidence of the link to the part before it; NaN without one. By the number of the part.
-        class_id: Class of each track, by its number.
+        class_id: Class of most boxes of each track, by its number.
+        class_votes: Number of these boxes, by the number of the track.
+        observations: Number of boxes of each track, by its number.
     """
 
     track_of_part: np.ndarray
     link_confidence: np.ndarray
     class_id: np.ndarray
+    class_votes: np.ndarray
+    observations: np.ndarray
 
     def lowest_confidences(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the tracks that have links, and the lowest confidence of each."""
@@ -142,6 +146,7 @@ class TrackParts:
         self._count = np.zeros(part_count + 1, int)
         self._best_confidence = np.zeros(part_count + 1)
         self._votes: dict[int, np.ndarray] = {}
+        self._class_counts: dict[int, np.ndarray] = {}
         self._weight = np.zeros(part_count + 1)
         self._corner_min, self._corner_max = np.full(2, np.inf), np.full(2, -np.inf)
 
@@ -167,6 +172,8 @@ class TrackParts:
             rows = np.flatnonzero(boxes.class_id == class_id)
             votes = np.bincount(boxes.part[rows], boxes.confidence[rows], len(self._count))
             self._votes[class_id] = self._votes.get(class_id, 0) + votes
+            boxes_of_class = np.bincount(boxes.part[rows], minlength=len(self._count))
+            self._class_counts[class_id] = self._class_counts.get(class_id, 0) + boxes_of_class
         weight = self._usual_odds.weigh(boxes.confidence, boxes.class_id)
         self._weight += np.bincount(boxes.part, weight, len(self._weight))
         if len(boxes.part):
@@ -196,9 +203,18 @@ class TrackParts:
         objects = objects[np.argsort(self._starts.time_s[objects], kind="stable")]
         number = np.zeros(len(root), np.int32)
         number[objects] = np.arange(1, len(objects) + 1)
-        track_votes = np.stack([np.bincount(root, values, len(root)) for values in votes])[:, objects]
-        class_id = class_ids[track_votes.argmax(axis=0)] if len(objects) else np.empty(0, int)
-        return LinkedTracks(number[root], confidence, np.concatenate([[0], class_id]))
+        # Of classes with equally many boxes, that with the larger sum of confidences.
+        confidences = np.stack([np.bincount(root, values, len(root)) for values in votes])[:, objects]
+        boxes = [self._class_counts[class_id] for class_id in class_ids.tolist()] or [np.zeros(len(root))]
+        class_counts = np.stack([np.bincount(root, values, len(root)) for values in boxes])[:, objects]
+        best_class = (class_counts + confidences / (confidences.sum(axis=0) + 1)).argmax(axis=0)
+        class_id = class_ids[best_class] if len(objects) else np.empty(0, int)
+        class_votes = np.take_along_axis(class_counts, best_class[None], axis=0)[0]
+        return LinkedTracks(
+            number[root],
+            confidence,
+            *(np.concatenate([[0], values]) for values in (class_id, class_votes, counts[objects])),
+        )
 
     def _find_links(self, parts: np.ndarray, rate_fps: float, settings: TrackSettings) -> Links:
         """The links between parts, by their numbers."""
