@@ -16,13 +16,13 @@ from cli.stage_waits import DAEMON_START, Wait, has_ticked, read_wait
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.batch import STOPPED_TAG
 from cv_assets.camera_settings import cameras_of
+from resources.corrections.corrected_rows import read_tracks
 from resources.dagster_instance.dagster_names import UNFINISHED_STATUSES
 from resources.dagster_instance.postgres_database import postgres_problem
 from resources.errors import PipelineError
 from resources.forgotten_files import FORGOTTEN
 from resources.inference.detector import Models
 from resources.schema.summary_tables import SUMMARIES
-from resources.schema.track_tables import TRACKS
 from resources.source_index import SourceIndex
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
@@ -354,7 +354,7 @@ def _read_outcomes(instance: DagsterInstance, store: Store, graph: AssetGraph) -
 
 def _track_counts(store: Store, recording_ids: Sequence[str]) -> dict[str, dict[str, int]]:
     """Number of tracks by recording and class."""
-    rows = select(_TRACK_COUNTS_SQL, {"tracks": store.read(TRACKS, recording_ids, ["recording_id", "class_name"])})
+    rows = select(_TRACK_COUNTS_SQL, {"tracks": read_tracks(store, recording_ids, ["recording_id", "class_name"])})
     counts: dict[str, dict[str, int]] = {}
     for row in rows.to_pylist():
         counts.setdefault(row["recording_id"], {})[row["class_name"]] = row["track_count"]

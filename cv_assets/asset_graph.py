@@ -7,6 +7,7 @@ from functools import cached_property
 from dagster import AssetsDefinition, AssetSelection, define_asset_job
 
 from cv_assets.camera_settings import CameraObserver
+from cv_assets.corrected_tracks import corrected_tracks
 from cv_assets.crops import crops
 from cv_assets.detections import model_stage, models_by_asset
 from cv_assets.normalized_video import NORMALIZED_VIDEO, normalized_video
@@ -33,6 +34,7 @@ def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
         model_stage(settings.detections),
         tracks,
         still_tracks,
+        corrected_tracks,
         track_links,
         crops,
         zone_events,
@@ -48,7 +50,7 @@ class AssetGraph:
 
     Attributes:
         settings: The settings for which the assets were built.
-        observer: Records the settings of single cameras.
+        observer: Records the settings of single cameras, and corrections.
         assets: The assets, upstream first; one definition per stage.
     """
 

@@ -25,6 +25,7 @@ from dagster import (
     observable_source_asset,
 )
 
+from cv_assets.corrections import CORRECTIONS_ASSET, RecordingAspect
 from cv_assets.partitions import recordings_partitions
 from resources.config.detection_config import DetectionSettings
 from resources.config.media_config import VideoSettings
@@ -120,6 +121,19 @@ def camera_regions(model_name: str | None = None) -> CameraAspect:
 
 
 @dataclass(frozen=True)
+class CurrentSettings:
+    """One aspect of a recording in force.
+
+    Attributes:
+        version: Data version.
+        settings: The settings of its camera by name; empty for what is no setting.
+    """
+
+    version: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class SettingsObservation:
     """The newest observation of a recording's camera that agrees with the settings of this process.
 
@@ -157,7 +171,7 @@ def cameras_of(store: Store, recording_ids: Sequence[str] | None = None) -> dict
 
 
 class CameraObserver:
-    """Records the settings of single cameras as observations of the source assets.
+    """Records the settings of single cameras, and corrections, as observations of the source assets.
 
     Args:
         settings: The settings of this process.
@@ -166,11 +180,13 @@ class CameraObserver:
 
     def __init__(self, settings: Settings, read_at_s: float | None = None) -> None:
         self._settings, self._read_at_s = settings, time.time() if read_at_s is None else read_at_s
-        aspects = (
+        self._store = Store(settings.data_folder)
+        aspects: tuple[CameraAspect | RecordingAspect, ...] = (
+            CORRECTIONS_ASSET,
             *(CAMERA_VIDEO, CAMERA_TRACK_LINKING, CAMERA_LEFT_OUT, CAMERA_ZONES, camera_regions()),
             *(camera_regions(model.name) for model in settings.models),
         )
-        self.aspects: Mapping[AssetKey, CameraAspect] = {aspect.key: aspect for aspect in aspects}
+        self.aspects: Mapping[AssetKey, CameraAspect | RecordingAspect] = {aspect.key: aspect for aspect in aspects}
 
     def build_assets(self) -> list[SourceAsset]:
         """Build the source asset of each aspect; observing one records the settings in force."""
@@ -178,15 +194,23 @@ class CameraObserver:
             warnings.simplefilter("ignore", BetaWarning)  # at each start, one for each asset
             return [self._build_asset(aspect) for aspect in self.aspects.values()]
 
-    def _build_asset(self, aspect: CameraAspect) -> SourceAsset:
+    def _build_asset(self, aspect: CameraAspect | RecordingAspect) -> SourceAsset:
+        is_settings = isinstance(aspect, CameraAspect)
+        origin = (
+            "from the settings of the recording's camera. The pipeline observes them by itself; a recording without an "
+            "observation has no settings of its own. After a change of the settings, Observe marks what has become "
+            "stale."
+            if is_settings
+            else "from the table of the same name, to which `cv-assets correct` adds rows. The pipeline observes them "
+            "by itself; a recording without an observation has none."
+        )
+
         # Observable, because the UI shows any other asset whose partitions are not materialized as missing.
         @observable_source_asset(
             name=aspect.name,
-            description=f"{aspect.description}, from the settings of the recording's camera. The pipeline observes "
-            "them by itself; a recording without an observation has no settings of its own. After a change of the "
-            "settings, Observe marks what has become stale.",
-            group_name="cameras",
-            tags={"dagster/kind/yaml": ""},
+            description=f"{aspect.description}, {origin}",
+            group_name="cameras" if is_settings else "people",
+            tags={"dagster/kind/yaml" if is_settings else "dagster/kind/deltalake": ""},
             partitions_def=recordings_partitions,
             required_resource_keys={"store"},
         )
@@ -196,13 +220,27 @@ class CameraObserver:
 
         return observe
 
-    def current_version(self, key: AssetKey, camera: str | None) -> str:
-        """Data version of a camera's settings as this process read them."""
-        return settings_data_version(self.aspects[key].settings_json(self._settings, camera))
+    def current(self, key: AssetKey, cameras: Mapping[str, str | None]) -> dict[str, CurrentSettings]:
+        """The settings of the cameras as this process read them, or the stored corrections, by recording.
 
-    def current_settings(self, key: AssetKey, camera: str | None) -> dict[str, Any]:
-        """A camera's settings by name as this process read them."""
-        return self.aspects[key].settings_by_name(self._settings, camera)
+        Args:
+            key: The asset.
+            cameras: Camera by recording.
+        """
+        aspect = self.aspects[key]
+        if isinstance(aspect, RecordingAspect):
+            texts = aspect.versions(self._store, cameras)
+            return {
+                recording_id: CurrentSettings(settings_data_version(text), {}) for recording_id, text in texts.items()
+            }
+        by_camera = {
+            camera: CurrentSettings(
+                settings_data_version(aspect.settings_json(self._settings, camera)),
+                aspect.settings_by_name(self._settings, camera),
+            )
+            for camera in set(cameras.values())
+        }
+        return {recording_id: by_camera[camera] for recording_id, camera in cameras.items()}
 
     def record(
         self, instance: DagsterInstance, keys: Iterable[AssetKey], cameras: Mapping[str, str | None]
@@ -222,7 +260,7 @@ class CameraObserver:
         return {key: self._record_one(instance, self.aspects[key], cameras) for key in keys if key in self.aspects}
 
     def _record_one(
-        self, instance: DagsterInstance, aspect: CameraAspect, cameras: Mapping[str, str | None]
+        self, instance: DagsterInstance, aspect: CameraAspect | RecordingAspect, cameras: Mapping[str, str | None]
     ) -> dict[str, SettingsObservation]:
         newest = instance.fetch_observations(aspect.key, limit=1).records
         if is_first := not newest:
@@ -230,42 +268,47 @@ class CameraObserver:
             instance.report_runless_asset_event(AssetObservation(aspect.key))
             newest = instance.fetch_observations(aspect.key, limit=1).records
         last_id = newest[0].storage_id
-        by_camera = {camera: aspect.settings_json(self._settings, camera) for camera in set(cameras.values())}
-        named = {camera: aspect.settings_by_name(self._settings, camera) for camera in by_camera}
-        settings_by_recording = {recording_id: by_camera[camera] for recording_id, camera in cameras.items()}
-        events = observations(instance, aspect.key, set(settings_by_recording))
+        # Settings are read at the start of the process, corrections now.
+        read_at_s = self._read_at_s if isinstance(aspect, CameraAspect) else time.time()
+        current = self.current(aspect.key, cameras)
+        events = observations(instance, aspect.key, set(current))
         recorded: set[str] = set()
-        for recording_id, settings_json in settings_by_recording.items():
+        for recording_id, settings in current.items():
             newest_event = events.get(recording_id, [])[:1]
-            version = settings_data_version(settings_json)
-            if any(version == observed_version(event) or self._is_newer(event) for event in newest_event):
+            if any(
+                settings.version == observed_version(event) or _is_newer(event, read_at_s) for event in newest_event
+            ):
                 continue
-            if newest_event or settings_json:
-                instance.report_runless_asset_event(self._observation(aspect, recording_id, settings_json))
+            if newest_event or settings.version != NO_VERSION:
+                instance.report_runless_asset_event(_observation(aspect, recording_id, settings, read_at_s))
                 recorded.add(recording_id)
         if recorded:
-            events = observations(instance, aspect.key, set(settings_by_recording))
+            events = observations(instance, aspect.key, set(current))
         return {
             recording_id: _newest_matching_observation(
-                settings_data_version(settings_json),
-                named[cameras[recording_id]],
+                settings.version,
+                settings.settings,
                 events.get(recording_id, []),
                 last_id,
                 is_recorded_now=is_first or recording_id in recorded,
             )
-            for recording_id, settings_json in settings_by_recording.items()
+            for recording_id, settings in current.items()
         }
 
-    def _is_newer(self, event: AssetEvent) -> bool:
-        """Whether the settings of an observation were read after those of this process; future times are ignored."""
-        return self._read_at_s < float(event.tags.get(_READ_AT_TAG, 0)) < time.time()
 
-    def _observation(self, aspect: CameraAspect, recording_id: str, settings_json: str) -> AssetObservation:
-        tags = {_READ_AT_TAG: str(self._read_at_s)}
-        if settings_json:  # Dagster treats an observation without a version like no observation
-            version = settings_data_version(settings_json)
-            tags |= {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
-        return AssetObservation(aspect.key, partition=recording_id, metadata={"settings": settings_json}, tags=tags)
+def _is_newer(event: AssetEvent, read_at_s: float) -> bool:
+    """Whether the settings of an observation were read after those of a time; future times are ignored."""
+    return read_at_s < float(event.tags.get(_READ_AT_TAG, 0)) < time.time()
+
+
+def _observation(
+    aspect: CameraAspect | RecordingAspect, recording_id: str, settings: CurrentSettings, read_at_s: float
+) -> AssetObservation:
+    tags = {_READ_AT_TAG: str(read_at_s)}
+    if settings.version != NO_VERSION:  # Dagster treats an observation without a version like no observation
+        tags |= {DATA_VERSION_TAG: settings.version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+    metadata = {"settings": json.dumps(settings.settings)} if settings.settings else {}
+    return AssetObservation(aspect.key, partition=recording_id, metadata=metadata, tags=tags)
 
 
 def _newest_matching_observation(

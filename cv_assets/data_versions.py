@@ -8,7 +8,7 @@ from typing import Any
 
 from dagster import AssetExecutionContext, AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
-from cv_assets.camera_settings import NO_VERSION, CameraObserver, SettingsObservation
+from cv_assets.camera_settings import CameraObserver, SettingsObservation
 from resources.config.stage_version import StageVersion
 from resources.dagster_instance.dagster_names import (
     CODE_VERSION_TAG,
@@ -105,7 +105,7 @@ class DataVersions:
             store_version_settings(data_folder, stage_name, self.code_version, self.stage_version.settings)
             for key, by_recording in self.observations.items():
                 for observation in {observation.version: observation for observation in by_recording.values()}.values():
-                    if observation.version != NO_VERSION:
+                    if observation.settings:
                         name, settings = key.to_user_string(), observation.settings
                         store_version_settings(data_folder, name, observation.version, settings)
 

@@ -23,7 +23,7 @@ from resources.geometry.box_overlap import iou
 from resources.media.progress import ReportProgress
 from resources.schema.columns import BOX
 from resources.schema.recording_tables import FRAMES
-from resources.schema.track_tables import STILL_TRACKS, TRACK_BOXES
+from resources.schema.track_tables import STILL_TRACKS, TRACK_BOXES, TRACKS
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
 
@@ -110,7 +110,7 @@ def find_still_tracks(recording_id: str, store: Store, settings: Settings) -> di
 @stage_asset(
     group=ANALYSIS,
     tables=(STILL_TRACKS,),
-    deps=(TRACK_BOXES.name, FRAMES.name, CAMERA_LEFT_OUT.name),
+    deps=(TRACKS.name, TRACK_BOXES.name, FRAMES.name, CAMERA_LEFT_OUT.name),
     version=lambda _: StageVersion.build("still_tracks 1"),
     kinds=("duckdb",),
 )

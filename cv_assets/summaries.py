@@ -18,10 +18,12 @@ from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
 from cv_assets.still_tracks import without_left_out
 from resources.config.settings import Settings
+from resources.corrections.corrected_rows import read_track_boxes, read_tracks
 from resources.errors import RecordingError
 from resources.media.progress import ReportProgress
 from resources.previews.image_encoding import embed_in_markdown
 from resources.previews.timeline_chart import TIMELINE_BINS, peak_counts_by_class, timeline_chart
+from resources.schema.correction_tables import CORRECTED_BOXES, CORRECTED_TRACKS
 from resources.schema.model_tables import DETECTIONS, MODEL_RUNS
 from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORDINGS
 from resources.schema.summary_tables import CLASS_MINUTES, CLASS_PRESENCE, HEATMAP_CELLS, SUMMARIES
@@ -149,8 +151,14 @@ def summarize_recording(recording_id: str, store: Store, settings: Settings) -> 
         TRACKS: ["track_id", "class_name", "start_s"],
         TRACK_BOXES: ["track_id", "class_name", "frame_index", "time_s", "x_min_px", "x_max_px", "y_max_px"],
     }  # fmt: skip
-    inputs = {table.name: store.read(table, [recording_id], names) for table, names in columns_by_table.items()}
-    for table in (TRACKS, TRACK_BOXES):
+    as_corrected = {TRACKS: read_tracks, TRACK_BOXES: read_track_boxes}
+    inputs = {
+        table.name: as_corrected[table](store, [recording_id], names)
+        if table in as_corrected
+        else store.read(table, [recording_id], names)
+        for table, names in columns_by_table.items()
+    }
+    for table in as_corrected:
         inputs[table.name] = without_left_out(inputs[table.name], recording_id, store)
     if inputs[RECORDING_CONTENTS.name]["frame_count"].to_pylist() in ([], [None]):
         raise RecordingError(NO_NORMALIZED_VIDEO)
@@ -179,7 +187,7 @@ def _timeline(track_boxes: pa.Table, duration_s: float) -> MetadataValue:
 @stage_asset(
     group=ANALYSIS,
     tables=TABLES,
-    deps=(DETECTIONS.name, TRACKS.name, TRACK_BOXES.name, STILL_TRACKS.name, FRAMES.name),
+    deps=(DETECTIONS.name, CORRECTED_TRACKS.name, CORRECTED_BOXES.name, STILL_TRACKS.name, FRAMES.name),
     version=lambda settings: DetectionFilter.of_detector(settings).stage_version("summaries 4"),
     kinds=("duckdb",),
 )

@@ -18,9 +18,11 @@ from cv_assets.stage_metadata import Metadata, count_metadata
 from cv_assets.tracks import tracked_boxes
 from resources.config.settings import Settings
 from resources.config.stage_version import StageVersion
+from resources.corrections.corrected_rows import read_track_boxes
 from resources.media.progress import ReportProgress
+from resources.schema.correction_tables import CORRECTED_BOXES, CORRECTED_TRACKS
 from resources.schema.recording_tables import RECORDINGS
-from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS, TRACKS
+from resources.schema.track_tables import TRACK_LINKS
 from resources.start_times import CLOCK_COLUMNS, recording_start
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import read_recording_rows
@@ -152,8 +154,8 @@ def timed_rows(recording_ids: Sequence[str], store: Store, settings: Settings) -
 
 
 def _boxes_by_recording(recording_ids: list[str], store: Store) -> dict[str, pa.Table]:
-    """Rows of `track_boxes` by recording, sorted by track_id and frame_index."""
-    boxes = store.read(TRACK_BOXES, recording_ids)
+    """Rows of `track_boxes` as corrected by recording, sorted by track_id and frame_index."""
+    boxes = read_track_boxes(store, recording_ids)
     order = [("track_id", "ascending"), ("frame_index", "ascending")]
     return {
         recording_id: boxes.filter(pc.equal(boxes["recording_id"], recording_id)).sort_by(order)
@@ -164,9 +166,9 @@ def _boxes_by_recording(recording_ids: list[str], store: Store) -> dict[str, pa.
 @stage_asset(
     group=ANALYSIS,
     tables=(TRACK_LINKS,),
-    deps=(TRACKS.name, TRACK_BOXES.name, CAMERA_TRACK_LINKING.name),
+    deps=(CORRECTED_TRACKS.name, CORRECTED_BOXES.name, CAMERA_TRACK_LINKING.name),
     version=lambda settings: StageVersion.build(
-        "track_links 4", {"tracks.min_link_confidence": settings.tracks.min_link_confidence}
+        "track_links 5", {"tracks.min_link_confidence": settings.tracks.min_link_confidence}
     ),
     kinds=("numpy",),
 )

@@ -2,9 +2,7 @@
 
 From the same boxes: zone_seconds (occupancy and queue of each zone per second), zone_presence (the same by class, as
 intervals), line_trips (movement of a track from one line to the next) and ground_tracks (tracks in metres, for cameras
-with a ground plane).
-
-All are computed from stored tracks and the zones in the settings: a moved line reruns no model and no tracker.
+with a ground plane). All come from tracks as corrected and the settings: a moved line reruns no model and no tracker.
 """
 
 from collections import Counter
@@ -26,6 +24,7 @@ from cv_assets.zone_presence import find_presence
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
 from resources.config.stage_version import StageVersion
+from resources.corrections.corrected_rows import read_track_boxes
 from resources.errors import RecordingError
 from resources.geometry.homography import fit_homography, project_to_ground
 from resources.geometry.zone_geometry import (
@@ -39,8 +38,9 @@ from resources.media.progress import ReportProgress
 from resources.previews.image_encoding import embed_in_markdown
 from resources.previews.timeline_chart import TIMELINE_BINS, peak_counts_by_class, timeline_chart
 from resources.schema.columns import Table
+from resources.schema.correction_tables import CORRECTED_BOXES
 from resources.schema.recording_tables import FRAMES
-from resources.schema.track_tables import STILL_TRACKS, TRACK_BOXES, TRACK_LINKS
+from resources.schema.track_tables import STILL_TRACKS, TRACK_LINKS
 from resources.schema.zone_tables import GROUND_TRACKS, LINE_TRIPS, ZONE_EVENTS, ZONE_PRESENCE, ZONE_SECONDS
 from resources.start_times import recording_start
 from resources.storage.arrow_sql import select
@@ -349,10 +349,10 @@ def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dic
     rows_by_table = {table.name: table.empty for table in TABLES}
     metadata: dict[str, Metadata] = {}
     if camera.zones or camera.lines or camera.ground:
-        boxes = without_left_out(store.read(TRACK_BOXES, [recording_id], list(_BOX_COLUMNS)), recording_id, store)
+        boxes = without_left_out(read_track_boxes(store, [recording_id], _BOX_COLUMNS), recording_id, store)
         if camera.track_link_gap_s:
             boxes = pa.concat_tables([boxes, boxes_of_preceding(row, store, settings)])
-        boxes = boxes.sort_by([("track_id", "ascending"), ("time_s", "ascending")])
+        boxes = boxes.sort_by([(name, "ascending") for name in ("track_id", "time_s")])
         frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s", *CAMERA_COLUMNS]).sort_by("frame_index")
         rows_by_table = zone_rows(recording_id, boxes, frames, camera, row["width_px"], row["height_px"])
         metadata = _event_metadata(rows_by_table, boxes, row["duration_s_from_content"])
@@ -396,7 +396,7 @@ def boxes_of_preceding(row: Mapping[str, Any], store: Store, settings: Settings)
     names = ["track_id", "previous_recording_id", "previous_track_id"]
     links = store.read(TRACK_LINKS, [row["recording_id"]], names)
     preceding = links["previous_recording_id"].unique().to_pylist()
-    boxes = store.read(TRACK_BOXES, preceding, list(_BOX_COLUMNS))
+    boxes = read_track_boxes(store, preceding, _BOX_COLUMNS)
     starts = [recording_start(other, settings) for other in (row, *read_recording_rows(store, preceding).values())]
     times_utc = [start[0] for start in starts if start]
     offset_s = (times_utc[0] - times_utc[1]).total_seconds() if len(times_utc) > 1 else 0.0
@@ -410,7 +410,7 @@ def boxes_of_preceding(row: Mapping[str, Any], store: Store, settings: Settings)
 @stage_asset(
     group=ANALYSIS,
     tables=TABLES,
-    deps=(TRACK_BOXES.name, STILL_TRACKS.name, TRACK_LINKS.name, FRAMES.name, CAMERA_ZONES.name),
+    deps=(CORRECTED_BOXES.name, STILL_TRACKS.name, TRACK_LINKS.name, FRAMES.name, CAMERA_ZONES.name),
     version=lambda _: StageVersion.build("zone_events 5"),
     kinds=("numpy",),
 )

@@ -221,12 +221,13 @@ def _observe_settings(
     )
     for key in graph.observer.aspects:
         name, events = key.to_user_string(), _read_observations(instance, key, recording_ids)
+        current = graph.observer.current(key, cameras)
         recorded: set[tuple[str, str]] = set()
         for row in rows:
             recording_id, version = row["recording_id"], row["inputs"].get(name, NO_VERSION)
             known = events.get(recording_id, [])
             is_known = any(event.version == version for event in known) or (recording_id, version) in recorded
-            is_current = version == graph.observer.current_version(key, cameras[recording_id])
+            is_current = version == current[recording_id].version
             if version == NO_VERSION or is_known or is_current or (known and known[0].version):
                 continue
             instance.report_runless_asset_event(

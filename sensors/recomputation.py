@@ -8,22 +8,37 @@ from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import cameras_of
 from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.stage_asset import ANALYSIS, INGEST
+from resources.corrections.correction_log import corrections_versions
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
 from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
 from sensors.staleness import StaleAsset, stale_assets
 
 STALE_VARIABLE = "CV_ASSETS_RECOMPUTE_STALE"
-"""Variable that says which stale assets a pipeline recomputes: `cheap` or `all`; without it, none."""
+"""Variable that says which stale assets a pipeline recomputes: `cheap` or `all`; without it, what corrections alter."""
 
 
 def find_recomputed(store: Store, graph: AssetGraph, recording_ids: Sequence[str]) -> dict[str, set[str]]:
     """Find the stale assets that this pipeline recomputes, by recording; see `select_recomputed`."""
     value = os.environ.get(STALE_VARIABLE)
     if value not in ("cheap", "all"):
-        return {}
+        return _find_newly_corrected(store, graph, recording_ids)
     stale = stale_assets(store, cameras_of(store, recording_ids), graph)
     return select_recomputed(store, graph, stale, "all" if value == "all" else "cheap")
+
+
+def _find_newly_corrected(store: Store, graph: AssetGraph, recording_ids: Sequence[str]) -> dict[str, set[str]]:
+    """Find the assets that apply new corrections; what depends on them is in the same run."""
+    corrected = [name for name, version in corrections_versions(store, recording_ids).items() if version]
+    return _with_new_corrections(stale_assets(store, cameras_of(store, corrected), graph)) if corrected else {}
+
+
+def _with_new_corrections(stale: Sequence[StaleAsset]) -> dict[str, set[str]]:
+    selected: dict[str, set[str]] = {}
+    for asset in stale:
+        if asset.has_new_corrections:
+            selected.setdefault(asset.recording_id, set()).add(asset.asset_name)
+    return selected
 
 
 def select_recomputed(
@@ -40,8 +55,10 @@ def select_recomputed(
         graph: The asset graph of the settings in force.
         stale: All stale assets of some recordings.
         selection: Whether the cheap ones among them, which need neither a model nor the file, or all are recomputed.
+            Those with new corrections always are.
     """
-    selected: dict[str, set[str]] = {}
+    corrected = _with_new_corrections(stale)
+    selected: dict[str, set[str]] = {recording_id: set(names) for recording_id, names in corrected.items()}
     for asset in stale:
         if selection == "all" or not asset.is_costly:
             selected.setdefault(asset.recording_id, set()).add(asset.asset_name)
@@ -67,7 +84,7 @@ def select_recomputed(
             uncomputable |= names & needs_video
         for job_name in (INGEST, ANALYSIS):
             uncomputable |= set(graph.with_downstream(frozenset(uncomputable), job_name))
-        names -= uncomputable
+        names -= uncomputable - corrected.get(recording_id, set())
     return {recording_id: names for recording_id, names in selected.items() if names}
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cv_assets.asset_graph import AssetGraph
-from cv_assets.camera_settings import NO_VERSION
+from cv_assets.camera_settings import NO_VERSION, CurrentSettings
+from cv_assets.corrections import CORRECTIONS_ASSET
 from resources.config.setting_changes import describe_changes
 from resources.storage.delta_store import Store
 from resources.storage.stage_runs import decode_input_versions, newest_stage_runs
@@ -24,6 +25,7 @@ class StaleAsset:
         own_reason: The reason without stale inputs; empty if these are the whole reason.
         is_costly: Whether a model runs, or the file of the recording is read, before the asset is up to date again:
             in its own stage, or in that of a stale input.
+        has_new_corrections: Whether its stage applies corrections, and some were added since.
     """
 
     recording_id: str
@@ -31,6 +33,7 @@ class StaleAsset:
     reason: str
     own_reason: str
     is_costly: bool
+    has_new_corrections: bool
 
 
 class _Staleness(NamedTuple):
@@ -39,13 +42,7 @@ class _Staleness(NamedTuple):
     reason: str
     own_reason: str
     is_costly: bool
-
-
-class _CameraSettings(NamedTuple):
-    """One aspect of a camera's settings in force: the version, and the values by name."""
-
-    version: str
-    settings: Mapping[str, Any]
+    has_new_corrections: bool
 
 
 class _StoredVersions(NamedTuple):
@@ -78,24 +75,18 @@ def stale_assets(store: Store, cameras: Mapping[str, str | None], graph: AssetGr
     Returns:
         The stale assets, upstream first.
     """
-    aspects = {
-        camera: {
-            key.to_user_string(): _CameraSettings(
-                graph.observer.current_version(key, camera), graph.observer.current_settings(key, camera)
-            )
-            for key in graph.observer.aspects
-        }
-        for camera in set(cameras.values())
-    }
+    current = {key.to_user_string(): graph.observer.current(key, cameras) for key in graph.observer.aspects}
     # Recordings that were processed with equal settings have equal versions, and so the same reasons.
-    stale_by_versions: dict[tuple[str | None, tuple[_StoredVersions, ...]], dict[str, _Staleness]] = {}
+    stale_by_versions: dict[tuple[object, ...], dict[str, _Staleness]] = {}
     stale_by_recording = {}
     for recording_id, stored in _read_stored_versions(store, list(cameras)).items():
         camera = cameras[recording_id]
-        stale = stale_by_versions.get((camera, stored))
+        aspects = {name: settings[recording_id] for name, settings in current.items()}
+        versions = (camera, stored, *(settings.version for settings in aspects.values()))
+        stale = stale_by_versions.get(versions)
         if stale is None:
-            stale = _find_stale(store.data_folder, graph, stored, camera, aspects[camera])
-            stale_by_versions[camera, stored] = stale
+            stale = _find_stale(store.data_folder, graph, stored, camera, aspects)
+            stale_by_versions[versions] = stale
         stale_by_recording[recording_id] = stale
     return [
         StaleAsset(recording_id, name, *stale[name])
@@ -110,7 +101,7 @@ def _find_stale(
     graph: AssetGraph,
     stored: Sequence[_StoredVersions],
     camera: str | None,
-    aspects: Mapping[str, _CameraSettings],
+    aspects: Mapping[str, CurrentSettings],
 ) -> dict[str, _Staleness]:
     """Find the stale assets of a recording, by the name of the asset.
 
@@ -119,7 +110,7 @@ def _find_stale(
         graph: The asset graph of the settings in force.
         stored: Versions of the stages that have results.
         camera: The recording's camera.
-        aspects: Its current settings, by the name of the asset.
+        aspects: Its current settings, and its corrections, by the name of the asset.
     """
     stored_by_stage = {versions.stage: versions for versions in stored}
     stale: dict[str, _Staleness] = {}
@@ -139,21 +130,24 @@ def _find_stale(
             version = input_versions.get(input_name, NO_VERSION)
             if input_name in aspects:
                 if version != aspects[input_name].version:
-                    own_reasons.append(_camera_change(data_folder, input_name, version, camera, aspects[input_name]))
+                    own_reasons.append(_aspect_change(data_folder, input_name, version, camera, aspects[input_name]))
             elif input_name not in stale and upstream is not None and upstream.data_version != version:
                 own_reasons.append(f"{input_name} was materialized again")
         stale_inputs = [input_name for input_name in inputs if input_name in stale]
         reasons = [*own_reasons, *(f"{input_name} is stale" for input_name in stale_inputs)]
         if reasons:
             is_costly = name in graph.costly_assets or any(stale[input_name].is_costly for input_name in stale_inputs)
-            stale[name] = _Staleness(", ".join(reasons), ", ".join(own_reasons), is_costly)
+            has_new_corrections = CORRECTIONS_ASSET.change in own_reasons
+            stale[name] = _Staleness(", ".join(reasons), ", ".join(own_reasons), is_costly, has_new_corrections)
     return stale
 
 
-def _camera_change(
-    data_folder: Path, aspect_name: str, version_before: str, camera: str | None, now: _CameraSettings
+def _aspect_change(
+    data_folder: Path, aspect_name: str, version_before: str, camera: str | None, now: CurrentSettings
 ) -> str:
-    """Describe how a camera's settings have changed since a version."""
+    """Describe how a camera's settings, or the corrections of a recording, have changed since a version."""
+    if aspect_name == CORRECTIONS_ASSET.name:
+        return CORRECTIONS_ASSET.change
     is_known = version_before != NO_VERSION
     before = read_version_settings(data_folder, aspect_name, version_before) if is_known else {}
     subject = f"camera {camera!r}" if camera else "recordings without a camera"

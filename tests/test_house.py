@@ -18,7 +18,7 @@ from resources.config.settings_file import PROJECT_ROOT
 WINGS = ("resources", "cv_assets", "sensors", "serve", "cli")
 """The packages in order of their imports: each may import those before it."""
 ASSETS_IN_ORDER = (
-    "recordings", "normalized_video", "scenes", "detections", "tracks", "track_links", "crops",
+    "recordings", "normalized_video", "scenes", "detections", "tracks", "corrected_tracks", "track_links", "crops",
     "zone_events", "summaries", "zone_summaries",
 )  # fmt: skip
 MAX_LINES = 420

@@ -100,10 +100,12 @@ class View:
     Attributes:
         table: Its name, grain, key and columns, none of which is stored in a Delta table.
         query: Its SQL, over the tables of results.duckdb and the views before it.
+        query_without_corrections: SQL of the same rows where no correction has changed any; empty if it is the same.
     """
 
     table: Table
     query: str
+    query_without_corrections: str = ""
 
 
 def nullable(column: Column, meaning: str | None = None) -> Column:

@@ -34,6 +34,18 @@ _IS_ABSURD = (
     + f" ELSE {_MAX_OTHER_SPEED_KM_H} END"
 )
 
+# Crops have the numbers of the tracker: a box that a correction has given to another track takes its crop along.
+_BEST_CROPS = """
+    SELECT recording_id, coalesce(corrected.track_id, tracker_track_id) AS track_id,
+        arg_min(frame_index, rank) AS best_crop_frame_index
+    FROM (SELECT recording_id, track_id AS tracker_track_id, frame_index, rank FROM crops) AS crops
+        LEFT JOIN (SELECT recording_id, tracker_track_id, frame_index, track_id FROM corrected_boxes) AS corrected
+            USING (recording_id, tracker_track_id, frame_index)
+        LEFT JOIN (SELECT recording_id, track_id AS tracker_track_id, state FROM corrected_tracks) AS replaced
+            USING (recording_id, tracker_track_id)
+    WHERE corrected.track_id IS NOT NULL OR state IS NULL GROUP BY ALL
+"""
+
 OBJECTS = View(
     Table(
         "v_objects",
@@ -85,8 +97,8 @@ OBJECTS = View(
             replace(
                 FRAME_INDEX,
                 name="best_crop_frame_index",
-                meaning="Frame of the best crop: the row of crops with the same recording_id and track_id, and rank 1; "
-                "NULL if the track has no crop",
+                meaning="Frame of the best crop: the row of crops with this frame and, if the track is not corrected, "
+                "this track_id; NULL if the track has no crop",
                 nullable=True,
             ),
         ),
@@ -100,8 +112,7 @@ OBJECTS = View(
         FROM tracks LEFT JOIN (SELECT recording_id, width_px FROM recording_contents) USING (recording_id)
             LEFT JOIN (SELECT recording_id, track_id, mean_speed_m_s, max_speed_m_s FROM ground_tracks)
                 USING (recording_id, track_id)
-            LEFT JOIN (SELECT recording_id, track_id, frame_index AS best_crop_frame_index FROM crops WHERE rank = 1)
-                USING (recording_id, track_id)
+            LEFT JOIN ({_BEST_CROPS}) USING (recording_id, track_id)
             LEFT JOIN (SELECT recording_id, track_id, is_left_out FROM still_tracks) USING (recording_id, track_id)
     )
     SELECT recording_id, track_id, camera, class_name, start_utc, end_utc, duration_s, start_s, end_s,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from resources.schema.columns import Table
+from resources.schema.correction_tables import CORRECTED_BOXES, CORRECTED_TRACKS, CORRECTION_RESULTS, CORRECTIONS
 from resources.schema.model_tables import (
     DETECTIONS,
     FRAME_CLASSES,
@@ -57,6 +58,10 @@ TABLES: dict[str, Table] = {
         TRACKS,
         TRACK_BOXES,
         STILL_TRACKS,
+        CORRECTIONS,
+        CORRECTED_TRACKS,
+        CORRECTED_BOXES,
+        CORRECTION_RESULTS,
         TRACK_LINKS,
         CROPS,
         ZONE_EVENTS,

@@ -1,4 +1,4 @@
-"""Tables of tracks, their boxes, their links between recordings, and crops."""
+"""Tables of tracks as the tracker gives them, their boxes, their links between recordings, and crops."""
 
 from dataclasses import replace
 
@@ -75,6 +75,7 @@ TRACKS = Table(
             maximum=1,
         ),
     ),
+    published_name="tracker_tracks",
 )
 
 TRACK_BOXES = Table(
@@ -102,6 +103,7 @@ TRACK_BOXES = Table(
         *BOX,
         nullable(LINK_CONFIDENCE, "Confidence of the link whose gap the box fills; NULL for other boxes"),
     ),
+    published_name="tracker_track_boxes",
 )
 
 STILL_TRACKS = Table(

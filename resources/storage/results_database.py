@@ -23,6 +23,7 @@ import pyarrow as pa
 from resources.config.settings import Settings, settings_version
 from resources.errors import PipelineError
 from resources.schema.columns import Table, View
+from resources.schema.correction_tables import CORRECTED_TRACKS
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS, SOURCE_FILES
 from resources.schema.table_registry import TABLES
 from resources.schema.views import CAMERAS_SQL, VIEWS, Macro, macro_between
@@ -190,8 +191,9 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
         tables.sort(key=lambda table: _FIRST_TABLES.index(table.name) if table.name in _FIRST_TABLES else 3)
         published = [_publish_table(connection, table, store) for table in tables]
         catalog = [_catalog_row(rows.table, rows.row_count, versions.get(rows.table.name)) for rows in published]
+        has_corrections = any(rows.table is CORRECTED_TRACKS and rows.row_count for rows in published)
         for view in VIEWS:
-            _publish_view(connection, view)
+            _publish_view(connection, view, has_corrections=has_corrections)
         catalog += [_catalog_row(view.table, None, None) for view in VIEWS]
         catalog.append((_CATALOG, "One row per table or view of the results.", "table_name", len(catalog) + 1, None))
         for rows in published:
@@ -252,8 +254,9 @@ def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: S
     return _PublishedRows(table, count, columns, source)
 
 
-def _publish_view(connection: duckdb.DuckDBPyConnection, view: View) -> None:
-    connection.execute(f"CREATE VIEW {view.table.name} AS {view.query}")
+def _publish_view(connection: duckdb.DuckDBPyConnection, view: View, *, has_corrections: bool) -> None:
+    query = view.query if has_corrections else view.query_without_corrections or view.query
+    connection.execute(f"CREATE VIEW {view.table.name} AS {query}")
     _comment(connection, "VIEW", view.table.name, _comments(view.table))
 
 

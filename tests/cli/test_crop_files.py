@@ -50,9 +50,10 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def filled_rows(table: Table, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows of a table with 1 in every column without a value."""
+    """Rows of a table with 1, true or "" in every column without a value."""
     schema = table.arrow_schema
-    ones = {name: "" if pa.types.is_string(schema.field(name).type) else 1 for name in schema.names if name != "jpeg"}
+    values = {pa.string(): "", pa.bool_(): True}
+    ones = {name: values.get(schema.field(name).type, 1) for name in schema.names if name != "jpeg"}
     return pa.Table.from_pylist([ones | row for row in rows], schema)
 
 

@@ -15,7 +15,11 @@ from cv_assets.camera_settings import NO_VERSION
 from cv_assets.definitions import build_definitions
 from cv_assets.stage_asset import ANALYSIS
 from resources.config.settings import Settings
+from resources.corrections.correction_requests import CorrectionRequest, store_corrections
 from resources.schema.columns import UTC as UTC_TIMESTAMP
+from resources.schema.correction_tables import CORRECTED_TRACKS
+from resources.schema.summary_tables import SUMMARIES
+from resources.schema.track_tables import TRACKS
 from resources.storage.results_database import open_results, publish
 from sensors.recomputation import STALE_VARIABLE
 from sensors.recording_states import read_recording_states
@@ -284,6 +288,24 @@ def test_an_observation_with_a_time_in_the_future_is_replaced(pipeline: Pipeline
     use_gate_settings(pipeline, {})
     record_camera_settings(pipeline)
     assert stale_in_the_ui(pipeline) == set()
+
+
+def test_a_correction_is_applied_by_every_pipeline_and_counted_without_a_model(pipeline: Pipeline) -> None:
+    store, recording_id = pipeline.store, pipeline.ids["a"]
+    (count,) = store.read(SUMMARIES, [recording_id])["track_count"].to_pylist()
+    values = {"recording_id": recording_id, "track_id": store.read(TRACKS, [recording_id])["track_id"][0].as_py()}
+    store_corrections(store, [CorrectionRequest("edit", values | {"action": "reject"})], "ann")
+    stale = stale_assets(store, cameras_by_id(pipeline), pipeline.graph)
+    causes = {pipeline.graph.stage_of_asset[asset.asset_name]: asset.own_reason for asset in stale if asset.own_reason}
+    assert causes == {"corrected_tracks": "corrections were added"}
+    record_camera_settings(pipeline)
+    corrected = {("a", name) for name in ("corrected_tracks", "corrected_boxes", "correction_results")}
+    assert stale_in_the_ui(pipeline) == corrected
+    assert set(materialize_stale(pipeline)) == {
+        *("corrected_tracks", "track_links", "zone_events", "summaries", "zone_summaries")
+    }
+    assert store.read(SUMMARIES, [recording_id])["track_count"].to_pylist() == [count - 1]
+    assert store.read(CORRECTED_TRACKS, [recording_id])["state"].to_pylist() == ["removed"]
 
 
 def test_a_run_with_older_settings_keeps_the_newer_observation_and_its_results_are_stale(pipeline: Pipeline) -> None:

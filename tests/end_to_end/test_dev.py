@@ -29,11 +29,13 @@ EMPTY_TABLES = {
         "line_trips",
         "origin_destinations",
         "ground_tracks",
+        "still_tracks",
     ),
     *("track_links", "masks", "keypoints", "oriented_boxes", "frame_classes", "stretches"),
     *("file_hashes", "kept_recordings"),
+    *("corrections", "corrected_tracks", "corrected_boxes", "correction_results"),
 }
-"""Tables of zones and lines, weights of another task, frames that are black, files compared, recordings kept."""
+"""Tables of zones and lines, weights of another task, frames that are black, files compared, recordings kept, edits."""
 
 ALSO_OF_REJECTED = {"recordings", "recording_clocks", "stage_runs"}
 """Tables with rows of a recording that is rejected because its file is not a video."""

@@ -12,9 +12,11 @@ from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, RunsFilter
 from cv_assets.definitions import build_definitions
 from cv_assets.partitions import recordings_partitions
 from cv_assets.stage_asset import ANALYSIS
+from resources.corrections.correction_log import Correction, append_corrections
 from resources.errors import PipelineError
 from resources.file_identification import identify_files
 from resources.forgotten_files import exclude_forgotten
+from resources.schema.correction_tables import CORRECTIONS
 from resources.schema.operations_tables import KEPT_RECORDINGS, NOTIFICATIONS
 from resources.schema.recording_tables import RECORDINGS, SOURCE_FILES
 from resources.schema.track_tables import TRACK_LINKS, TRACKS
@@ -95,6 +97,7 @@ def test_nothing_of_a_forgotten_recording_is_left_and_others_are_unaffected(pipe
     event |= {"attempt_count": 1, "reported_at_utc": datetime.now(UTC)}
     events = [{**event, "subject": ids["a"]}, {**event, "subject": "", "event_id": "2", "message": "start"}]
     store.replace(NOTIFICATIONS, [], sparse_rows(NOTIFICATIONS, *events))
+    append_corrections(store, [Correction(ids["a"], "check", "ann", start_s=0.0, end_s=1.0)])
     publish(store, pipeline.settings)
     rows_of_c = store.read(TRACKS, [ids["c"]]).sort_by("track_id")
     before = materializations(pipeline, "c")
@@ -109,6 +112,7 @@ def test_nothing_of_a_forgotten_recording_is_left_and_others_are_unaffected(pipe
     shards = {file.stem for file in (store.data_folder / "dagster" / "history" / "runs").glob("*-*.db")}
     assert shards == {run.run_id for run in instance.get_runs()}
     assert store.read(NOTIFICATIONS)["event_id"].to_pylist() == ["2"]
+    assert store.read(CORRECTIONS).num_rows == 0
     with open_results(store.data_folder) as results:
         assert results.execute("SELECT recording_id FROM recordings ORDER BY ALL").fetchall() == sorted(
             [(ids["bad"],), (ids["c"],)]

@@ -24,8 +24,8 @@ from tests.builders.pipeline import INGEST_STAGES, Pipeline
 pytestmark = pytest.mark.slow
 TABLE_NAMES = (
     *("recordings", "frames", "recording_contents", "scenes", "stretches", "detections", "model_runs", "tracks"),
-    *("track_boxes", "track_links", "crops", "zone_events", "zone_presence", "zone_seconds", "line_trips"),
-    *("ground_tracks", "summaries", "class_minutes", "heatmap_cells", "class_presence"),
+    *("track_boxes", "still_tracks", "track_links", "crops", "zone_events", "zone_presence", "zone_seconds"),
+    *("line_trips", "ground_tracks", "summaries", "class_minutes", "heatmap_cells", "class_presence"),
     *("zone_minutes", "line_minutes", "origin_destinations"),
 )
 

@@ -251,6 +251,7 @@ def test_macros_return_the_rows_of_one_camera_between_two_times(store: Store) ->
         *("frames_between", "detections_between", "frame_classes_between", "track_boxes_between", "crops_between"),
         *("masks_between", "keypoints_between", "oriented_boxes_between", "zone_events_between", "line_trips_between"),
         *("class_minutes_between", "zone_minutes_between", "line_minutes_between"),
+        *("tracker_track_boxes_between", "corrected_boxes_between"),
     }
 
 

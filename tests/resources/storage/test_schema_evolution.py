@@ -173,7 +173,8 @@ def test_a_data_folder_of_format_1_opens(store: Store, monkeypatch: pytest.Monke
     publish(store, settings)
     with open_results(store.data_folder) as results:
         assert results.sql(status_sql).fetchall() == statuses
-        texts = results.sql("SELECT DISTINCT recording_id, later_text_of_track_boxes FROM track_boxes").fetchall()
+        query = "SELECT DISTINCT recording_id, later_text_of_track_boxes FROM tracker_track_boxes"
+        texts = results.sql(query).fetchall()
     assert sorted(texts) == sorted([(changed_id, "new"), (unchanged_id, None)])
 
 

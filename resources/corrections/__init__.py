@@ -1,0 +1,1 @@
+"""Corrections by people: how they are stored, found again in the tracks of today, and applied."""
