@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from cli.adopt_command import adopt
+from cli.audit_command import audit
 from cli.correct_command import correct
 from cli.crops_command import crops
 from cli.dev_command import dev
@@ -34,6 +35,7 @@ commands.add_command(worker)
 commands.add_command(stale)
 commands.add_command(crops)
 commands.add_command(correct)
+commands.add_command(audit)
 commands.add_command(adopt)
 commands.add_command(repair)
 commands.add_command(notify)

@@ -17,6 +17,7 @@ from dagster import DagsterInstance, RunRecord, RunsFilter
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.partitions import recordings_partitions
 from resources.dagster_instance.dagster_names import FINISHED_STATUSES
+from resources.schema.audit_tables import AUDIT_ANSWERS
 from resources.schema.correction_tables import CORRECTIONS
 from resources.schema.operations_tables import KEPT_RECORDINGS, STAGE_RUNS
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
@@ -343,7 +344,7 @@ def remove_replaced_recordings(instance: DagsterInstance, store: Store, states: 
     columns = ("recording_id", "camera", "source_path", "fingerprint", "size_bytes", "mtime_utc")
     rows = store.read(RECORDINGS, replaced, columns).to_pylist()
     for table in store.tables():
-        if table.per_recording and table not in (STAGE_RUNS, CORRECTIONS):
+        if table.per_recording and table not in (STAGE_RUNS, CORRECTIONS, AUDIT_ANSWERS):
             remaining = pa.Table.from_pylist(rows if table is RECORDINGS else [], table.arrow_schema)
             store.replace(table, replaced, remaining)
     for recording_id in replaced:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from resources.schema.audit_tables import AUDIT_ANSWERS
 from resources.schema.columns import Table
 from resources.schema.correction_tables import CORRECTED_BOXES, CORRECTED_TRACKS, CORRECTION_RESULTS, CORRECTIONS
 from resources.schema.model_tables import (
@@ -62,6 +63,7 @@ TABLES: dict[str, Table] = {
         CORRECTED_TRACKS,
         CORRECTED_BOXES,
         CORRECTION_RESULTS,
+        AUDIT_ANSWERS,
         TRACK_LINKS,
         CROPS,
         ZONE_EVENTS,

@@ -33,9 +33,9 @@ EMPTY_TABLES = {
     ),
     *("track_links", "masks", "keypoints", "oriented_boxes", "frame_classes", "stretches"),
     *("file_hashes", "kept_recordings"),
-    *("corrections", "corrected_tracks", "corrected_boxes", "correction_results"),
+    *("corrections", "corrected_tracks", "corrected_boxes", "correction_results", "audit_answers"),
 }
-"""Tables of zones and lines, weights of another task, frames that are black, files compared, recordings kept, edits."""
+"""Tables of zones and lines, weights of another task, black frames, files compared, recordings kept, edits, audits."""
 
 ALSO_OF_REJECTED = {"recordings", "recording_clocks", "stage_runs"}
 """Tables with rows of a recording that is rejected because its file is not a video."""
