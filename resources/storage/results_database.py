@@ -1,14 +1,16 @@
-"""results.duckdb: the database that people query, built as a new file and swapped in, never written in place.
+"""results.duckdb: the database that people query, made as a new file and swapped in, never written in place.
 
 It contains views of the current Parquet files of the large tables, the small tables themselves, views across tables,
 and a comment on every table and column. Wall-clock times are columns of the views, computed from recording_clocks. A
-published file is never changed, so no open client blocks the pipeline, and no run breaks a query.
+published file is never changed, so no open client blocks the pipeline, and no run breaks a query. Where only rows of
+some tables have changed, the new file is a copy of the last one with these tables replaced.
 """
 
 import functools
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,7 +43,7 @@ _KEEP_OLD_S = 600.0  # under load there is a new file every few seconds; a clien
 _FIRST_TABLES = (SOURCE_FILES.name, RECORDINGS.name, RECORDING_CLOCKS.name)  # all others need the last of them
 _SIZE = "database_bytes"
 _CATALOG = "published_tables"
-_CONTENTS = {"data_folder", "versions", "clock_version", "declaration_version", _SIZE}
+_CONTENTS = {"data_folder", "versions", "clock_version", "declaration_version", "has_corrections", _SIZE}
 _CATALOG_COMMENTS = {
     "": "One row per table or view: grain, key, row count, version and publication time. Key: table_name.",
     "table_name": "Name of the table or view",
@@ -80,6 +82,7 @@ def publish(store: Store, settings: Settings) -> bool:
             "versions": versions,
             "clock_version": clock_version(settings),
             "declaration_version": _declaration_version(),
+            "has_corrections": CORRECTED_TRACKS.name in versions and store.row_count(CORRECTED_TRACKS) > 0,
         }
         published = _read_contents(store.data_folder)
         if published is not None and contents == {name: published[name] for name in contents}:
@@ -92,8 +95,13 @@ def publish(store: Store, settings: Settings) -> bool:
         folder.mkdir(exist_ok=True)
         mode = read_only_mode(store.data_folder)
         database = folder / f"results-{time.time_ns():x}.duckdb"
+        changed = _changed_tables(contents, published, results_path(store.data_folder).resolve())
         try:
-            _build(database, store, versions)
+            if changed is None:
+                _build(database, store, contents)
+            else:
+                shutil.copyfile(results_path(store.data_folder), database)
+                _replace_tables(database, store, versions, changed)
             database.chmod(mode)
             database.with_suffix(".json").write_text(json.dumps(contents | {_SIZE: database.stat().st_size}))
             database.with_suffix(".json").chmod(mode)
@@ -106,7 +114,7 @@ def publish(store: Store, settings: Settings) -> bool:
         link.symlink_to(database.relative_to(store.data_folder))
         link.replace(results_path(store.data_folder))
         _remove_old_files(folder, database)
-    for table in store.tables():
+    for table in store.tables() if changed is None else changed:
         store.compact(table)
     return True
 
@@ -182,18 +190,64 @@ def _have_clocks_changed(contents: dict[str, Any], published: dict[str, Any] | N
     return any(published["versions"].get(table.name) != contents["versions"].get(table.name) for table in tables)
 
 
-def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
+def _changed_tables(contents: dict[str, Any], published: dict[str, Any] | None, path: Path) -> list[Table] | None:
+    """Tables whose rows alone are to be replaced in a copy of the published file; None if more has changed.
+
+    Args:
+        contents: What the new file has.
+        published: What the published file has, if it is whole.
+        path: The published file.
+    """
+    if published is None or any(
+        contents[name] != published[name] for name in contents if name not in ("versions", _SIZE)
+    ):
+        return None
+    old, new = published["versions"], contents["versions"]
+    changed = {name for name in new if new[name] != old.get(name)}
+    # A client may have opened the file for writing.
+    is_written = path.stat().st_mtime_ns > path.with_suffix(".json").stat().st_mtime_ns or Path(f"{path}.wal").exists()
+    if old.keys() != new.keys() or changed.intersection(_FIRST_TABLES) or is_written:
+        return None
+    return [table for table in TABLES.values() if table.name in changed]
+
+
+@contextmanager
+def _results_transaction(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """One transaction in the file: otherwise every comment would be a write to the disk of its own."""
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH '{_escape_quotes(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE results")
-        connection.execute("BEGIN")  # otherwise every comment would be a write to the disk of its own
+        connection.execute("BEGIN")
+        yield connection
+        connection.execute("COMMIT")
+        connection.execute("USE memory")
+        connection.execute("DETACH results")
+
+
+def _replace_tables(path: Path, store: Store, versions: dict[str, int], tables: Collection[Table]) -> None:
+    with _results_transaction(path) as connection:
+        views = {name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
+        for table in tables:
+            name = table.published_name or table.name
+            connection.execute(f"DROP {'VIEW' if name in views else 'TABLE'} {name}")
+            rows = _publish_table(connection, table, store)
+            _create_macro(connection, macro_between(table, rows.columns, rows.source))
+            connection.execute(
+                f"UPDATE {_CATALOG} SET row_count = ?, delta_version = ? WHERE table_name = ?",
+                [rows.row_count, versions[table.name], name],
+            )
+        connection.execute(f"UPDATE {_CATALOG} SET published_at_utc = now()")
+
+
+def _build(path: Path, store: Store, contents: Mapping[str, Any]) -> None:
+    versions = contents["versions"]
+    with _results_transaction(path) as connection:
         tables = store.tables()
         tables.sort(key=lambda table: _FIRST_TABLES.index(table.name) if table.name in _FIRST_TABLES else 3)
         published = [_publish_table(connection, table, store) for table in tables]
         catalog = [_catalog_row(rows.table, rows.row_count, versions.get(rows.table.name)) for rows in published]
-        has_corrections = any(rows.table is CORRECTED_TRACKS and rows.row_count for rows in published)
         for view in VIEWS:
-            _publish_view(connection, view, has_corrections=has_corrections)
+            _publish_view(connection, view, has_corrections=contents["has_corrections"])
         catalog += [_catalog_row(view.table, None, None) for view in VIEWS]
         catalog.append((_CATALOG, "One row per table or view of the results.", "table_name", len(catalog) + 1, None))
         for rows in published:
@@ -207,9 +261,6 @@ def _build(path: Path, store: Store, versions: dict[str, int]) -> None:
         names = "table_name, grain, key, row_count, delta_version"
         connection.executemany(f"INSERT INTO {_CATALOG} ({names}) VALUES (?, ?, ?, ?, ?)", catalog)
         _comment(connection, "TABLE", _CATALOG, _CATALOG_COMMENTS)
-        connection.execute("COMMIT")
-        connection.execute("USE memory")
-        connection.execute("DETACH results")
 
 
 @dataclass(frozen=True)
@@ -267,7 +318,7 @@ def _catalog_row(table: Table, row_count: int | None, version: int | None) -> tu
 def _create_macro(connection: duckdb.DuckDBPyConnection, macro: Macro | None) -> None:
     """Create the macro for the rows of a camera between two times, if the table has wall-clock times."""
     if macro is not None:
-        connection.execute(f"CREATE MACRO {macro.name}{macro.definition}")
+        connection.execute(f"CREATE OR REPLACE MACRO {macro.name}{macro.definition}")
         connection.execute(f"COMMENT ON MACRO TABLE {macro.name} IS '{_escape_quotes(macro.comment)}'")
 
 

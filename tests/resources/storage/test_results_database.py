@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
@@ -289,6 +290,54 @@ def test_publishing_without_new_commits_does_nothing(store: Store) -> None:
     assert not publish(store, SETTINGS)
     assert results_path(store.data_folder).readlink() == published_file
     assert published_versions(store.data_folder) == store.versions()
+
+
+def published_contents(store: Store) -> dict[str, list[Any]]:
+    """Rows and definitions of everything in the newest results, without the time of publication."""
+    catalog = {
+        "columns": "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal",
+        "views": "SELECT view_name, sql, comment FROM duckdb_views() WHERE NOT internal",
+        "macros": "SELECT function_name, macro_definition, comment FROM duckdb_functions() WHERE NOT internal",
+        "published_tables": "SELECT * EXCLUDE (published_at_utc) FROM published_tables",
+    }
+    names = [name for (name,) in query(store, "SELECT table_name FROM published_tables") if name not in catalog]
+    queries = catalog | {name: f"FROM {name}" for name in names}
+    return {name: query(store, f"FROM ({sql}) ORDER BY ALL") for name, sql in queries.items()}
+
+
+def test_a_publication_that_replaces_changed_tables_equals_a_complete_one(store: Store) -> None:
+    store_recordings(store, {"recording_id": "a"}, {"recording_id": "b"})
+    store.replace(DETECTIONS, ["a"], DETECTIONS.empty)
+    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
+    publish(store, SETTINGS)
+    changes: list[Callable[[], object]] = [
+        lambda: store.replace(CLASS_MINUTES, ["b"], class_minutes("b", 2)),
+        lambda: store.replace(DETECTIONS, ["a"], detection_rows("a", [0, 1.5])),  # a table becomes a view
+        lambda: store.replace(DETECTIONS, ["b"], detection_rows("b", [2.0])),
+        lambda: append_stage_runs(store, [stage_run("a", "recordings", "failed", error="Broken.")]),
+        lambda: store.replace(DETECTIONS, ["a", "b"], DETECTIONS.empty),
+        lambda: store_recordings(store, {"recording_id": "c", "camera": "yard"}),  # the clocks of all tables
+        lambda: store.replace(RECORDINGS, ["a"], RECORDINGS.empty),
+    ]
+    for number, change in enumerate(changes):
+        change()
+        assert publish(store, SETTINGS), number
+        replaced = published_contents(store)
+        results_path(store.data_folder).resolve().with_suffix(".json").unlink()  # nothing to copy
+        assert publish(store, SETTINGS), number
+        assert published_contents(store) == replaced, number
+
+
+def test_rows_that_a_client_wrote_into_the_results_are_gone_with_the_next_publication(store: Store) -> None:
+    store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
+    publish(store, SETTINGS)
+    published_file = results_path(store.data_folder).resolve()
+    published_file.chmod(0o600)
+    with duckdb.connect(str(published_file)) as client:
+        client.execute("DELETE FROM recording_class_minutes")
+    store.replace(CLASS_MINUTES, ["b"], class_minutes("b", 2))
+    assert publish(store, SETTINGS)
+    assert query(store, "SELECT count(*) FROM recording_class_minutes") == [(5,)]
 
 
 def test_a_moved_data_folder_is_published_again(store: Store, tmp_path: Path) -> None:
