@@ -17,6 +17,7 @@ import click
 
 from benchmarks import media, model, workers
 from benchmarks.agreement import agreement_by_recording
+from benchmarks.bundled_detector import bundled_detector_cases
 from benchmarks.inputs import BenchmarkInputs, find_inputs, process_folder
 from benchmarks.report import Case, describe_machine, max_case, min_case, min_ratio_case, print_table, write_json
 from benchmarks.tracking import tracking_cases
@@ -87,6 +88,7 @@ def main() -> int:
             workers.throughput_cases(inputs, scratch),
             media.media_cases(inputs.recording, scratch),
             tracking_cases(),
+            bundled_detector_cases(),
             model.model_cases(inputs, scratch),
             process_cases(inputs, scratch),
             agreement_cases(inputs, scratch),

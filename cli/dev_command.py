@@ -50,10 +50,13 @@ def dev(data: Path | None, weights: str | None, settings: Path | None, workers: 
 
         from cli.doctor import check_model_weights
         from cli.start_check import check_tables_at_start
+        from resources.inference.weights import download_default_weights
 
         _check_port(port)
         check_tables_at_start(data_folder)
         recommend_adoption(data_folder)
+        for sentence in download_default_weights(loaded_settings.all_models):
+            click.echo(sentence, err=True)
         for result in check_model_weights(loaded_settings):
             if not result.is_ok:
                 click.echo(f"The stages that use these weights are on hold: {result.message}", err=True)

@@ -14,7 +14,7 @@ from resources.dagster_instance.postgres_database import check_database, databas
 from resources.dagster_instance.sqlite_files import damaged_files
 from resources.errors import PipelineError
 from resources.inference.devices import available_devices
-from resources.inference.weights import check_weights, find_weights
+from resources.inference.weights import check_weights, fallback_sentence, find_weights, uses_fallback
 from resources.notifications.delivery import check_channel
 from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder
@@ -228,6 +228,10 @@ def check_model_weights(settings: Settings) -> Iterator[CheckResult]:
             check_weights(model, settings.watched_folders)
         except PipelineError as error:
             yield CheckResult("weights", False, str(error))
+            continue
+        if uses_fallback(model):
+            reason = ", and process and dev download them at their start if there is a network"
+            yield CheckResult("weights", True, fallback_sentence(model, reason))
             continue
         path = find_weights(model)
         if path is not None:

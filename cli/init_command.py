@@ -22,7 +22,8 @@ watched_folder: {watched_folder}
 data_folder: data
 
 detections:
-  # A path, or the name of a model that Ultralytics publishes, which is downloaded into weights/ once.
+  # A path, or the name of a model that Ultralytics publishes, which is downloaded into weights/ once. Where that is
+  # not possible, the bundled detector takes the place of yolo26n.pt.
   weights: {weights}
   # Keep only these classes; without the key, all classes of the model.
   # class_names: [person, bicycle, car]

@@ -131,7 +131,7 @@ def _check_before_start(settings: Settings) -> None:
     Raises:
         PipelineError: The watched folder has no recordings, or a channel or weights cannot be used.
     """
-    from resources.inference.weights import check_weights
+    from resources.inference.weights import check_weights, download_default_weights
     from resources.notifications.delivery import check_channel
     from resources.watched_files import list_watched_files
 
@@ -144,6 +144,8 @@ def _check_before_start(settings: Settings) -> None:
         raise PipelineError(f"The watched folder {settings.watched_folder} has no recordings: nothing to do.")
     for model in settings.all_models:
         check_weights(model, settings.watched_folders)
+    for sentence in download_default_weights(settings.all_models):
+        click.echo(sentence, err=True)
 
 
 def _describe_remaining_stale(report: "StaleReport", command: str, *, has_recomputed_all: bool) -> list[str]:

@@ -17,7 +17,9 @@ _ZONES = [{"name": "yard", "points": [[0.1, 0.5], [0.6, 0.5], [0.6, 1], [0.1, 1]
 _LINES = [{"name": "door", "points": [[0.5, 1], [0.5, 0]]}]
 _GROUND = {"points": [[0, 0.4], [1, 0.4], [1, 1], [0, 1]], "metres": [[0, 12], [20, 12], [20, 0], [0, 0]]}
 _SENDER, _RECIPIENTS = "cv@example.org", ["desk@example.org"]
+_NETWORK = {"head": "gfl", "classes": ["person", "car"], "colors": "bgr", "strides": [8, 16, 32]}
 _EXAMPLES: dict[str, Any] = {
+    "network": _NETWORK,
     "cameras": {"gate": {"clock_offset_s": -90, "zones": _ZONES, "lines": _LINES, "ground": _GROUND}},
     "zones": _ZONES,
     "lines": _LINES,
@@ -51,7 +53,7 @@ def _section_lines(section: BaseModel) -> Iterator[str]:
             yield f"{name}:  # {description}"
             yield from _indent(nested_lines)
             continue
-        yield from _value_lines(name, values[name], description)
+        yield from _value_lines(name, values.get(name), description)
         if not value and name in _EXAMPLES:
             annotation: Any = field.annotation
             example = TypeAdapter(annotation).validate_python(_EXAMPLES[name])

@@ -30,7 +30,8 @@ from resources.inference.detection_arrays import Detections
 from resources.inference.detector import Detector, Models
 from resources.inference.device_lease import describe_holder, device_lease
 from resources.inference.devices import available_devices, device_name, lock_name
-from resources.inference.weights import detection_version
+from resources.inference.plain_networks import BUNDLED_NAME
+from resources.inference.weights import detection_version, uses_fallback
 from resources.media.progress import ReportProgress
 from resources.previews.boxes_sheet import BoxesSheet
 from resources.schema.columns import Table
@@ -220,7 +221,8 @@ def _model_version(settings: DetectionSettings, key: str) -> StageVersion:
     assert isinstance(section, DetectionSettings)
     values: dict[str, Any] = {}
     if hashes:
-        values[f"{key}.weights"] = f"{Path(settings.weights).name} (content {str(hashes[0])[:8]})"
+        name = BUNDLED_NAME if uses_fallback(settings) else Path(settings.weights).name
+        values[f"{key}.weights"] = f"{name} (content {str(hashes[0])[:8]})"
     if settings.inference_settings is not settings and section.min_confidence == STORED_FROM_CONFIDENCE:
         values[f"{key}.min_confidence"] = f"{STORED_FROM_CONFIDENCE} or more"  # the same boxes are stored
     return StageVersion.build(_LOGIC, {key: section}, *map(str, hashes), explanation=values)

@@ -17,6 +17,7 @@ from cli.main import commands
 from cv_assets.detections import DEVICE_TAG
 from resources.config.camera_config import CameraSettings
 from resources.config.detection_config import DetectionSettings, ModelSettings
+from resources.config.network_config import NetworkSettings
 from resources.config.operations_config import ChannelSettings, EmailSettings, NotificationSettings, WebhookSettings
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT, load_settings
@@ -122,7 +123,7 @@ def documented_defaults(heading: str) -> list[dict[str, str]]:
 def default_value(model: type[BaseModel], name: str) -> Any:
     """The default of a setting as YAML has it."""
     instance = model.model_construct()
-    return instance.model_dump(mode="json", include={name}, warnings=False)[name]
+    return instance.model_dump(mode="json", include={name}, warnings=False).get(name)
 
 
 def check_defaults(documented: Mapping[str, str], model: type[BaseModel], fields: Mapping[str, FieldInfo]) -> None:
@@ -152,6 +153,11 @@ def settings_sections() -> Iterator[tuple[str, type[BaseModel]]]:
 def test_every_setting_is_documented_with_its_default(heading: str, model: type[BaseModel]) -> None:
     (documented,) = documented_defaults(heading)
     check_defaults(documented, model, model.model_fields)
+
+
+def test_every_key_of_a_plain_network_is_documented_with_its_default() -> None:
+    (documented,) = documented_defaults("network")
+    check_defaults(documented, NetworkSettings, NetworkSettings.model_fields)
 
 
 def test_every_folder_is_documented_with_its_default() -> None:

@@ -7,10 +7,14 @@ from pydantic import (
     field_validator,
 )
 
+from resources.config.network_config import NetworkSettings
 from resources.config.section import MAX_SHAPES, Polygon, Section
 
 STORED_FROM_CONFIDENCE = 0.1
 """Boxes above this confidence are stored even if `min_confidence` is higher."""
+
+DEFAULT_WEIGHTS = "yolo26n.pt"
+"""Where these are neither there nor to be had, the bundled detector is used."""
 
 
 class DetectionSettings(Section):
@@ -20,10 +24,17 @@ class DetectionSettings(Section):
         "detect", description="Task that the weights were trained for; decides which tables are written."
     )
     weights: str = Field(
-        "yolo26n.pt",
+        DEFAULT_WEIGHTS,
         min_length=1,
         description="An Ultralytics model (.pt), or its export as .onnx file or OpenVINO folder: a path, or a name, "
-        "which is searched in weights/ and, if Ultralytics publishes it, downloaded there once.",
+        "which is searched in weights/ and, if Ultralytics publishes it, downloaded there once. nanodet: the bundled "
+        "detector.",
+    )
+    network: NetworkSettings | None = Field(
+        None,
+        # Left out of versions while it is not used, so that the detections of older versions stay fresh.
+        exclude_if=lambda value: value is None,
+        description="How weights are used that are a plain ONNX or OpenVINO detector, not an export of Ultralytics.",
     )
     engine: Literal["auto", "openvino", "torch"] = Field(
         "auto", description="auto: torch or, where installed, TensorRT on a GPU; OpenVINO on a CPU."

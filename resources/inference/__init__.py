@@ -1,6 +1,8 @@
 """Inference: weights and decoded images in, detections of every frame out, on the fastest engine that agrees.
 
 weights              find weights, check them and download those that Ultralytics publishes
+plain_networks       detectors that the settings describe, among them the bundled one
+plain_heads          their outputs to candidate boxes
 weights_description  task, classes and input size of weights, read without running the network
 letterbox            resize and pad images to the network's input, map boxes back to frame pixels
 decode_heads         raw network output to candidate boxes

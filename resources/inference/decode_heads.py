@@ -50,6 +50,26 @@ def decode_output(
             f"The model's output has the shape {output.shape}, not that of a detector of {class_count} classes: export "
             "the weights again with Ultralytics, or use others."
         )
+    return select_best(candidates, settings, selected_class_ids, needs_nms=needs_nms, is_oriented=is_oriented)
+
+
+def select_best(
+    candidates: Candidates,
+    settings: DetectionSettings,
+    selected_class_ids: np.ndarray | None,
+    *,
+    needs_nms: bool = True,
+    is_oriented: bool = False,
+) -> Candidates:
+    """Select the candidates of some classes that remain after NMS, best first, up to `max_per_frame`.
+
+    Args:
+        candidates: Candidates in any order.
+        settings: Thresholds.
+        selected_class_ids: Class indices to keep, shape (k,); None keeps all.
+        needs_nms: Whether NMS is due.
+        is_oriented: Whether boxes are oriented.
+    """
     if selected_class_ids is not None:
         candidates = candidates.select(np.isin(candidates.class_id, selected_class_ids))
     candidates = candidates.select(np.argsort(-candidates.confidence, kind="stable"))

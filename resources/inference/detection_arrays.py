@@ -11,6 +11,7 @@ from resources.inference.decode_heads import decode_output
 from resources.inference.detection_region import DetectionRegion
 from resources.inference.letterbox import CentreCrop, Letterbox
 from resources.inference.nms import Candidates
+from resources.inference.plain_heads import decode_plain_outputs
 from resources.inference.weights_description import ModelWeights
 
 _MAX_CLASSES_PER_FRAME = 5
@@ -99,6 +100,11 @@ def read_detections(
     class_count = len(model.class_names)
     if isinstance(fit, CentreCrop):
         return _read_classes(outputs[0], selected_class_ids, width_px, height_px)
+    if model.network is not None:
+        input_size_px = (fit.input_width_px, fit.input_height_px)
+        candidates = decode_plain_outputs(outputs, model.network, input_size_px, settings, selected_class_ids)
+        xyxy = fit.to_frame_pixels(candidates.xyxy, width_px, height_px)
+        return Detections(xyxy, candidates.confidence, candidates.class_id)
     extra_count = {
         "segment": outputs[1].shape[0] if len(outputs) > 1 else 0,
         "pose": model.keypoint_count * model.keypoint_values,

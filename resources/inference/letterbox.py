@@ -33,7 +33,7 @@ class Letterbox:
     """Scaling and padding of an image to the network's input, and the inverse for points.
 
     The same geometry as Ultralytics' `LetterBox`: scaled to the longer side, padded to a multiple of the stride, or to
-    the only input size of an exported network.
+    the only input size of an exported network. `scale_y` differs from `scale` only if the image is stretched.
     """
 
     input_width_px: int
@@ -43,6 +43,7 @@ class Letterbox:
     left_px: int
     top_px: int
     scale: float
+    scale_y: float
 
     @classmethod
     def for_stride(cls, width_px: int, height_px: int, image_size_px: int, stride_px: int = STRIDE_PX) -> "Letterbox":
@@ -70,10 +71,16 @@ class Letterbox:
         )
 
     @classmethod
+    def stretched(cls, width_px: int, height_px: int, input_width_px: int, input_height_px: int) -> "Letterbox":
+        """Compute the letterbox without padding, which does not keep the shape of the image."""
+        scale_x, scale_y = input_width_px / width_px, input_height_px / height_px
+        return cls(input_width_px, input_height_px, input_width_px, input_height_px, 0, 0, scale_x, scale_y)
+
+    @classmethod
     def _with_padding(cls, width_px: int, height_px: int, pad_x_px: int, pad_y_px: int, scale: float) -> "Letterbox":
         # An odd pixel of padding goes to the right and to the bottom, as in Ultralytics.
         left, top = round(pad_x_px / 2 - 0.1), round(pad_y_px / 2 - 0.1)
-        return cls(width_px + pad_x_px, height_px + pad_y_px, width_px, height_px, left, top, scale)
+        return cls(width_px + pad_x_px, height_px + pad_y_px, width_px, height_px, left, top, scale, scale)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """See `InputFit.apply`."""
@@ -110,7 +117,9 @@ class Letterbox:
             float32 array of the same shape.
         """
         count = xy.shape[-1] // 2
-        unscaled = (xy - np.array([self.left_px, self.top_px] * count, np.float32)) / np.float32(self.scale)
+        unscaled = (xy - np.array([self.left_px, self.top_px] * count, np.float32)) / np.array(
+            [self.scale, self.scale_y] * count, np.float32
+        )
         return np.clip(unscaled, 0, np.array([width_px, height_px] * count, np.float32))
 
 
@@ -150,6 +159,10 @@ def choose_input_fit(
     size_px = image_size_px or model.image_size_px
     if model.task == "classify":
         return CentreCrop(model.input_width_px or size_px, model.input_height_px or size_px)
+    if model.network is not None and model.network.resize == "stretch":
+        return Letterbox.stretched(
+            width_px, height_px, model.input_width_px or size_px, model.input_height_px or size_px
+        )
     if model.input_width_px and model.input_height_px:
         return Letterbox.for_input_size(width_px, height_px, model.input_width_px, model.input_height_px)
     return Letterbox.for_stride(width_px, height_px, size_px, model.stride_px)

@@ -1,4 +1,4 @@
-"""Weights files: finding, checking and downloading them.
+"""Weights files: finding, checking and downloading them, and the bundled detector where there are none.
 
 Weights are programs (pickles): loading them runs the code that they contain.
 """
@@ -8,25 +8,44 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
+import urllib.error
 import zipfile
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
-from resources.config.detection_config import DetectionSettings
+from resources.config.detection_config import DEFAULT_WEIGHTS, DetectionSettings
+from resources.config.network_config import NetworkSettings
 from resources.config.settings_file import PROJECT_ROOT
 from resources.errors import PipelineError
+from resources.inference.plain_networks import (
+    BUNDLED_FOLDER,
+    BUNDLED_NAME,
+    bundled_network,
+    describe_plain_network,
+)
 from resources.inference.weights_description import ModelWeights, describe_weights
 
 logger = logging.getLogger(__name__)
+_DOWNLOAD_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/"
+_DOWNLOAD_TIMEOUT_S = 10.0
 
 
 def find_weights(settings: DetectionSettings) -> Path | None:
     """Find the weights that the settings name, by path or by name in the project's weights folder.
 
     Returns:
-        The file, which is the .xml file for a folder with an OpenVINO network; None if it does not exist.
+        The file, which is the .xml file for a folder with an OpenVINO network; the bundled detector where the default
+        weights do not exist; None if other weights do not exist.
     """
+    path = _find_named_weights(settings)
+    return _BUNDLED_DETECTOR if path is None and _has_fallback(settings) else path
+
+
+def _find_named_weights(settings: DetectionSettings) -> Path | None:
     path = Path(settings.weights).expanduser()
     for candidate in (path, PROJECT_ROOT / path, PROJECT_ROOT / "weights" / path.name):
         try:
@@ -36,7 +55,62 @@ def find_weights(settings: DetectionSettings) -> Path | None:
                 return networks[0].resolve()
         except OSError:
             continue  # not a valid file name
-    return None
+    return _BUNDLED_DETECTOR if settings.weights == BUNDLED_NAME else None
+
+
+_BUNDLED_DETECTOR = BUNDLED_FOLDER / f"{BUNDLED_NAME}.xml"
+
+
+def _has_fallback(settings: DetectionSettings) -> bool:
+    """Whether the bundled detector can replace the weights: if they are the default ones, and OpenVINO may run it."""
+    is_default = settings.weights == DEFAULT_WEIGHTS and settings.task == "detect" and settings.network is None
+    return is_default and settings.engine != "torch" and settings.device in ("auto", "cpu")
+
+
+def uses_fallback(settings: DetectionSettings) -> bool:
+    """Whether the bundled detector takes the place of the weights that the settings name."""
+    return _has_fallback(settings) and _find_named_weights(settings) is None
+
+
+def fallback_sentence(settings: DetectionSettings, reason: str = "") -> str:
+    """Say that the bundled detector takes the place of weights.
+
+    Args:
+        settings: Name the weights.
+        reason: Why they were not downloaded, as in " and could not be downloaded (URLError)".
+    """
+    return (
+        f"The weights {settings.weights} are not on this machine{reason}: the bundled detector NanoDet-g is used, "
+        f"which has the same 80 classes and misses more objects. To use them, put the file at "
+        f"{_download_target(settings)}."
+    )
+
+
+def _download_target(settings: DetectionSettings) -> Path:
+    return PROJECT_ROOT / "weights" / settings.weights
+
+
+def download_default_weights(all_settings: Sequence[DetectionSettings]) -> list[str]:
+    """Download the default weights where settings name them and they do not exist.
+
+    Called once when a pipeline starts, and not by its runs: all of its recordings get the same model.
+
+    Returns:
+        A sentence if the bundled detector is used, because they could not be downloaded.
+    """
+    missing = [settings for settings in all_settings if uses_fallback(settings)]
+    if not missing:
+        return []
+    try:
+        _download_weights(missing[0])
+    except PipelineError as error:
+        return [fallback_sentence(missing[0], f" and could not be downloaded{_cause_of(error)}")]
+    return []
+
+
+def network_of(settings: DetectionSettings, path: Path) -> NetworkSettings | None:
+    """Return the description of a plain detector; None for weights of Ultralytics."""
+    return settings.network or bundled_network(path)
 
 
 def detection_version(settings: DetectionSettings) -> tuple[DetectionSettings | str, ...]:
@@ -48,12 +122,21 @@ def detection_version(settings: DetectionSettings) -> tuple[DetectionSettings | 
     settings = settings.inference_settings.model_copy(update={"device": "", "regions": {}})
     if path is None:
         return (settings,)
-    return settings.model_copy(update={"weights": ""}), _content_hash(path, _modified_ns(path))
+    return settings.model_copy(update={"weights": ""}), hash_weights(path, network_of(settings, path))
+
+
+def hash_weights(path: Path, network: NetworkSettings | None) -> str:
+    """Hash a weights file, with its companion files and its description."""
+    content_hash = _content_hash(path, _modified_ns(path))
+    if network is None:
+        return content_hash
+    description = network.model_dump_json(exclude_defaults=True)
+    return hashlib.blake2b(f"{content_hash} {description}".encode(), digest_size=16).hexdigest()
 
 
 @functools.lru_cache(maxsize=32)
 def _content_hash(path: Path, mtime_ns: int) -> str:
-    """Hash a weights file, with its companion files; `mtime_ns` is only a part of the cache key."""
+    """Hash the content of weights files; `mtime_ns` is only a part of the cache key."""
     content = hashlib.blake2b(path.read_bytes(), digest_size=16)
     for companion in _companion_files(path):
         content.update(companion.read_bytes())
@@ -101,6 +184,11 @@ def check_weights(settings: DetectionSettings, watched_folders: Sequence[Path] =
     _check_not_in_watched_folder(path, watched_folders)
     if path.suffix not in (".pt", ".onnx", ".xml"):
         raise PipelineError(f"The weights {path} are neither a .pt or .onnx file nor an OpenVINO folder.")
+    if path.suffix == ".pt" and settings.network is not None:
+        raise PipelineError(
+            f"The weights {path} are a .pt file, which says itself how it is used: remove the key network, which "
+            "describes plain .onnx files and OpenVINO networks."
+        )
     if path.suffix == ".pt" and not zipfile.is_zipfile(path):
         raise PipelineError(
             f"The weights {path} are not a PyTorch file ({path.stat().st_size} bytes): download or copy them again."
@@ -127,10 +215,9 @@ def _check_not_in_watched_folder(path: Path, watched_folders: Sequence[Path]) ->
 
 def _missing_weights_message(settings: DetectionSettings, reason: str = "") -> str:
     if is_published_by_ultralytics(settings):
-        target = PROJECT_ROOT / "weights" / settings.weights
         return (
             f"The weights {settings.weights} are not on this machine and could not be downloaded{reason}: "
-            f"put the file at {target}, or name others with detections.weights or --weights."
+            f"put the file at {_download_target(settings)}, or name others with detections.weights or --weights."
         )
     return (
         f"The weights {settings.weights} do not exist: give the path of a .pt or .onnx file or of an OpenVINO folder "
@@ -144,21 +231,34 @@ def _download_weights(settings: DetectionSettings) -> Path:
     Raises:
         PipelineError: There is no network, or the download failed.
     """
-    target = PROJECT_ROOT / "weights" / settings.weights
+    target = _download_target(settings)
     logger.info("Downloading %s from Ultralytics", settings.weights)
-    target.parent.mkdir(exist_ok=True)
-    from ultralytics.utils import downloads
-
     try:
+        target.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            url = f"https://github.com/{downloads.GITHUB_ASSETS_REPO}/releases/download/v8.4.0/{settings.weights}"
-            downloads.safe_download(url, file=settings.weights, dir=folder, retry=0, progress=False, min_bytes=1e5)
-            Path(folder, settings.weights).replace(target)
-    except Exception as error:
-        # The library raises errors of many types (no route, no such file, proxy); the user's remedy is always the same.
+            partial = Path(folder, settings.weights)
+            with (
+                urlopen(f"{_DOWNLOAD_URL}{settings.weights}", timeout=_DOWNLOAD_TIMEOUT_S) as response,
+                partial.open("wb") as file,
+            ):
+                shutil.copyfileobj(response, file)
+            if not zipfile.is_zipfile(partial):
+                raise ValueError("not a PyTorch file")  # a page of a proxy, or a broken connection
+            partial.replace(target)
+    except (OSError, HTTPException, ValueError) as error:
+        # No route, no such file, a proxy, a folder without write access: the user's remedy is always the same.
         logger.info("Downloading %s failed: %s", settings.weights, error)
-        raise PipelineError(_missing_weights_message(settings, f" ({type(error).__name__})")) from error
+        raise PipelineError(_missing_weights_message(settings, _cause_of(error))) from error
     return target
+
+
+def _cause_of(error: BaseException) -> str:
+    """The reason of a failed download in brackets."""
+    cause = error.__cause__ if isinstance(error, PipelineError) and error.__cause__ is not None else error
+    if isinstance(cause, urllib.error.URLError) and isinstance(cause.reason, OSError):
+        cause = cause.reason
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause) or type(cause).__name__
+    return f" ({text})"
 
 
 def load_weights(settings: DetectionSettings, cache_folder: Path, watched_folders: Sequence[Path] = ()) -> ModelWeights:
@@ -174,7 +274,13 @@ def load_weights(settings: DetectionSettings, cache_folder: Path, watched_folder
     """
     check_weights(settings, watched_folders)
     path = find_weights(settings) or _download_weights(settings)
-    model = describe_weights(path, _content_hash(path, _modified_ns(path)), cache_folder)
+    network = network_of(settings, path)
+    content_hash = hash_weights(path, network)
+    model = (
+        describe_weights(path, content_hash, cache_folder)
+        if network is None
+        else describe_plain_network(path, content_hash, network)
+    )
     if model.task != settings.task:
         raise PipelineError(
             f"The weights {path} are of the task '{model.task}', but the settings say '{settings.task}': "

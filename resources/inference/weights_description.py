@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from resources.config.detection_config import DetectionSettings
+from resources.config.network_config import NetworkSettings
 from resources.errors import PipelineError, summarize_exception
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class ModelWeights:
         keypoint_count: Points per object, 0 except for the task pose.
         keypoint_values: Values per point: 2, or 3 with its confidence; 0 except for the task pose.
         stride_px: Largest stride; the sides of the input are multiples of it.
+        network: Description of a plain detector; None for weights of Ultralytics.
+        is_channels_last: Whether the input is (1, height_px, width_px, 3), which only plain detectors have.
     """
 
     path: Path
@@ -68,6 +71,8 @@ class ModelWeights:
     keypoint_count: int = 0
     keypoint_values: int = 0
     stride_px: int = STRIDE_PX
+    network: NetworkSettings | None = None
+    is_channels_last: bool = False
 
     @property
     def model_id(self) -> str:
@@ -187,7 +192,8 @@ def _describe_network(path: Path, content_hash: str) -> ModelWeights:
     if not has_input_size or not isinstance(metadata.get("names"), Mapping):
         raise PipelineError(
             f"The weights {path} do not say their classes and input size: export them with Ultralytics, which writes "
-            "them into .onnx files, and into metadata.yaml next to OpenVINO networks."
+            "them into .onnx files, and into metadata.yaml next to OpenVINO networks, or describe a plain detector "
+            "with the key network."
         )
     task = _task_of_head(path, str(metadata["head"])) if metadata.get("head") else str(metadata.get("task"))
     if len(shape) != 4 or task not in _TASKS_BY_HEAD.values():

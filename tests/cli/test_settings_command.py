@@ -12,6 +12,7 @@ from cli.main import commands
 from cli.settings_command import _EXAMPLES
 from resources.config.camera_config import CameraSettings, GroundSettings, LineSettings, ZoneSettings
 from resources.config.detection_config import ModelSettings
+from resources.config.network_config import NetworkSettings
 from resources.config.operations_config import EmailSettings, WebhookSettings
 from resources.config.settings import Settings
 from resources.config.settings_file import SETTINGS_VARIABLE, find_settings_file, load_settings
@@ -41,7 +42,16 @@ def test_the_keys_below_empty_settings_are_shown_in_examples(tmp_path: Path) -> 
     text = printed_settings(tmp_path)
     commented = "\n".join(line.removeprefix("# ") for line in text.splitlines())
     sections: tuple[type[BaseModel], ...] = (
-        *(CameraSettings, ZoneSettings, LineSettings, GroundSettings, ModelSettings, WebhookSettings, EmailSettings),
+        *(
+            CameraSettings,
+            ZoneSettings,
+            LineSettings,
+            GroundSettings,
+            ModelSettings,
+            NetworkSettings,
+            WebhookSettings,
+            EmailSettings,
+        ),
     )
     for section in sections:
         for name in section.model_fields:

@@ -1,6 +1,7 @@
 """A run with local weights needs no network: it works in a network namespace without a route."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
+from resources.config.settings_file import PROJECT_ROOT
 from resources.storage.results_database import open_results
 from tests.builders.command_line import CV_ASSETS
 from tests.builders.locations import BUNDLED_WEIGHTS
@@ -41,3 +43,26 @@ def test_a_folder_is_processed_without_a_network(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stdout + process.stderr
     with open_results(tmp_path / "data") as results:
         assert results.execute("SELECT count(*) > 50 FROM detections").fetchall() == [(True,)]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not can_unshare(), reason="this machine does not allow network namespaces (unshare --net)")
+@pytest.mark.skipif((PROJECT_ROOT / "weights" / "yolo26n.pt").exists(), reason="the default weights are here")
+def test_without_weights_and_network_the_bundled_detector_finds_persons_and_cars(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for name in ("junction/Cars-Truck_no-pts.avi", "asl_help.mkv"):
+        shutil.copy(corpus / "recordings" / name, folder)
+    process = subprocess.run(
+        [*WITHOUT_NETWORK, str(CV_ASSETS), "process", str(folder), "--data", str(tmp_path / "data")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout + process.stderr
+    sentences = [line for line in process.stderr.splitlines() if line.startswith("The weights yolo26n.pt")]
+    assert len(sentences) == 1
+    assert "the bundled detector NanoDet-g is used" in sentences[0]
+    with open_results(tmp_path / "data") as results:
+        counts = dict(results.execute("SELECT class_name, count(*) FROM tracks GROUP BY ALL").fetchall())
+        assert counts["person"] >= 1
+        assert counts["car"] >= 3
+        assert results.execute("SELECT DISTINCT model_id[:8] FROM model_runs").fetchall() == [("nanodet-",)]

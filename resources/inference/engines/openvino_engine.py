@@ -9,6 +9,7 @@ from typing import Any
 
 from resources.inference.engines.engine import Outputs, ReadSampleImages
 from resources.inference.letterbox import InputFit
+from resources.inference.plain_networks import has_batch_axis, reshape_input
 from resources.inference.quantization import quantize
 from resources.inference.weights_description import ModelWeights, load_yolo
 from resources.media.frame_reader import Image
@@ -47,7 +48,7 @@ class OpenVinoEngine:
         network = (
             _int8_network(model, fit, cache_folder, read_calibration_images)
             if precision == "int8"
-            else _add_preprocessing(_float_network(model, fit, cache_folder))
+            else _add_preprocessing(_float_network(model, fit, cache_folder), model)
         )
         self._compiled = core.compile_model(
             network,
@@ -67,12 +68,15 @@ class OpenVinoEngine:
         """See `Engine.infer`."""
         free_requests = [self._compiled.create_infer_request() for _ in range(self.in_flight)]
         running: deque[tuple[Any, Image]] = deque()
-        output_count = len(self._compiled.outputs)
+        has_batch_axes = [has_batch_axis(output) for output in self._compiled.outputs]
 
         def wait_for_oldest() -> tuple[Any, Outputs]:
             request, _ = running.popleft()
             request.wait()
-            return request, tuple(request.get_output_tensor(index).data[0] for index in range(output_count))
+            arrays = (request.get_output_tensor(index).data for index in range(len(has_batch_axes)))
+            return request, tuple(
+                array[0] if has_batch else array for array, has_batch in zip(arrays, has_batch_axes, strict=True)
+            )
 
         try:
             for image in images:
@@ -156,7 +160,7 @@ def _float_network(model: ModelWeights, fit: InputFit, cache_folder: Path) -> An
         file = network_folder(model, fit, cache_folder) / "model.xml"
         _export(model, file, imgsz=size)
     network = openvino.Core().read_model(file)
-    network.reshape([1, 3, *size])
+    reshape_input(network, model, fit.input_width_px, fit.input_height_px)
     return network
 
 
@@ -169,7 +173,7 @@ def _int8_network(
     if not file.exists():
         if read_calibration_images is None:
             raise ValueError("The precision int8 must be calibrated on images, and there are none.")
-        network = _add_preprocessing(_float_network(model, fit, cache_folder))
+        network = _add_preprocessing(_float_network(model, fit, cache_folder), model)
         _save_network(quantize(network, read_calibration_images()), file)
     return openvino.Core().read_model(file)
 
@@ -186,14 +190,21 @@ def _save_network(network: Any, file: Path) -> None:
         partial.replace(file)
 
 
-def _add_preprocessing(network: Any) -> Any:
+def _add_preprocessing(network: Any, model: ModelWeights) -> Any:
     """Add preprocessing to a network, so that its input is a uint8 BGR image as it was decoded."""
     import openvino
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
+    plain = model.network
     steps = PrePostProcessor(network)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
     steps.input().tensor().set_color_format(ColorFormat.BGR)
-    steps.input().preprocess().convert_element_type(openvino.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
-    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    image = steps.input().preprocess().convert_element_type(openvino.Type.f32)
+    if plain is None or plain.colors == "rgb":
+        image.convert_color(ColorFormat.RGB)
+    if plain is None:
+        image.scale(255.0)
+    else:
+        image.mean(list(plain.mean)).scale(list(plain.std))
+    steps.input().model().set_layout(openvino.Layout("NHWC" if model.is_channels_last else "NCHW"))
     return steps.build()

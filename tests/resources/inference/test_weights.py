@@ -106,17 +106,15 @@ def test_weights_of_another_task_are_refused() -> None:
 def test_published_weights_that_cannot_be_downloaded_are_an_error_that_names_the_target(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from ultralytics.utils import downloads
-
     def fail(*_: object, **__: object) -> None:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(downloads, "safe_download", fail)
+    monkeypatch.setattr(weights_module, "urlopen", fail)
     monkeypatch.setattr(weights_module, "PROJECT_ROOT", tmp_path)
     with pytest.raises(
-        PipelineError, match=r"yolo26n.pt are not on this machine .* put the file at .*weights/yolo26n.pt"
+        PipelineError, match=r"yolo26s.pt are not on this machine .* put the file at .*weights/yolo26s.pt"
     ):
-        Models(tmp_path / "cache").weights(DetectionSettings(weights="yolo26n.pt"))
+        Models(tmp_path / "cache").weights(DetectionSettings(weights="yolo26s.pt"))
 
 
 def test_the_detection_version_depends_on_the_content_of_the_weights_not_on_their_name(tmp_path: Path) -> None:
