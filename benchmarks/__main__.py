@@ -18,6 +18,7 @@ import click
 from benchmarks import media, model, workers
 from benchmarks.agreement import agreement_by_recording
 from benchmarks.bundled_detector import bundled_detector_cases
+from benchmarks.crops import crop_cases
 from benchmarks.inputs import BenchmarkInputs, find_inputs, process_folder
 from benchmarks.report import Case, describe_machine, max_case, min_case, min_ratio_case, print_table, write_json
 from benchmarks.tracking import tracking_cases
@@ -92,6 +93,7 @@ def main() -> int:
             model.model_cases(inputs, scratch),
             process_cases(inputs, scratch),
             agreement_cases(inputs, scratch),
+            crop_cases(scratch / "all-data"),
         ):
             for case in group:
                 click.echo(f"{case.case}: {case.ours:.3f} {case.unit} ({case.goal})", err=True)

@@ -53,5 +53,5 @@ class CropSettings(Section):
 
     per_track: int = Field(3, ge=1, le=50, description="At most this many crops per track, best first.")
     min_side_px: int = Field(16, ge=1, description="Boxes with a shorter side, in pixels, give no crop.")
-    padding: float = Field(0.05, ge=0, le=1, description="Margin around the box, as a share of its size.")
+    padding: float = Field(0.25, ge=0, le=1, description="Margin around the box, as a share of its size.")
     jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality of the crops.")

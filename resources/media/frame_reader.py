@@ -2,6 +2,7 @@
 
 decode_frames     decoded frames, by index or all
 read_images       the same as BGR arrays
+read_distant_images  the same, with seeks over frames that need not be decoded
 sample_images     BGR arrays of a few frames, spread over the whole video
 read_frame_count  number of frames according to the header
 """
@@ -27,6 +28,7 @@ Image: TypeAlias = "np.ndarray | torch.Tensor"
 """uint8 BGR of shape (height_px, width_px, 3), in the memory of the CPU or of a GPU."""
 
 _FIRST_STEP_BACK_FRAMES = 32
+_MIN_SKIPPED_FRAMES = 24  # that cost more to decode than to open the file again and seek
 _SAMPLE_SPACING_FRAMES = 4  # at most, between sampled frames after one keyframe; adjacent frames would look the same
 
 
@@ -120,6 +122,46 @@ def read_images(
             yield converter.to_bgr(frame)
 
 
+def read_distant_images(
+    path: Path, frame_indices: Sequence[int], rate_fps: Fraction
+) -> Generator[np.ndarray, None, None]:
+    """Read frames as `read_images` does, with a seek wherever that is cheaper than to decode all frames between two.
+
+    Args:
+        path: The MP4 file.
+        frame_indices: Ascending frame indices.
+        rate_fps: The video's constant rate.
+
+    Yields:
+        One uint8 BGR array of shape (height_px, width_px, 3) per index; fewer where the file ends early.
+    """
+    for group in _split_at_seeks(frame_indices, _keyframe_indices(path)):
+        count = 0
+        for image in read_images(path, group, rate_fps):
+            yield image
+            count += 1
+        if count < len(group):
+            return
+
+
+def _split_at_seeks(frame_indices: Sequence[int], keyframes: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Split ascending frame indices where enough frames before the next one's keyframe need not be decoded."""
+    if not frame_indices:
+        return
+    indices, starts = np.array(frame_indices), np.array([0, *keyframes])
+    keyframe_before = starts[np.searchsorted(starts, indices, "right") - 1]
+    splits = np.flatnonzero(keyframe_before[1:] - indices[:-1] > _MIN_SKIPPED_FRAMES) + 1
+    for part in np.split(indices, splits):
+        yield part.tolist()
+
+
+def _keyframe_indices(path: Path) -> list[int]:
+    """Ascending indices of the keyframes, from the file's index."""
+    with open_container(path) as container:
+        entries = container.streams.video[0].index_entries
+        return [index for index, entry in enumerate(entries) if entry.is_keyframe]
+
+
 def sample_images(path: Path, count: int, frame_count: int, rate_fps: Fraction) -> list[np.ndarray]:
     """Read images spread over a whole normalized video, from frames that are cheap to decode.
 
@@ -135,9 +177,7 @@ def sample_images(path: Path, count: int, frame_count: int, rate_fps: Fraction) 
     Returns:
         uint8 BGR arrays of shape (height_px, width_px, 3), in order of frame index.
     """
-    with open_container(path) as container:
-        entries = container.streams.video[0].index_entries
-        keyframes = [index for index, entry in enumerate(entries) if entry.is_keyframe and index < frame_count]
+    keyframes = [index for index in _keyframe_indices(path) if index < frame_count]
     starts = np.array(sorted({0, *keyframes}))
     ends = np.append(starts[1:], frame_count)
     even_indices = np.unique(np.linspace(0, frame_count - 1, count).astype(int))

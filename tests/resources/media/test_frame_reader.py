@@ -1,3 +1,4 @@
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
-from resources.media.frame_reader import decode_frames, read_images, sample_images
+from resources.media import frame_reader
+from resources.media.frame_reader import decode_frames, read_distant_images, read_images, sample_images
 from tests.builders.numbered_videos import MakeVideo, read_number
 
 RATE_FPS = Fraction(24)
@@ -59,6 +61,24 @@ def test_sampled_frames_follow_keyframes_of_the_whole_video(
 ) -> None:
     video = make_video("a.mp4", 240, options={"g": str(keyframe_interval), "sc_threshold": "0"})
     assert [read_number(image) for image in sample_images(video, count, 240, RATE_FPS)] == expected
+
+
+def test_distant_frames_are_read_with_seeks_and_are_the_same(
+    make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = make_video("a.mp4", 300, options={"g": "10", "sc_threshold": "0"})
+    frame_indices = [3, 4, 40, 47, 48, 120, 299]
+    groups = []
+
+    def record_group(path: Path, group: Sequence[int], rate_fps: Fraction) -> Iterator[np.ndarray]:
+        groups.append([*group])
+        yield from read_images(path, group, rate_fps)
+
+    monkeypatch.setattr(frame_reader, "read_images", record_group)
+    assert [read_number(image) for image in read_distant_images(video, frame_indices, RATE_FPS)] == frame_indices
+    assert groups == [[3, 4], [40, 47, 48], [120], [299]]
+    assert [read_number(image) for image in read_distant_images(video, [250, 310, 400], RATE_FPS)] == [250]
+    assert list(read_distant_images(video, [], RATE_FPS)) == []
 
 
 @pytest.mark.parametrize("x264_params", ["open-gop=1:keyint=40:scenecut=0:bframes=3", "intra-refresh=1:keyint=50"])
