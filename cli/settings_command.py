@@ -25,6 +25,7 @@ _EXAMPLES: dict[str, Any] = {
     "lines": _LINES,
     "ground": _GROUND,
     "models": [{"name": "people", "task": "pose", "weights": "yolo26n-pose.pt"}],
+    "crop_models": [{"name": "body", "weights": "models/body.pt", "classes": ["car"]}],
     "webhooks": [{"name": "ops", "url": {"env": "OPS_HOOK"}, "format": "slack"}],
     "emails": [{"name": "desk", "host": "mail.example.org", "sender": _SENDER, "recipients": _RECIPIENTS}],
 }

@@ -7,7 +7,7 @@ from functools import cached_property
 from dagster import AssetsDefinition, AssetSelection, define_asset_job
 
 from cv_assets.camera_settings import CameraObserver
-from cv_assets.corrected_tracks import corrected_tracks
+from cv_assets.crop_classes import crop_model_stage
 from cv_assets.crops import crops
 from cv_assets.detections import model_stage, models_by_asset
 from cv_assets.normalized_video import NORMALIZED_VIDEO, normalized_video
@@ -26,7 +26,7 @@ from resources.schema.recording_tables import RECORDINGS
 
 
 def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
-    """All stages, upstream first; those of further models come last."""
+    """All stages, upstream first; those of further models and of crop models come last."""
     return (
         recordings,
         normalized_video,
@@ -41,6 +41,7 @@ def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
         summaries,
         zone_summaries,
         *(model_stage(model, model.name) for model in settings.models),
+        *(crop_model_stage(model) for model in settings.crop_models),
     )
 
 

@@ -7,8 +7,8 @@ the settings is an asset of its own, declared by the same factory, with tables n
 import functools
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from cv_assets.camera_settings import camera_regions
 from cv_assets.detection_rows import rows_of_table
+from cv_assets.model_lease import lease_of_model
 from cv_assets.recording_inference import RecordingInference, prepare_inference
 from cv_assets.stage_asset import ANALYSIS, StageAsset, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata, sheet_metadata
@@ -28,8 +29,7 @@ from resources.dagster_instance.run_coordinator import GPU_POOL
 from resources.errors import RecordingError
 from resources.inference.detection_arrays import Detections
 from resources.inference.detector import Detector, Models
-from resources.inference.device_lease import describe_holder, device_lease
-from resources.inference.devices import available_devices, device_name, lock_name
+from resources.inference.devices import device_name
 from resources.inference.plain_networks import BUNDLED_NAME
 from resources.inference.weights import detection_version, uses_fallback
 from resources.media.progress import ReportProgress
@@ -37,14 +37,12 @@ from resources.previews.boxes_sheet import BoxesSheet
 from resources.schema.columns import Table
 from resources.schema.model_tables import MODEL_RUNS, MODELS
 from resources.schema.recording_tables import FRAMES
-from resources.schema.table_registry import model_tables
+from resources.schema.table_registry import crop_model_tables, model_tables
 from resources.storage.checkpoints import Checkpoints
 from resources.storage.delta_store import Store
 
 _LOGIC = "detections 6"
 _REUSED = "reused_frame_count"
-DEVICE_TAG = "cv_assets/device"
-"""Tag of a run: the device of its newest lease."""
 _METADATA = ("engine_name", "model_id", "frame_count", "analysed_frame_count", "reused_frame_count")
 
 
@@ -212,7 +210,8 @@ def _store_measurements(detector: Detector, device: str, store: Store) -> None:
 def models_by_asset(settings: Settings) -> dict[str, DetectionSettings]:
     """Settings of every model by the first asset that it writes."""
     further = {model_tables(model.task, model.name)[0].name: model for model in settings.models}
-    return {model_tables(settings.detections.task, None)[0].name: settings.detections, **further}
+    of_crops = {crop_model_tables(model.name)[0].name: model.model_settings for model in settings.crop_models}
+    return {model_tables(settings.detections.task, None)[0].name: settings.detections, **further, **of_crops}
 
 
 def _model_version(settings: DetectionSettings, key: str) -> StageVersion:
@@ -240,28 +239,6 @@ def model_stage(settings: DetectionSettings, name: str | None = None) -> StageAs
     def own_settings(settings: Settings) -> DetectionSettings:
         return settings.detections if name is None else next(m for m in settings.models if m.name == name)
 
-    @contextmanager
-    def lease(run: StageRun) -> Iterator[str]:
-        context, log = run.context, run.context.log
-        devices = available_devices(own_settings(run.settings))
-        has_recordings = context.has_partition_key or context.has_partition_key_range
-        recording_ids = context.partition_keys if has_recordings else []
-
-        def describe_devices() -> str:
-            holders = " or ".join(f"{name}, which is held by {describe_holder(lock_name(name))}" for name in devices)
-            return f"{holders}; {len(recording_ids)} recordings of the run wait" if len(recording_ids) > 1 else holders
-
-        with ExitStack() as stack:
-            with report_wait(context, tables[0].name, next(iter(recording_ids), None), describe_devices):
-                device = stack.enter_context(device_lease(devices, run.store.data_folder, lock_name))
-            log.info(f"Leased {device}.")
-            # Every model run is tagged gpu=true, also on a machine without a GPU.
-            context.instance.add_run_tags(context.run.run_id, {DEVICE_TAG: device})
-            try:
-                yield device
-            finally:
-                log.info(f"Released {device}.")
-
     @stage_asset(
         name=tables[0].name,
         group=ANALYSIS,
@@ -270,7 +247,7 @@ def model_stage(settings: DetectionSettings, name: str | None = None) -> StageAs
         version=lambda settings: _model_version(own_settings(settings), f"models.{name}" if name else "detections"),
         kinds=("ultralytics", "openvino"),
         pool=GPU_POOL,
-        lease=lease,
+        lease=lease_of_model(tables[0].name, own_settings),
         resource_keys=("models",),
     )
     def detect(recording_id: str, run: StageRun, progress: ReportProgress) -> Mapping[str, Metadata]:

@@ -62,6 +62,14 @@ def _camera_names(settings: Settings) -> Iterator[tuple[str, Collection[str]]]:
 def _unmatched_classes(settings: Settings) -> Iterator[str]:
     models: list[tuple[str, DetectionSettings]] = [("detections", settings.detections)]
     models += [(f"models.{model.name}", model) for model in settings.models]
+    if any(model.classes for model in settings.crop_models):
+        known_classes = _known_classes(settings.detections, settings)
+        track_classes = {settings.rename_classes.get(name, name) for name in known_classes}
+        for crop_model in settings.crop_models:
+            for name in crop_model.classes or ():
+                if track_classes and name not in track_classes:
+                    key = f"crop_models.{crop_model.name}.classes"
+                    yield f"{key}: no track has the class {name!r}; {_hint(name, track_classes)}"
     for key, model in models:
         known_classes = _known_classes(model, settings) if model.class_names else set()
         for name in model.class_names or ():

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cli.main import commands
-from cv_assets.detections import DEVICE_TAG
+from cv_assets.model_lease import DEVICE_TAG
 from resources.config.camera_config import CameraSettings
+from resources.config.crop_model_config import CropModelSettings
 from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.network_config import NetworkSettings
 from resources.config.operations_config import ChannelSettings, EmailSettings, NotificationSettings, WebhookSettings
@@ -160,10 +161,15 @@ def test_every_key_of_a_plain_network_is_documented_with_its_default() -> None:
     check_defaults(documented, NetworkSettings, NetworkSettings.model_fields)
 
 
+def test_every_key_of_a_crop_model_is_documented_with_its_default() -> None:
+    (documented,) = documented_defaults("crop_models")
+    check_defaults(documented, CropModelSettings, CropModelSettings.model_fields)
+
+
 def test_every_folder_is_documented_with_its_default() -> None:
     (documented,) = documented_defaults("Folders")
     check_defaults(documented, Settings, {name: Settings.model_fields[name] for name in documented})
-    headings = {*documented, *(heading for heading, _ in settings_sections()), "models", "notifications"}
+    headings = {*documented, *(heading for heading, _ in settings_sections()), "models", "crop_models", "notifications"}
     headings |= documented_defaults("rename_classes")[0].keys()
     assert headings == set(Settings.model_fields)
 

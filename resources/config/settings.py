@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from resources.config.camera_config import CameraSettings
+from resources.config.crop_model_config import CropModelSettings
 from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.media_config import IngestSettings, SceneSettings, VideoSettings
 from resources.config.operations_config import BatchSettings, NotificationSettings, QueueSettings, RetentionSettings
@@ -49,6 +50,9 @@ class Settings(Section):
     models: tuple[ModelSettings, ...] = Field(
         (), max_length=50, description="Further models, each an asset with tables of its own."
     )
+    crop_models: tuple[CropModelSettings, ...] = Field(
+        (), max_length=50, description="Classifiers of crops, each an asset with tables of its own."
+    )
     tracks: TrackSettings = TrackSettings()
     crops: CropSettings = CropSettings()
     batches: BatchSettings = BatchSettings()
@@ -68,8 +72,8 @@ class Settings(Section):
 
     @property
     def all_models(self) -> tuple[DetectionSettings, ...]:
-        """The detector and all further models."""
-        return (self.detections, *self.models)
+        """The detector, all further models and all crop models."""
+        return (self.detections, *self.models, *(model.model_settings for model in self.crop_models))
 
     def camera(self, name: str | None) -> CameraSettings:
         """Settings of a camera; the defaults for one without settings.
@@ -86,9 +90,11 @@ class Settings(Section):
             self.video if own is None else VideoSettings(**{**dict(self.video), **own.model_dump(exclude_unset=True)})
         )
 
-    @field_validator("models")
+    @field_validator("models", "crop_models")
     @classmethod
-    def _check_names(cls, value: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+    def _check_names(
+        cls, value: tuple[ModelSettings, ...] | tuple[CropModelSettings, ...]
+    ) -> tuple[ModelSettings, ...] | tuple[CropModelSettings, ...]:
         names = [model.name for model in value]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two models have the name {repeated[0]}: every name must be unique")

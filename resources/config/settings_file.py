@@ -13,7 +13,8 @@ from pydantic import (
     ValidationError,
 )
 
-from resources.config.detection_config import DetectionSettings
+from resources.config.crop_model_config import CropModelSettings
+from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.operations_config import ChannelSettings, NotificationSettings
 from resources.config.section import EnvironmentVariable
 from resources.config.settings import Settings
@@ -135,6 +136,7 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
         update={
             "detections": _resolve_weights(settings.detections, folder),
             "models": tuple(_resolve_weights(model, folder) for model in settings.models),
+            "crop_models": tuple(_resolve_weights(model, folder) for model in settings.crop_models),
             "notifications": _resolve_certificates(settings.notifications, folder),
             "watched_folder": folder / settings.watched_folder.expanduser(),
             "further_watched_folders": tuple(
@@ -179,7 +181,7 @@ def _check_folders(settings: Settings, file: Path) -> None:
             )
 
 
-_Model = TypeVar("_Model", bound=DetectionSettings)
+_Model = TypeVar("_Model", DetectionSettings, ModelSettings, CropModelSettings)
 _Channel = TypeVar("_Channel", bound=ChannelSettings)
 
 
