@@ -64,7 +64,7 @@ def count_better_crops(video: Path, rate_fps: Fraction, boxes: Rows, best: Rows)
         for row in rows_of_frame[frame_index]:
             sharpness = measure_sharpness(crop_image(image, corners(row), 0))
             qualities[row["track_id"]].append(_quality(row, sharpness))
-    is_better = [_quality(row, row["sharpness"]) >= np.mean(qualities[row["track_id"]]) for row in best]
+    is_better = [bool(_quality(row, row["sharpness"]) >= np.mean(qualities[row["track_id"]])) for row in best]
     return sum(is_better), len(is_better)
 
 

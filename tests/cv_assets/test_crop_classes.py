@@ -48,7 +48,10 @@ def crop_rows(*crops: tuple[int, str, bytes | None]) -> list[dict[str, Any]]:
     rows = []
     for track_id, class_name, jpeg in crops:
         ranks[track_id] = ranks.get(track_id, 0) + 1
-        row = dict.fromkeys(CROPS.arrow_schema.names, 1) | {"recording_id": "a", "class_name": class_name}
+        row: dict[str, Any] = dict.fromkeys(CROPS.arrow_schema.names, 1) | {
+            "recording_id": "a",
+            "class_name": class_name,
+        }
         rows.append(row | {"track_id": track_id, "rank": ranks[track_id], "jpeg": jpeg})
     return rows
 
