@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.options import find_stage_problems
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
 from resources.dagster_instance.postgres_database import check_database, database_url, describe_database
@@ -79,6 +80,7 @@ def check_machine(settings: Settings, *, full: bool = False) -> list[CheckResult
         *_check_workers(settings),
         *check_model_weights(settings),
         *(CheckResult("names", False, sentence) for sentence in find_unmatched_names(settings)),
+        *_check_stages(settings),
         *_check_channels(settings),
     ]
 
@@ -243,6 +245,15 @@ def check_model_weights(settings: Settings) -> Iterator[CheckResult]:
             f"{model.weights} is not downloaded yet: Ultralytics downloads it at the first run if there is a network; "
             f"otherwise put it at {PROJECT_ROOT / 'weights' / model.weights}.",
         )
+
+
+def _check_stages(settings: Settings) -> Iterator[CheckResult]:
+    """Check the files of stages of one's own, without running them."""
+    problems = find_stage_problems(settings)
+    for problem in problems:
+        yield CheckResult("stages", False, problem)
+    if settings.stages and not problems:
+        yield CheckResult("stages", True, ", ".join(str(stage.file) for stage in settings.stages))
 
 
 def _check_channels(settings: Settings) -> Iterator[CheckResult]:

@@ -17,6 +17,7 @@ from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, setti
 from cli.process_command import process
 from cli.repair_command import repair
 from cli.settings_command import print_settings
+from cli.stage_command import stage
 from cli.stale_command import stale
 from cli.worker_command import worker
 from resources.environment import choose_settings
@@ -34,6 +35,7 @@ commands.add_command(dev)
 commands.add_command(worker)
 commands.add_command(stale)
 commands.add_command(crops)
+commands.add_command(stage)
 commands.add_command(correct)
 commands.add_command(audit)
 commands.add_command(adopt)

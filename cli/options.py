@@ -85,11 +85,21 @@ def end_process(status: int) -> None:
 
 
 def warn_of_unmatched_names(settings: Settings) -> None:
-    """Print a sentence for each camera and class in the settings that matches nothing."""
+    """Print a sentence for each camera and class in the settings that matches nothing, and each stage with a fault."""
     from resources.unmatched_names import find_unmatched_names
 
-    for sentence in find_unmatched_names(settings):
+    for sentence in (*find_unmatched_names(settings), *find_stage_problems(settings)):
         click.echo(f"Warning: {sentence}", err=True)
+
+
+def find_stage_problems(settings: Settings) -> list[str]:
+    """Find the stages of one's own whose files are not valid, one sentence each."""
+    if not settings.stages:
+        return []
+    from cv_assets.asset_graph import stages_in_order
+    from cv_assets.own_stage_assets import read_own_stages
+
+    return list(read_own_stages(settings, stages_in_order(settings)).problems.values())
 
 
 @contextmanager

@@ -46,8 +46,9 @@ def repair(data: Path | None, settings: Path | None) -> None:
         report = tables.repair(report)
         for sentence in describe_lost(report.lost):
             click.echo(f"{sentence}.")
-        for name in filter(is_rewritten, sorted(tables.repaired_names)):
-            click.echo(f"{name}: the pipeline writes lost rows again.")
+        for name in sorted(tables.repaired_names):
+            if is_rewritten(store.tables_folder, name):
+                click.echo(f"{name}: the pipeline writes lost rows again.")
         graph = AssetGraph.build(loaded_settings)
         results = find_results_to_recompute(report, graph, tables.repaired_names | outdated_names)
         for sentence in add_missing_videos(results, store, graph):

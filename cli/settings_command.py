@@ -20,12 +20,14 @@ _SENDER, _RECIPIENTS = "cv@example.org", ["desk@example.org"]
 _NETWORK = {"head": "gfl", "classes": ["person", "car"], "colors": "bgr", "strides": [8, 16, 32]}
 _EXAMPLES: dict[str, Any] = {
     "network": _NETWORK,
+    "tiles": {"size_px": 640},
     "cameras": {"gate": {"clock_offset_s": -90, "zones": _ZONES, "lines": _LINES, "ground": _GROUND}},
     "zones": _ZONES,
     "lines": _LINES,
     "ground": _GROUND,
     "models": [{"name": "people", "task": "pose", "weights": "yolo26n-pose.pt"}],
     "crop_models": [{"name": "body", "weights": "models/body.pt", "classes": ["car"]}],
+    "stages": [{"file": "stages/near_misses.py"}],
     "webhooks": [{"name": "ops", "url": {"env": "OPS_HOOK"}, "format": "slack"}],
     "emails": [{"name": "desk", "host": "mail.example.org", "sender": _SENDER, "recipients": _RECIPIENTS}],
 }

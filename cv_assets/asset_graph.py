@@ -1,7 +1,7 @@
 """The asset graph: all stages in order, their assets for some settings, and the two jobs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from dagster import AssetsDefinition, AssetSelection, define_asset_job
@@ -11,6 +11,7 @@ from cv_assets.crop_classes import crop_model_stage
 from cv_assets.crops import crops
 from cv_assets.detections import model_stage, models_by_asset
 from cv_assets.normalized_video import NORMALIZED_VIDEO, normalized_video
+from cv_assets.own_stage_assets import OwnStages, read_own_stages
 from cv_assets.recordings import recordings
 from cv_assets.scenes import scenes
 from cv_assets.stage_asset import ANALYSIS, INGEST, StageAsset
@@ -26,7 +27,7 @@ from resources.schema.recording_tables import RECORDINGS
 
 
 def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
-    """All stages, upstream first; those of further models and of crop models come last."""
+    """All stages but those of one's own, upstream first; those of further models and of crop models come last."""
     return (
         recordings,
         normalized_video,
@@ -53,11 +54,13 @@ class AssetGraph:
         settings: The settings for which the assets were built.
         observer: Records the settings of single cameras, and corrections.
         assets: The assets, upstream first; one definition per stage.
+        own_stages: The stages of one's own, whose assets come last.
     """
 
     settings: Settings
     observer: CameraObserver
     assets: tuple[AssetsDefinition, ...]
+    own_stages: OwnStages = field(default_factory=OwnStages)
 
     @classmethod
     def build(cls, settings: Settings, observer: CameraObserver | None = None) -> "AssetGraph":
@@ -68,9 +71,12 @@ class AssetGraph:
             observer: Records the settings of single cameras; None creates one for the settings.
         """
         observer = observer or CameraObserver(settings)
-        stages = stages_in_order(settings)
+        built_in = stages_in_order(settings)
+        own_stages = read_own_stages(settings, built_in)
+        stages = (*built_in, *own_stages.stages)
         stage_of_asset = {name: stage.stage.name for stage in stages for name in stage.stage.asset_names}
-        return cls(settings, observer, tuple(stage.build(settings, observer, stage_of_asset) for stage in stages))
+        assets = tuple(stage.build(settings, observer, stage_of_asset) for stage in stages)
+        return cls(settings, observer, assets, own_stages)
 
     # Without a return type, because Dagster does not export the type of an asset job.
     ingest_job = cached_property(
@@ -95,13 +101,14 @@ class AssetGraph:
     @cached_property
     def versions(self) -> Mapping[str, StageVersion]:
         """The version of each stage."""
-        return {stage.stage.name: stage.version(self.settings) for stage in stages_in_order(self.settings)}
+        stages = (*stages_in_order(self.settings), *self.own_stages.stages)
+        return {stage.stage.name: stage.version(self.settings) for stage in stages}
 
     @cached_property
     def costly_assets(self) -> frozenset[str]:
         """The assets whose stages run a model, or read or normalize the file of the recording."""
         names = (RECORDINGS.name, NORMALIZED_VIDEO, *models_by_asset(self.settings))
-        return frozenset[str]().union(*(self._siblings.get(name, frozenset()) for name in names))
+        return self.own_stages.costly_assets.union(*(self._siblings.get(name, frozenset()) for name in names))
 
     @cached_property
     def stages(self) -> Mapping[str, tuple[str, ...]]:

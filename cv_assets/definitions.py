@@ -1,8 +1,9 @@
 """The code location: joins assets, jobs, sensors and resources. The only module that imports every wing."""
 
-from dagster import Definitions, definitions, in_process_executor
+from dagster import AssetSpec, Definitions, definitions, in_process_executor
 
 from cv_assets.asset_graph import AssetGraph
+from cv_assets.stage_asset import ANALYSIS
 from resources.config.settings import Settings
 from resources.config.settings_file import load_settings
 from resources.inference.detector import Models
@@ -18,7 +19,7 @@ def build_definitions(settings: Settings) -> Definitions:
     graph = AssetGraph.build(settings)
     retention_job = build_retention_job(graph)
     return Definitions(
-        assets=[*graph.assets, *graph.observer.build_assets()],
+        assets=[*graph.assets, *graph.observer.build_assets(), *_broken_stages(graph)],
         jobs=[graph.ingest_job, graph.analysis_job, retention_job],
         schedules=[build_retention_schedule(retention_job, settings.retention)],
         sensors=[
@@ -34,6 +35,15 @@ def build_definitions(settings: Settings) -> Definitions:
         # One process per run: a batch loads the model once, and a later stage finds it loaded.
         executor=in_process_executor,
     )
+
+
+def _broken_stages(graph: AssetGraph) -> list[AssetSpec]:
+    """Assets that cannot be materialized, in place of the stages of one's own whose files are not valid."""
+    names = graph.stage_of_asset
+    return [
+        AssetSpec(name if name not in names else f"{name}_file", description=problem, group_name=ANALYSIS)
+        for name, problem in graph.own_stages.problems.items()
+    ]
 
 
 @definitions

@@ -22,6 +22,7 @@ from resources.config.network_config import NetworkSettings
 from resources.config.operations_config import ChannelSettings, EmailSettings, NotificationSettings, WebhookSettings
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT, load_settings
+from resources.config.stage_config import OwnStageSettings
 from resources.schema.table_registry import TABLES
 from resources.schema.views import VIEWS
 from resources.workers.run_executor import WORKER_RUN_TAG, WORKER_TAG
@@ -166,10 +167,22 @@ def test_every_key_of_a_crop_model_is_documented_with_its_default() -> None:
     check_defaults(documented, CropModelSettings, CropModelSettings.model_fields)
 
 
+def test_every_key_of_a_stage_is_documented_with_its_default() -> None:
+    (documented,) = documented_defaults("stages")
+    check_defaults(documented, OwnStageSettings, OwnStageSettings.model_fields)
+
+
 def test_every_folder_is_documented_with_its_default() -> None:
     (documented,) = documented_defaults("Folders")
     check_defaults(documented, Settings, {name: Settings.model_fields[name] for name in documented})
-    headings = {*documented, *(heading for heading, _ in settings_sections()), "models", "crop_models", "notifications"}
+    headings = {
+        *documented,
+        *(heading for heading, _ in settings_sections()),
+        "models",
+        "crop_models",
+        "stages",
+        "notifications",
+    }
     headings |= documented_defaults("rename_classes")[0].keys()
     assert headings == set(Settings.model_fields)
 

@@ -17,6 +17,7 @@ from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.media_config import IngestSettings, SceneSettings, VideoSettings
 from resources.config.operations_config import BatchSettings, NotificationSettings, QueueSettings, RetentionSettings
 from resources.config.section import FolderPath, Section
+from resources.config.stage_config import OwnStageSettings
 from resources.config.tracking_config import CropSettings, TrackSettings
 
 
@@ -52,6 +53,9 @@ class Settings(Section):
     )
     crop_models: tuple[CropModelSettings, ...] = Field(
         (), max_length=50, description="Classifiers of crops, each an asset with tables of its own."
+    )
+    stages: tuple[OwnStageSettings, ...] = Field(
+        (), max_length=50, description="Stages of one's own, each an asset with a table, declared by a Python file."
     )
     tracks: TrackSettings = TrackSettings()
     crops: CropSettings = CropSettings()

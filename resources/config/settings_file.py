@@ -119,7 +119,8 @@ def _validate(values: Mapping[str, Any], file: Path) -> Settings:
         quote = f" (value: {value!r})" if is_quotable and len(repr(value)) <= _MAX_QUOTE_LENGTH else ""
         raise PipelineError(f"{file}: {key}: {message}{quote}.") from None
     weights = [model.weights for model in settings.all_models]
-    for path in (*map(str, settings.watched_folders), str(settings.data_folder), *weights):
+    files = [stage.file for stage in settings.stages]
+    for path in (*map(str, (*settings.watched_folders, settings.data_folder, *files)), *weights):
         if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in path):
             raise PipelineError(f"{file}: the path {path!a} has a zero byte or is not valid UTF-8: rename it.")
     return settings
@@ -137,6 +138,10 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
             "detections": _resolve_weights(settings.detections, folder),
             "models": tuple(_resolve_weights(model, folder) for model in settings.models),
             "crop_models": tuple(_resolve_weights(model, folder) for model in settings.crop_models),
+            "stages": tuple(
+                stage.model_copy(update={"file": _real_path(folder / stage.file.expanduser())})
+                for stage in settings.stages
+            ),
             "notifications": _resolve_certificates(settings.notifications, folder),
             "watched_folder": folder / settings.watched_folder.expanduser(),
             "further_watched_folders": tuple(
@@ -178,6 +183,13 @@ def _check_folders(settings: Settings, file: Path) -> None:
             raise PipelineError(
                 f"{file}: the weights {model.weights} are in a watched folder, to which anyone may add files, and "
                 "weights can run code: move them to another folder and change the path."
+            )
+
+    for stage in settings.stages:
+        if any(stage.file.is_relative_to(folder) for folder in watched_folders):
+            raise PipelineError(
+                f"{file}: the stage {stage.file} is in a watched folder, to which anyone may add files, and its "
+                "code is executed: move it to another folder and change the path."
             )
 
 

@@ -1,41 +1,39 @@
 """Probes and normalizes in a subprocess, so that a crash or hang of a codec library costs one recording only.
 
-The subprocess is started when it is first needed, processes one file after the other, and ends with its parent. A file
-on which it crashes or stalls is retried once with a single decoding thread, which avoids most faults of codecs, and
-then fails; the next file gets a new subprocess.
+A file on which the subprocess crashes or stalls is retried once with a single decoding thread, which avoids most faults
+of codecs, and then fails; the next file gets a new subprocess.
 """
 
-import contextlib
 import logging
-import mmap
-import os
 import pickle
-import resource
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from resources.config.media_config import VideoSettings
-from resources.config.settings_file import PROJECT_ROOT
 from resources.errors import PipelineError, RecordingError, RejectedRecordingError
 from resources.media.normalize import normalize
 from resources.media.normalized_file import NormalizedVideo
 from resources.media.probe import Probe, probe
 from resources.media.progress import ReportProgress
 from resources.previews.preview_throttle import PreviewThrottle
+from resources.process_isolation import (
+    IsolatedProcess,
+    ProcessCrashedError,
+    ProcessStalledError,
+    has_free_memory,
+    limit_memory,
+    serve_requests,
+)
 
 logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S = 0.5
-_PARENT_CHECK_INTERVAL_S = 2.0
 _RETRY_THREAD_COUNT = 1
 _SLOW_DISK_BYTES_PER_S = 5_000_000  # finishing a large file rewrites it, without any progress report
 _NO_PROGRESS: ReportProgress = lambda done, total, image=None: None  # noqa: E731 - a constant
@@ -76,21 +74,12 @@ def _normalize(
     return normalize(path, output, settings, progress, thread_count)
 
 
-class _CrashedError(Exception):
-    """The media process ended unexpectedly."""
-
-
-class _StalledError(Exception):
-    """The media process reported no progress for too long."""
-
-
-class MediaProcess:
-    """The parent's side of the media process, which handles one request at a time."""
+class MediaProcess(IsolatedProcess):
+    """The parent's side of the media process."""
 
     def __init__(self) -> None:
+        super().__init__(__name__)
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection[Any, Any] | None = None
 
     def request(
         self,
@@ -119,16 +108,16 @@ class MediaProcess:
         with self._lock:
             try:
                 return self._attempt(function, None, arguments, path, settings, progress)
-            except (_CrashedError, _StalledError) as error:
+            except (ProcessCrashedError, ProcessStalledError) as error:
                 logger.warning("%s: the decoder %s: retrying with a single thread.", path.name, error)
             try:
                 return self._attempt(function, _RETRY_THREAD_COUNT, arguments, path, settings, progress)
-            except _CrashedError as error:
+            except ProcessCrashedError as error:
                 raise RejectedRecordingError(
                     f"The decoder {error}, with several threads and with one: the file is damaged in a way "
                     "that crashes the decoder."
                 ) from error
-            except _StalledError as error:
+            except ProcessStalledError as error:
                 raise RecordingError(
                     f"The decoder {error}, with several threads and with one: the file or the disk hangs; "
                     "video.stall_s sets the time limit."
@@ -143,14 +132,11 @@ class MediaProcess:
         settings: VideoSettings,
         progress: ReportProgress,
     ) -> Result:
-        connection = self._connect()
         time_limit_s = settings.stall_s
         try:
-            connection.send((function.__name__, thread_count, arguments, settings.max_memory_mb))
+            self.send((function.__name__, thread_count, arguments, settings.max_memory_mb), time_limit_s)
             while True:
-                if not connection.poll(time_limit_s):
-                    raise _StalledError(f"made no progress for {time_limit_s:.0f} s")
-                kind, value = connection.recv()
+                kind, value = self.receive(time_limit_s)
                 if kind == "progress":
                     progress(*value)
                     if value[0] == value[1] > 0:
@@ -160,47 +146,10 @@ class MediaProcess:
                     return cast(Result, value)
                 else:
                     raise value
-        except (EOFError, ConnectionError) as error:
-            raise _CrashedError(f"crashed ({self._exit_reason()})") from error
         except BaseException as error:
             if not isinstance(error, (PipelineError, RecordingError)):
                 self.stop()  # the result of the request is no longer needed
             raise
-
-    def _connect(self) -> "Connection[Any, Any]":
-        if self._connection is None or self._process is None or self._process.poll() is not None:
-            self.stop()
-            self._connection, child_connection = Pipe()
-            with child_connection:
-                command = [sys.executable, "-P", "-m", __name__, str(child_connection.fileno()), str(os.getpid())]
-                environment = {
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT_ROOT), *sys.path))),
-                }
-                self._process = subprocess.Popen(
-                    command, pass_fds=[child_connection.fileno()], stdin=subprocess.DEVNULL, env=environment
-                )
-        return self._connection
-
-    def _exit_reason(self) -> str:
-        assert self._process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
-        code = self._process.returncode
-        self.stop()
-        if code is None or code >= 0:
-            return f"exit status {code}"
-        name = signal.Signals(-code).name
-        return f"{name}, as when the system is out of memory" if name == "SIGKILL" else name
-
-    def stop(self) -> None:
-        """Kill the process if it is running."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._connection = self._process = None
 
 
 _process = MediaProcess()
@@ -213,31 +162,16 @@ def _size_bytes(path: Path) -> int:
         return 0  # the media process reports the problem of the file
 
 
-def _exit_with_parent(parent_pid: int) -> None:
-    """Exit when the parent has ended, even while a codec is running."""
-    while os.getppid() == parent_pid:
-        time.sleep(_PARENT_CHECK_INTERVAL_S)
-    os._exit(1)
-
-
-def _serve(connection: "Connection[Any, Any]") -> None:
-    """Handle requests until the parent has ended."""
-    while True:
-        try:
-            function_name, thread_count, arguments, max_memory_mb = connection.recv()
-        except EOFError:
-            return
-        # Limits writable memory only: the address space also counts what threads and libraries merely reserve.
-        limit_bytes = max_memory_mb * 1_000_000
-        _, hard_limit_bytes = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, hard_limit_bytes))
-        try:
-            reply = ("result", globals()[function_name](_progress_sender(connection), thread_count, *arguments))
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            reply = ("error", _picklable_error(error, max_memory_mb))
-        connection.send(reply)
+def _handle(request: tuple[Any, ...], connection: "Connection[Any, Any]") -> tuple[str, Any]:
+    """Run the function of a request; returns the kind of the reply and its value."""
+    function_name, thread_count, arguments, max_memory_mb = request
+    limit_memory(max_memory_mb)
+    try:
+        return "result", globals()[function_name](_progress_sender(connection), thread_count, *arguments)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return "error", _picklable_error(error, max_memory_mb)
 
 
 def _progress_sender(connection: "Connection[Any, Any]") -> ReportProgress:
@@ -257,20 +191,11 @@ def _progress_sender(connection: "Connection[Any, Any]") -> ReportProgress:
     return send_progress
 
 
-def _has_free_memory(max_memory_mb: int) -> bool:
-    """Whether a quarter of the limit is still free; encoders do not report that memory was the reason of a failure."""
-    try:
-        mmap.mmap(-1, max_memory_mb * 1_000_000 // 4, mmap.MAP_PRIVATE).close()
-    except OSError:
-        return False
-    return True
-
-
 def _picklable_error(error: Exception, max_memory_mb: int) -> Exception:
     """Convert an error to one that can be sent to the parent process."""
     if isinstance(error, (PipelineError, RecordingError)):
         return error
-    if isinstance(error, MemoryError) or not _has_free_memory(max_memory_mb):
+    if isinstance(error, MemoryError) or not has_free_memory(max_memory_mb):
         return RejectedRecordingError(
             f"The recording needs more than {max_memory_mb} MB to decode (video.max_memory_mb): raise the setting "
             "if the machine has enough memory."
@@ -285,7 +210,4 @@ def _picklable_error(error: Exception, max_memory_mb: int) -> Exception:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interruptions
-    threading.Thread(target=_exit_with_parent, args=(int(sys.argv[2]),), daemon=True).start()
-    with contextlib.suppress(BrokenPipeError), Connection(int(sys.argv[1])) as _connection:
-        _serve(_connection)
+    serve_requests(_handle)

@@ -25,13 +25,14 @@ from pyarrow.dataset import Dataset, dataset, field
 from resources.errors import PipelineError
 from resources.schema.columns import Table
 from resources.schema.row_checks import broken_rules
-from resources.schema.table_registry import TABLES, find_table
+from resources.schema.table_registry import TABLES
 from resources.storage.commit_recorder import CommitRecorder
 from resources.storage.delta_writes import compact_files, quote_text, recordings_condition, vacuum_files, write_rows
 from resources.storage.disk import disk_errors, disk_problem
 from resources.storage.durability import sync_folders
 from resources.storage.format_version import check_format, write_format
 from resources.storage.open_tables import OpenTable, open_tables
+from resources.storage.own_tables import find_stored_table
 from resources.storage.table_check import check_table
 
 logger = logging.getLogger(__name__)
@@ -312,9 +313,9 @@ class Store:
         return frozenset((str(log), log.stat().st_mtime_ns) for log in self.tables_folder.glob("*/_delta_log"))
 
     def tables(self) -> list[Table]:
-        """All declared tables, and the existing tables of further models."""
-        table_names = sorted(folder.name for folder in self.tables_folder.glob("*_*"))
-        further_tables = [find_table(name) for name in table_names if name not in TABLES]
+        """All declared tables, and the existing ones of further models and of stages of one's own."""
+        names = sorted(folder.name for folder in self.tables_folder.glob("*") if folder.name not in TABLES)
+        further_tables = [find_stored_table(self.tables_folder, name) for name in names]
         return [*TABLES.values(), *(table for table in further_tables if table is not None)]
 
     def check_readable(self, table: Table) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from resources.schema.operations_tables import STAGE_RUNS
 from resources.schema.recording_tables import RECORDING_CLOCKS
-from resources.schema.table_registry import find_table
 from resources.storage.delta_store import Store
+from resources.storage.own_tables import find_stored_table
 from resources.storage.recorded_commits import LostResult, RecordedCommits
 from resources.storage.results_database import published_versions
 from resources.storage.table_check import CheckedTable, TableDamage, check_table, repair_remedy
@@ -77,7 +77,7 @@ def check_storage(store: Store, *, contents: bool = False, is_idle: bool = True)
         for name, table in whole.items()
         if table.version < published.get(name, -1) and name not in with_lost_results
     }
-    rewritten = {name for name in outdated if is_rewritten(name)}
+    rewritten = {name for name in outdated if is_rewritten(store.tables_folder, name)}
     damages = [table.damage for table in checked.values() if table.damage is not None] + [
         TableDamage(name, problem=f"its commits after {version} are lost")
         for name, version in outdated.items()
@@ -104,9 +104,9 @@ def describe_lost(lost: Sequence[LostResult]) -> Iterator[str]:
         yield f"{name}: rows of {recordings} are lost or outdated ({listed})"
 
 
-def is_rewritten(table_name: str) -> bool:
+def is_rewritten(tables_folder: Path, table_name: str) -> bool:
     """Whether the pipeline writes lost rows of a table again by itself."""
-    table = find_table(table_name)
+    table = find_stored_table(tables_folder, table_name)
     return table is None or not table.per_recording or table in (STAGE_RUNS, RECORDING_CLOCKS)
 
 

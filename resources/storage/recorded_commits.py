@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from resources.errors import PipelineError
 from resources.schema.operations_tables import STAGE_RUNS
-from resources.schema.table_registry import find_table
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
+from resources.storage.own_tables import find_stored_table
 from resources.storage.table_check import CheckedTable
 
 # An attempt may also replace rows of another recording, as track links do. Results count only if their stage is not
@@ -136,7 +136,7 @@ class RecordedCommits:
         }
         lost = set(_lost_results(select(_LOST_COMMITS_SQL, tables)))
         for row in select(_OTHER_COUNTS_SQL, tables).to_pylist() if is_idle else ():
-            table = find_table(row["table_name"])
+            table = find_stored_table(store.tables_folder, row["table_name"])
             # Rows of which no attempt is recorded are older than these records.
             is_explained = self.unrecorded.num_rows > 0 and row["stored_count"] > row["recorded_count"]
             if table is not None and not is_explained:

@@ -32,12 +32,13 @@ class VersionReader:
             PipelineError: The settings are invalid.
         """
         settings = self._read_settings()
-        values = settings.model_dump(mode="json", exclude=_LOCAL_SETTINGS | {"detections", "models"})
+        values = settings.model_dump(mode="json", exclude=_LOCAL_SETTINGS | {"detections", "models", "stages"})
         models = [
             [part if isinstance(part, str) else part.model_dump(mode="json") for part in detection_version(model)]
             for model in settings.all_models
         ]
-        content = json.dumps([self._read_code(), values, models], sort_keys=True, default=str)
+        stages = [_read_bytes(stage.file).hex() for stage in settings.stages]
+        content = json.dumps([self._read_code(), values, models, stages], sort_keys=True, default=str)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def _read_settings(self) -> Settings:
@@ -81,6 +82,14 @@ def read_required_version(data_folder: Path) -> str | None:
 
 def _list_code_files() -> Iterable[Path]:
     return (file for folder in _CODE_FOLDERS for file in sorted((PROJECT_ROOT / folder).rglob("*.py")))
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The content of a file; empty if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _file_state(path: Path) -> tuple[str, int, int]:

@@ -1,0 +1,89 @@
+"""The parent's side of the child processes in which code of one's own runs: one per stage, kept warm.
+
+A function that crashes, hangs, returns something else than it declares, uses too much memory or calls exit fails the
+recording on which it does so; where that may have damaged the process, the next recording gets a new one.
+"""
+
+import threading
+from typing import Any
+
+from resources.config.stage_config import IsolatedCodeSettings
+from resources.errors import RecordingError
+from resources.own_stages import stage_code
+from resources.own_stages.stage_code import FAILURE, OUT_OF_MEMORY, CallableCode, StageCode
+from resources.process_isolation import IsolatedProcess, ProcessCrashedError, ProcessStalledError
+
+_LOAD_TIME_LIMIT_S = 300.0  # importing torch on a busy machine and loading a model take minutes
+
+
+class StageProcess(IsolatedProcess):
+    """The process of one stage.
+
+    Args:
+        name: Name of the stage, with which errors begin.
+        code: The function that it runs.
+        settings: Its limits.
+    """
+
+    def __init__(self, name: str, code: StageCode | CallableCode, settings: IsolatedCodeSettings) -> None:
+        super().__init__(stage_code.__name__)
+        self._lock = threading.Lock()
+        self._name, self.code, self.settings = name, code, settings
+
+    def call(self, argument: Any) -> Any:
+        """Call the function.
+
+        Args:
+            argument: A batch; or pictures as JPEG, for a callable.
+
+        Returns:
+            What the function returns, checked.
+
+        Raises:
+            RecordingError: The function failed.
+        """
+        with self._lock:
+            if not self.is_running:
+                self._request(self.code, max(self.settings.batch_timeout_s, _LOAD_TIME_LIMIT_S), "when loaded, ")
+            return self._request(argument, self.settings.batch_timeout_s, "")
+
+    def _request(self, argument: Any, time_limit_s: float, when: str) -> Any:
+        settings = self.settings
+        try:
+            self.send((settings.max_memory_mb, argument), time_limit_s)
+            kind, value = self.receive(time_limit_s)
+        except ProcessCrashedError as error:
+            raise RecordingError(f"{self._name}: {when}its process {error}.") from error
+        except ProcessStalledError as error:
+            self.stop()
+            raise RecordingError(
+                f"{self._name}: {when}its process did not return a batch within {time_limit_s:g} s: make the batch "
+                "smaller, or raise batch_timeout_s."
+            ) from error
+        except BaseException:
+            self.stop()  # the reply to this request is no longer needed
+            raise
+        if kind == OUT_OF_MEMORY:
+            self.stop()
+            raise RecordingError(
+                f"{self._name}: {when}its process needs more than {settings.max_memory_mb} MB (max_memory_mb): make "
+                "the batch smaller, or raise the setting if the machine has enough memory."
+            )
+        if kind == FAILURE:
+            if when:
+                self.stop()  # so that it is loaded again
+            raise RecordingError(f"{self._name}: {when}its function {value}.")
+        return value
+
+
+_processes: dict[str, StageProcess] = {}
+
+
+def stage_process(name: str, code: StageCode | CallableCode, settings: IsolatedCodeSettings) -> StageProcess:
+    """The process of a stage, kept as long as this process runs; a new one where code or limits have changed."""
+    process = _processes.get(name)
+    if process is None or process.code != code or process.settings != settings:
+        if process is not None:
+            process.stop()
+        process = _processes[name] = StageProcess(name, code, settings)
+    return process
