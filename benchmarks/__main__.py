@@ -21,6 +21,7 @@ from benchmarks.bundled_detector import bundled_detector_cases
 from benchmarks.crops import crop_cases
 from benchmarks.inputs import BenchmarkInputs, find_inputs, process_folder
 from benchmarks.report import Case, describe_machine, max_case, min_case, min_ratio_case, print_table, write_json
+from benchmarks.tiles import tile_cases
 from benchmarks.tracking import tracking_cases
 from cli.options import end_process
 from resources.config.settings_file import PROJECT_ROOT
@@ -90,6 +91,7 @@ def main() -> int:
             media.media_cases(inputs.recording, scratch),
             tracking_cases(),
             bundled_detector_cases(),
+            tile_cases(),
             model.model_cases(inputs, scratch),
             process_cases(inputs, scratch),
             agreement_cases(inputs, scratch),

@@ -7,17 +7,17 @@ import numpy as np
 import pyarrow as pa
 
 from resources.inference.detection_arrays import Detections
-from resources.inference.detector import Detector
+from resources.inference.tiles import AnyDetector
 from resources.schema.columns import Table
 
 _CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
 
-BuildRows = Callable[[str, Sequence[Detections], pa.Table, Detector], pa.Table]
+BuildRows = Callable[[str, Sequence[Detections], pa.Table, AnyDetector], pa.Table]
 """Builds the rows of one table; see `detection_rows` for the arguments."""
 
 
 def detection_rows(
-    recording_id: str, detections: Sequence[Detections], frames: pa.Table, detector: Detector
+    recording_id: str, detections: Sequence[Detections], frames: pa.Table, detector: AnyDetector
 ) -> pa.Table:
     """Build the rows of `detections`; none for a classifier, whose classes belong to the whole frame.
 
@@ -45,7 +45,7 @@ def detection_rows(
 
 
 def frame_class_rows(
-    recording_id: str, detections: Sequence[Detections], frames: pa.Table, detector: Detector
+    recording_id: str, detections: Sequence[Detections], frames: pa.Table, detector: AnyDetector
 ) -> pa.Table:
     """Build the rows of `frame_classes`; see `detection_rows`."""
     position, index = _positions(detections)
@@ -60,7 +60,7 @@ def frame_class_rows(
     )
 
 
-def mask_rows(recording_id: str, detections: Sequence[Detections], frames: pa.Table, _: Detector) -> pa.Table:
+def mask_rows(recording_id: str, detections: Sequence[Detections], frames: pa.Table, _: AnyDetector) -> pa.Table:
     """Build the rows of `masks`; see `detection_rows`."""
     polygons = [polygon.ravel().astype(np.float64) for boxes in detections for polygon in boxes.polygons or ()]
     areas = [boxes.mask_areas for boxes in detections if boxes.mask_areas is not None]
@@ -73,7 +73,7 @@ def mask_rows(recording_id: str, detections: Sequence[Detections], frames: pa.Ta
     )
 
 
-def keypoint_rows(recording_id: str, detections: Sequence[Detections], frames: pa.Table, _: Detector) -> pa.Table:
+def keypoint_rows(recording_id: str, detections: Sequence[Detections], frames: pa.Table, _: AnyDetector) -> pa.Table:
     """Build the rows of `keypoints`, one per keypoint of each box; see `detection_rows`."""
     keypoints = [boxes.keypoints for boxes in detections if boxes.keypoints is not None]
     values = np.concatenate(keypoints or [np.empty((0, 1, 3))]).astype(np.float64)
@@ -90,7 +90,9 @@ def keypoint_rows(recording_id: str, detections: Sequence[Detections], frames: p
     return pa.table({**{name: rows[name] for name in rows.column_names}, **columns})
 
 
-def oriented_box_rows(recording_id: str, detections: Sequence[Detections], frames: pa.Table, _: Detector) -> pa.Table:
+def oriented_box_rows(
+    recording_id: str, detections: Sequence[Detections], frames: pa.Table, _: AnyDetector
+) -> pa.Table:
     """Build the rows of `oriented_boxes`; see `detection_rows`."""
     oriented_boxes = [boxes.oriented_boxes for boxes in detections if boxes.oriented_boxes is not None]
     values = np.concatenate(oriented_boxes or [np.empty((0, 5))]).astype(np.float64)
@@ -131,7 +133,7 @@ def _key_columns(recording_id: str, detections: Sequence[Detections], frames: pa
 
 
 def _class_columns(
-    detections: Sequence[Detections], position: np.ndarray, frame_rows: pa.Table, detector: Detector
+    detections: Sequence[Detections], position: np.ndarray, frame_rows: pa.Table, detector: AnyDetector
 ) -> dict[str, Any]:
     class_id = np.concatenate([boxes.class_id for boxes in detections] or [np.empty(0)]).astype(np.int32)
     confidence = np.concatenate([boxes.confidence for boxes in detections] or [np.empty(0)])
@@ -147,7 +149,7 @@ def _class_columns(
 
 
 def rows_of_table(
-    table: Table, recording_id: str, detections: Sequence[Detections], frames: pa.Table, detector: Detector
+    table: Table, recording_id: str, detections: Sequence[Detections], frames: pa.Table, detector: AnyDetector
 ) -> pa.Table:
     """Build the rows of a table that a model fills, with the columns that the table declares.
 

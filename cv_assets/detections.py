@@ -28,9 +28,10 @@ from resources.config.stage_version import StageVersion
 from resources.dagster_instance.run_coordinator import GPU_POOL
 from resources.errors import RecordingError
 from resources.inference.detection_arrays import Detections
-from resources.inference.detector import Detector, Models
+from resources.inference.detector import Models
 from resources.inference.devices import device_name
 from resources.inference.plain_networks import BUNDLED_NAME
+from resources.inference.tiles import AnyDetector
 from resources.inference.weights import detection_version, uses_fallback
 from resources.media.progress import ReportProgress
 from resources.previews.boxes_sheet import BoxesSheet
@@ -185,7 +186,7 @@ def _count_classes(rows_of_checkpoints: Sequence[pa.Table]) -> Counter[str]:
     return counts
 
 
-def _store_measurements(detector: Detector, device: str, store: Store) -> None:
+def _store_measurements(detector: AnyDetector, device: str, store: Store) -> None:
     """Store in `models` the measurements of engine selection, once."""
     if not detector.measurements:
         return

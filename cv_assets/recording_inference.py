@@ -1,6 +1,7 @@
 """The inference of one model on one recording: which frames are decoded, on what region, with which engine."""
 
 import functools
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from resources.config.settings import settings_version
 from resources.errors import RecordingError
 from resources.inference.detection_arrays import Detections
 from resources.inference.detection_region import DetectionRegion
-from resources.inference.detector import Detector, Models
+from resources.inference.detector import Models
 from resources.inference.engine_selection import Footage
 from resources.inference.frame_skipping import decode_changed_frames
 from resources.inference.gpu_frames import decode_on_best_device
+from resources.inference.tiles import AnyDetector, TiledDetector, plan_tiles
 from resources.media.frame_reader import Image, sample_images
 from resources.media.progress import ReportProgress
 from resources.previews.annotated_frames import annotate_image
@@ -73,7 +75,7 @@ class RecordingInference:
     frame_count: int
     frames: pa.Table
     region: DetectionRegion
-    detector: Detector
+    detector: AnyDetector
     device: str
     checkpoint_frames: int
     skip_unchanged_frames: bool
@@ -189,21 +191,25 @@ def prepare_inference(
     rate_fps = Fraction(row["rate_fps_num"], row["rate_fps_den"])
     region = DetectionRegion.from_polygons(settings.region_of(row["camera"]), row["width_px"], row["height_px"])
     image_size_px = settings.image_size_px or models.weights(settings).image_size_px
-    if region.polygons and settings.task != "classify":
+    tiles = plan_tiles(region.width_px, region.height_px, settings.tiles) if settings.tiles else ()
+    input_px = (tiles[0].width_px, tiles[0].height_px) if tiles else (region.width_px, region.height_px)
+    if not tiles and region.polygons and settings.task != "classify":
         # The region keeps the scale that it has in the whole frame: fewer pixels, the same boxes.
         share = max(region.width_px, region.height_px) / max(row["width_px"], row["height_px"])
         image_size_px = max(1, round(image_size_px * share))
     positions = analysed_frame_positions(frames["time_s"].to_numpy(), settings.max_rate_fps)
 
     def read_sample_images() -> list[np.ndarray]:
-        return [region.crop(image) for image in sample_images(video.path, _SAMPLE_FRAMES, frames.num_rows, rate_fps)]
+        images = sample_images(video.path, _SAMPLE_FRAMES, frames.num_rows, rate_fps)
+        parts = itertools.cycle(tiles[: -1 if settings.tiles and settings.tiles.whole_frame else None])
+        in_region = [region.crop(image) for image in images]
+        return [next(parts).cut(image) for image in in_region] if tiles else in_region
 
     detector = models.detector(
         settings.model_copy(update={"image_size_px": image_size_px}),
-        region.width_px,
-        region.height_px,
+        *input_px,
         device,
-        Footage(len(positions), read_sample_images),
+        Footage(len(positions) * max(1, len(tiles)), read_sample_images),
     )
     return RecordingInference(
         recording_id,
@@ -214,7 +220,7 @@ def prepare_inference(
         frames.num_rows,
         frames.take(pa.array(positions)),
         region,
-        detector,
+        TiledDetector(detector, tiles, settings) if tiles else detector,
         device,
         max(1, round(checkpoint_s * float(rate_fps) * len(positions) / max(frames.num_rows, 1))),
         settings.skip_unchanged_frames,

@@ -23,6 +23,7 @@ from resources.config.operations_config import ChannelSettings, EmailSettings, N
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT, load_settings
 from resources.config.stage_config import OwnStageSettings
+from resources.config.tile_config import TileSettings
 from resources.schema.table_registry import TABLES
 from resources.schema.views import VIEWS
 from resources.workers.run_executor import WORKER_RUN_TAG, WORKER_TAG
@@ -165,6 +166,11 @@ def test_every_key_of_a_plain_network_is_documented_with_its_default() -> None:
 def test_every_key_of_a_crop_model_is_documented_with_its_default() -> None:
     (documented,) = documented_defaults("crop_models")
     check_defaults(documented, CropModelSettings, CropModelSettings.model_fields)
+
+
+def test_every_key_of_tiles_is_documented_with_its_default() -> None:
+    (documented,) = documented_defaults("tiles")
+    check_defaults(documented, TileSettings, TileSettings.model_fields)
 
 
 def test_every_key_of_a_stage_is_documented_with_its_default() -> None:

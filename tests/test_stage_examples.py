@@ -121,6 +121,7 @@ def store_crops(store: Store, images: Sequence[np.ndarray | None]) -> None:
 @pytest.mark.slow
 def test_a_crop_model_answers_for_each_crop_that_has_a_picture(store: Store) -> None:
     person, traffic = (cv2.imread(str(TEST_FOLDER / name)) for name in ("person_250.png", "traffic_100.png"))
+    assert traffic is not None
     store_crops(store, [person, None, traffic[140:200, 10:80]])  # a blue car
     rows = run_example("second_opinions", store)
     assert [row["second_class_name"] for row in rows] == ["person", None, "car"]

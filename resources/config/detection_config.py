@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 from pydantic import (
     Field,
     field_validator,
+    model_validator,
 )
 
 from resources.config.network_config import NetworkSettings
 from resources.config.section import MAX_SHAPES, Polygon, Section
+from resources.config.tile_config import TileSettings
 
 STORED_FROM_CONFIDENCE = 0.1
 """Boxes above this confidence are stored even if `min_confidence` is higher."""
@@ -62,6 +64,12 @@ class DetectionSettings(Section):
         le=16_384,
         description="Longer side of the model's input in pixels; null: the size it was trained with.",
     )
+    tiles: TileSettings | None = Field(
+        None,
+        # Left out of versions while it is not used, so that the detections of older versions stay fresh.
+        exclude_if=lambda value: value is None,
+        description="Run the model on overlapping tiles of the frame, for objects that are small in a large frame.",
+    )
     min_confidence: float = Field(
         0.1,
         gt=0,
@@ -110,6 +118,12 @@ class DetectionSettings(Section):
     def region_of(self, camera: str | None) -> tuple[Polygon, ...]:
         """Polygons of a camera in which boxes are kept; an empty tuple means the whole frame."""
         return self.regions.get(camera or "", self.regions.get("*", ()))
+
+    @model_validator(mode="after")
+    def _check_tiles(self) -> "DetectionSettings":
+        if self.tiles is not None and self.task != "detect":
+            raise ValueError(f"tiles are for the task detect, not for {self.task}: leave out tiles")
+        return self
 
     @field_validator("regions")
     @classmethod

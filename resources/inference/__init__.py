@@ -9,6 +9,7 @@ decode_heads         raw network output to candidate boxes
 nms                  non-maximum suppression of upright and oriented boxes
 detection_arrays     `Detections`: the result of a model on one frame
 detection_region     the rectangle of the frame on which a model runs
+tiles                run a model on overlapping tiles of each frame, and merge their boxes
 engines              OpenVINO, torch and TensorRT behind one interface
 quantization         int8 networks for OpenVINO, calibrated on the user's own recordings
 engine_agreement     how many boxes of an engine match those of the reference

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from dagster import AssetExecutionContext, AssetKey, DagsterInstance, asset, materialize
 
@@ -30,7 +31,9 @@ from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
 from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.settings import Settings
+from resources.config.tile_config import TileSettings
 from resources.file_identification import identify_files
+from resources.geometry.box_overlap import iou_matrix
 from resources.inference import engine_selection
 from resources.inference.detection_arrays import Detections
 from resources.inference.detection_region import DetectionRegion
@@ -355,3 +358,23 @@ def test_a_run_that_waits_for_a_device_says_who_holds_it(
     output = capfd.readouterr().err  # what the terminal of cv-assets dev shows
     assert f"a: detections waits for cpu, which is held by process {os.getpid()} (" in output
     assert "a: detections went on after 3 s." in output
+
+
+def test_tiles_find_the_same_objects_once_each_in_the_frame_and_in_a_region(normalized: tuple[Store, str]) -> None:
+    store, recording_id = normalized
+    corners = ["x_min_px", "y_min_px", "x_max_px", "y_max_px"]
+    tiles = TileSettings(size_px=320, overlap=0.2)
+    polygon = ((0.3, 0.0), (1.0, 0.0), (1.0, 1.0), (0.3, 1.0))
+    for regions in ({}, {"*": (polygon,)}):
+        shared: dict[str, Any] = {"max_rate_fps": 1.0, "regions": regions}
+        whole = detect(store, recording_id, **shared)
+        tiled = detect(store, recording_id, **shared, tiles=tiles, image_size_px=320)
+        confident = [rows.filter(pc.greater(rows["confidence"], 0.5)) for rows in (whole, tiled)]
+        by_frame, tiled_by_frame = (boxes_by_frame(rows, corners) for rows in confident)
+        nothing: list[tuple[object, ...]] = [(0.0,) * 4]
+        matched = [
+            iou_matrix(*(np.array(part, float) for part in (boxes, tiled_by_frame.get(index, nothing)))).max(axis=1)
+            for index, boxes in by_frame.items()
+        ]
+        assert (np.concatenate(matched) >= 0.5).mean() >= 0.85
+        assert 0.85 <= confident[1].num_rows / confident[0].num_rows <= 1.15
