@@ -54,12 +54,11 @@ def stage(action: str, file: Path, recording: str, rows: int, data: Path | None,
 def _test_stage(declared: "OwnStage", recording_id: str, store: Store, shown_count: int) -> None:
     import pyarrow.parquet as pq
 
-    from cv_assets.own_stage_assets import compute_rows
+    from cv_assets.own_stage_assets import DEVICE_SETTINGS, compute_rows
     from cv_assets.stage_inputs import StageInputs
-    from resources.config.detection_config import DetectionSettings
     from resources.inference.devices import available_devices
 
-    device = "cpu" if declared.device == "cpu" else available_devices(DetectionSettings())[0]
+    device = "cpu" if declared.device == "cpu" else available_devices(DEVICE_SETTINGS)[0]
     started = datetime.now(UTC)
     try:
         inputs = StageInputs.read(declared, recording_id, store, device)

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from resources.config.settings import Settings
 from resources.config.stage_version import StageVersion
 from resources.dagster_instance.run_coordinator import GPU_POOL
 from resources.errors import PipelineError, RecordingError
+from resources.inference.prefetch import Prefetch
 from resources.media.progress import ReportProgress
 from resources.own_stages.stage_code import StageCode
 from resources.own_stages.stage_file import CROPS_INPUT, FRAMES_INPUT, OwnStage, read_stage_file
@@ -26,6 +28,8 @@ from resources.schema.views import VIEWS
 from resources.storage.own_tables import store_own_table
 
 _LOGIC = "own stage 1"
+DEVICE_SETTINGS = DetectionSettings(weights="stage.pt")
+"""With these, the devices of a stage are those that torch can use."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ def read_own_stages(settings: Settings, upstream: Sequence[StageAsset]) -> OwnSt
             _check_names(stage, [*upstream, *stages])
         except PipelineError as error:
             name = re.sub(r"\W", "_", own_settings.file.stem) or "stage"
+            while name in problems:
+                name += "_"  # files of one name in several folders
             problems[name] = str(error)
             continue
         stages.append(_build_stage_asset(stage))
@@ -102,10 +108,12 @@ def compute_rows(inputs: StageInputs, progress: ReportProgress) -> pa.Table:
     code = StageCode(str(stage.settings.file), stage.source, stage.name, own_columns)
     process = stage_process(stage.name, code, stage.settings)
     parts, done, total = [own_columns.empty_table()], 0, inputs.item_count
-    for batch in inputs.batches():
-        parts.append(process.call(batch))
-        done += max(len(batch.frames), len(batch.crops), 1)
-        progress(min(done, total), total)
+    with closing(Prefetch(inputs.batches(), 1)) as batches:  # the next batch is decoded meanwhile
+        for batch in batches:
+            parts.append(process.call(batch))
+            done += max(len(batch.frames), len(batch.crops), 1)
+            progress(min(done, total), total)
+    process.free_shared_memory()
     rows = pa.concat_tables(parts)
     ids = pa.array([recording_id] * rows.num_rows, pa.string())
     rows = rows.add_column(0, schema.field("recording_id"), ids).select(schema.names).cast(schema)
@@ -130,7 +138,7 @@ def _build_stage_asset(stage: OwnStage) -> StageAsset:
         version=version,
         kinds=("python",),
         pool=GPU_POOL if on_device else None,
-        lease=lease_of_model(stage.name, lambda _: DetectionSettings(device="auto")) if on_device else None,
+        lease=lease_of_model(stage.name, lambda _: DEVICE_SETTINGS) if on_device else None,
     )
     def compute(recording_id: str, run: StageRun, progress: ReportProgress) -> Mapping[str, Metadata]:
         inputs = StageInputs.read(stage, recording_id, run.store, run.device or "cpu")

@@ -1,6 +1,6 @@
 """What a stage of one's own receives: the stored inputs of a recording in batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +22,7 @@ from resources.storage.delta_store import Store
 from resources.storage.own_tables import find_stored_table
 
 _PICTURES = (FRAMES_INPUT, CROPS_INPUT)
+_MAX_BATCH_BYTES = 256_000_000  # of frames; larger batches are divided, whatever the stage declares
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class StageInputs:
             return int(self.frames.num_rows)
         return int(self.crops.num_rows) if self.stage.has_crops else 1
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch, None, None]:
         """The batches, in order.
 
         Raises:
@@ -115,6 +116,8 @@ class StageInputs:
 
     def _frame_batches(self, size: int) -> Iterator[Batch]:
         assert self.video is not None
+        frame_bytes = 3 * self.recording.width_px * self.recording.height_px
+        size = max(1, min(size, _MAX_BATCH_BYTES // frame_bytes))
         indices, times_s = self.frames["frame_index"].to_pylist(), self.frames["time_s"].to_pylist()
         of_frames = {
             name: _FrameRows(table) for name, table in self.tables.items() if "frame_index" in table.schema.names
@@ -131,7 +134,7 @@ class StageInputs:
                         f"The normalized video is damaged: only {start + len(frames)} of {len(indices)} frames decode; "
                         "materialize normalized_video again."
                     )
-                rows = {name: table.between(frames[0], frames[-1]) for name, table in of_frames.items()}
+                rows = {name: table.of_frames(indices[chosen]) for name, table in of_frames.items()}
                 yield Batch(self.recording, self.device, frames=frames, tables={**rows, **others})
 
 
@@ -142,10 +145,11 @@ class _FrameRows:
         self._rows = table.sort_by("frame_index")
         self._indices = self._rows["frame_index"].to_numpy()
 
-    def between(self, first: Frame, last: Frame) -> pa.Table:
-        """The rows from one frame to another."""
-        start, end = np.searchsorted(self._indices, [first.frame_index, last.frame_index + 1])
-        return self._rows.slice(start, end - start)
+    def of_frames(self, frame_indices: Sequence[int]) -> pa.Table:
+        """The rows of some frames, whose indices ascend."""
+        start, end = np.searchsorted(self._indices, [frame_indices[0], frame_indices[-1] + 1])
+        rows = self._rows.slice(start, end - start)
+        return rows.filter(pc.is_in(rows["frame_index"], pa.array(frame_indices, pa.int32())))
 
 
 def _read_table(name: str, recording_id: str, store: Store) -> pa.Table:

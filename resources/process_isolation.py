@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
@@ -35,10 +35,11 @@ class IsolatedProcess:
 
     Args:
         module: The module that the process runs, which calls `serve_requests`.
+        inherited_fds: Open files that the process has under the same numbers.
     """
 
-    def __init__(self, module: str) -> None:
-        self._module = module
+    def __init__(self, module: str, inherited_fds: Sequence[int] = ()) -> None:
+        self._module, self._inherited_fds = module, tuple(inherited_fds)
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
 
@@ -118,7 +119,10 @@ class IsolatedProcess:
                     "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT_ROOT), *sys.path))),
                 }
                 self._process = subprocess.Popen(
-                    command, pass_fds=[child_connection.fileno()], stdin=subprocess.DEVNULL, env=environment
+                    command,
+                    pass_fds=[child_connection.fileno(), *self._inherited_fds],
+                    stdin=subprocess.DEVNULL,
+                    env=environment,
                 )
         return self._connection
 

@@ -4,6 +4,7 @@ stage_api      what the file imports: the decorator `stage`, `Column`, and the b
 stage_file     read the declaration of a file without running it
 stage_rows     rows that the function returns to an Arrow table
 stage_code     what the child process runs: the function of a file, or a callable by its import path
+crop_callable  a crop model that is a callable
 stage_process  the parent's side of the child process
 """
 

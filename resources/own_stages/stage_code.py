@@ -4,6 +4,8 @@ Nothing but plain values and Arrow tables is sent back, so that the pipeline's p
 """
 
 import importlib
+import math
+import mmap
 import sys
 import traceback
 import types
@@ -56,6 +58,29 @@ class CallableCode:
     content_hash: str
 
 
+@dataclass(frozen=True)
+class SharedImages:
+    """Where the images of a batch are, one after the other.
+
+    Attributes:
+        fd: The file in memory, inherited from the parent.
+        shapes: Shape of each image, uint8 BGR.
+    """
+
+    fd: int
+    shapes: Sequence[tuple[int, ...]]
+
+    def read(self) -> list[np.ndarray]:
+        """Read copies of the images: the function may keep them, and the file is written again."""
+        sizes = [math.prod(shape) for shape in self.shapes]
+        with mmap.mmap(self.fd, sum(sizes), access=mmap.ACCESS_READ) as memory:
+            images, start = [], 0
+            for size, shape in zip(sizes, self.shapes, strict=True):
+                images.append(np.frombuffer(memory, np.uint8, size, start).reshape(shape).copy())
+                start += size
+        return images
+
+
 class _LoadedCode:
     """The function that this process has loaded."""
 
@@ -81,18 +106,22 @@ class _LoadedCode:
             exec(compile(code.source, code.file, "exec"), module.__dict__)
         self._function = getattr(module, function_name)
 
-    def call(self, argument: Any) -> Any:
+    def call(self, argument: Any, images: SharedImages | None) -> Any:
         """Call the function.
 
         Args:
             argument: A batch; or pictures as JPEG, for a callable.
+            images: The images of the batch's frames, if it has any.
         """
         assert self._function is not None
         if isinstance(argument, Batch):
             assert self._schema is not None
+            if images is not None:
+                pairs = zip(argument.frames, images.read(), strict=True)
+                argument = replace(argument, frames=[replace(frame, image=image) for frame, image in pairs])
             return rows_to_table(self._function(self._prepare(argument)), self._schema)
-        images = [decode_jpeg(jpeg) for jpeg in argument]
-        return _check_answers(self._function(images), len(images))
+        pictures = [decode_jpeg(jpeg) for jpeg in argument]
+        return _check_answers(self._function(pictures), len(pictures))
 
     def _prepare(self, batch: Batch) -> Batch:
         if batch.state.pop("is_first", False):
@@ -149,15 +178,15 @@ def _check_answers(answers: Any, count: int) -> list[list[tuple[str, float]] | s
 _loaded = _LoadedCode()
 
 
-def handle_request(request: tuple[int, Any], _: object) -> tuple[str, Any]:
+def handle_request(request: tuple[int, Any, SharedImages | None], _: object) -> tuple[str, Any]:
     """Load a function, or call it; returns the kind of the reply and its value."""
-    max_memory_mb, argument = request
+    max_memory_mb, argument, images = request
     limit_memory(max_memory_mb)
     try:
         if isinstance(argument, StageCode | CallableCode):
             _loaded.load(argument)
             return RESULT, None
-        return RESULT, _loaded.call(argument)
+        return RESULT, _loaded.call(argument, images)
     except WrongRowsError as error:
         return FAILURE, str(error)
     except BaseException as error:  # exit and interrupts are errors of the stage, too

@@ -273,6 +273,13 @@ def test_weights_in_a_watched_folder_are_an_error(tmp_path: Path) -> None:
         load_settings(write_settings(tmp_path, "detections: {weights: recordings/mine.pt}"), {})
 
 
+def test_a_stage_is_relative_to_the_settings_file_and_not_in_a_watched_folder(tmp_path: Path) -> None:
+    settings = load_settings(write_settings(tmp_path, "stages: [{file: stages/mine.py}]"), {})
+    assert settings.stages[0].file == tmp_path / "stages" / "mine.py"
+    with pytest.raises(PipelineError, match=r"mine.py is in a watched folder, .* and its code is executed"):
+        load_settings(write_settings(tmp_path, "stages: [{file: recordings/mine.py}]"), {})
+
+
 def test_certificates_are_relative_to_the_settings_file(tmp_path: Path) -> None:
     text = "notifications: {webhooks: [{name: ops, url: 'http://a/', ca_file: ca.pem}]}"
     settings = load_settings(write_settings(tmp_path, text), {})

@@ -35,6 +35,17 @@ def test_only_what_changes_results_changes_the_version(tmp_path: Path, monkeypat
     assert reader.read() not in (changed, version)
 
 
+def test_the_content_of_a_stage_changes_the_version_and_its_path_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = []
+    for folder, text in (("a", "1"), ("b", "1"), ("b", "2")):
+        write_settings(tmp_path / folder, monkeypatch, stages=[{"file": "mine.py"}])
+        (tmp_path / folder / "mine.py").write_text(text)
+        versions.append(VersionReader().read())
+    assert versions[0] == versions[1] != versions[2]
+
+
 def test_the_required_version_is_that_of_the_last_writer(tmp_path: Path) -> None:
     assert read_required_version(tmp_path) is None
     write_required_version(tmp_path, "1")
