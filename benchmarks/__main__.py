@@ -21,7 +21,7 @@ from benchmarks.bundled_detector import bundled_detector_cases
 from benchmarks.crops import crop_cases
 from benchmarks.inputs import BenchmarkInputs, find_inputs, process_folder
 from benchmarks.report import Case, describe_machine, max_case, min_case, min_ratio_case, print_table, write_json
-from benchmarks.tiles import tile_cases
+from benchmarks.second_stage import second_stage_cases
 from benchmarks.tracking import tracking_cases
 from cli.options import end_process
 from resources.config.settings_file import PROJECT_ROOT
@@ -96,6 +96,7 @@ def main() -> int:
             process_cases(inputs, scratch),
             agreement_cases(inputs, scratch),
             crop_cases(scratch / "all-data"),
+            second_stage_cases(scratch),
         ):
             for case in group:
                 click.echo(f"{case.case}: {case.ours:.3f} {case.unit} ({case.goal})", err=True)

@@ -150,7 +150,7 @@ def _select_rows(connection: duckdb.DuckDBPyConnection, selection: CropSelection
     names = (("camera", "recordings", selection.camera), ("class_name", "tracks", selection.class_name))
     for column, table, value in names:
         if value is not None:
-            _check_value(connection, column, table, value)
+            check_value(connection, column, table, value)
             conditions.append(f"coalesce({column}, '') = ?")
             values.append(value)
     condition = selection.condition or ""
@@ -192,7 +192,7 @@ def _joined_sql(connection: duckdb.DuckDBPyConnection) -> str:
     """
 
 
-def _check_value(connection: duckdb.DuckDBPyConnection, column: str, table: str, value: str) -> None:
+def check_value(connection: duckdb.DuckDBPyConnection, column: str, table: str, value: str) -> None:
     """Check that a camera or class exists.
 
     Raises:

@@ -16,9 +16,11 @@ from cli.notify_command import notify
 from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, settings_option, weights_option
 from cli.process_command import process
 from cli.repair_command import repair
+from cli.search_command import search
 from cli.settings_command import print_settings
 from cli.stage_command import stage
 from cli.stale_command import stale
+from cli.teach_command import teach
 from cli.worker_command import worker
 from resources.environment import choose_settings
 from resources.errors import PipelineError
@@ -35,7 +37,8 @@ commands.add_command(dev)
 commands.add_command(worker)
 commands.add_command(stale)
 commands.add_command(crops)
-commands.add_command(stage)
+commands.add_command(search)
+commands.add_command(teach)
 commands.add_command(correct)
 commands.add_command(audit)
 commands.add_command(adopt)

@@ -7,7 +7,8 @@ from functools import cached_property
 from dagster import AssetsDefinition, AssetSelection, define_asset_job
 
 from cv_assets.camera_settings import CameraObserver
-from cv_assets.crop_classes import crop_model_stage
+from cv_assets.corrected_tracks import corrected_tracks
+from cv_assets.crop_models import crop_model_stage
 from cv_assets.crops import crops
 from cv_assets.detections import model_stage, models_by_asset
 from cv_assets.normalized_video import NORMALIZED_VIDEO, normalized_video
@@ -24,6 +25,7 @@ from cv_assets.zone_summaries import zone_summaries
 from resources.config.settings import Settings
 from resources.config.stage_version import StageVersion
 from resources.schema.recording_tables import RECORDINGS
+from resources.schema.table_registry import crop_model_tables
 
 
 def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
@@ -42,7 +44,8 @@ def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
         summaries,
         zone_summaries,
         *(model_stage(model, model.name) for model in settings.models),
-        *(crop_model_stage(model) for model in settings.crop_models),
+        # Probes read what embedding models write.
+        *(crop_model_stage(model) for model in sorted(settings.crop_models, key=lambda model: model.task == "probe")),
     )
 
 
@@ -107,8 +110,10 @@ class AssetGraph:
     @cached_property
     def costly_assets(self) -> frozenset[str]:
         """The assets whose stages run a model, or read or normalize the file of the recording."""
-        names = (RECORDINGS.name, NORMALIZED_VIDEO, *models_by_asset(self.settings))
-        return self.own_stages.costly_assets.union(*(self._siblings.get(name, frozenset()) for name in names))
+        readers = [model for model in self.settings.crop_models if model.task == "text"]
+        of_readers = (crop_model_tables(model.name, model.task)[0].name for model in readers)
+        names = (RECORDINGS.name, NORMALIZED_VIDEO, *models_by_asset(self.settings), *of_readers)
+        return frozenset[str]().union(*(self._siblings.get(name, frozenset()) for name in names))
 
     @cached_property
     def stages(self) -> Mapping[str, tuple[str, ...]]:

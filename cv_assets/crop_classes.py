@@ -1,43 +1,36 @@
-"""<name>_crop_classes and <name>_track_classes: the answers of a crop model, and the vote of each track.
+"""<name>_crop_classes and <name>_track_classes: classes of crops, and the vote of each track."""
 
-Every crop model of the settings is an asset of its own, which classifies the crops of a recording.
-"""
-
-import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from cv_assets.model_lease import lease_of_model
-from cv_assets.stage_asset import ANALYSIS, StageAsset, StageRun, stage_asset
-from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
-from cv_assets.waits import report_wait
-from resources.config.crop_model_config import CropModelSettings
-from resources.config.settings import Settings
-from resources.config.stage_version import StageVersion
-from resources.dagster_instance.run_coordinator import GPU_POOL
-from resources.inference.detection_arrays import Detections
-from resources.inference.detector import Detector, Models
-from resources.inference.engine_selection import Footage
-from resources.inference.weights import detection_version
+from cv_assets.crop_reading import CROP_KEY, answer_crops, cut_box
+from cv_assets.crop_selection import Crop
+from resources.colour_names import measure_colours
+from resources.inference.detector import Detector
+from resources.inference.linear_probe import LinearProbe
 from resources.media.progress import ReportProgress
-from resources.schema.table_registry import crop_model_tables
-from resources.schema.track_tables import CROPS
-from resources.storage.delta_store import Store
 from resources.votes import UNSURE, is_decided
 
-_LOGIC = "crop classes 1"
-_SAMPLE_CROPS = 48  # on which engines are measured
-_KEY = ("recording_id", "track_id", "rank")
+NONE = "none"
+"""The vote of a crop in which a detector finds nothing."""
+_PERSON = "person"
+_PARTS: dict[str | None, tuple[float, float]] = {
+    "upper": (0.18, 0.48),
+    "lower": (0.55, 0.88),
+}  # of a person's height: without head and shoes
+_MIDDLE = (0.25, 0.75)  # of the width, and of the height of other objects: the background shows at the sides
+
+Classes = Sequence[tuple[str, float]]
+"""Names and confidences, most likely first."""
 
 
-def answer_rows(
+def class_rows(
     crops: Sequence[Mapping[str, Any]], detector: Detector, top_k: int, progress: ReportProgress
 ) -> list[dict[str, Any]]:
-    """Classify crops; a crop without a readable picture gets a row with the reason.
+    """Classify crops; a crop without an answer gets a row with the reason.
 
     Args:
         crops: Rows of `crops`.
@@ -48,42 +41,103 @@ def answer_rows(
     Returns:
         Rows of `crop_classes`.
     """
-    readable: list[Mapping[str, Any]] = []
-    rows: list[dict[str, Any]] = []
+
+    def classify(batch: Iterable[Crop]) -> Iterator[dict[str | None, Classes]]:
+        for answers in detector.detect(crop.image for crop in batch):
+            pairs = zip(answers.class_id[:top_k], answers.confidence[:top_k], strict=True)
+            yield {None: [(detector.class_names[int(class_id)], float(score)) for class_id, score in pairs]}
+
     model = {"model_id": detector.model_id, "engine_name": detector.engine_name}
-
-    def read_pictures() -> Iterator[np.ndarray]:
-        """Decode the crops in order; one that cannot be decoded gets its row here."""
-        for crop in crops:
-            image = decode_jpeg(crop["jpeg"])
-            if isinstance(image, str):
-                key = {name: crop[name] for name in _KEY}
-                rows.append({**key, "class_rank": 1, "class_name": None, "confidence": None, "error": image, **model})
-                continue
-            readable.append(crop)
-            yield image
-
-    for number, answers in enumerate(detector.detect(read_pictures())):
-        for class_rank, (class_name, confidence) in enumerate(_best_classes(answers, detector, top_k), 1):
-            answer = {"class_rank": class_rank, "class_name": class_name, "confidence": confidence, "error": None}
-            rows.append({**{name: readable[number][name] for name in _KEY}, **answer, **model})
-        progress(number + 1, len(crops))
-    return rows
+    return [
+        row | model
+        for crop, answer, error in answer_crops(crops, classify, progress)
+        for row in _rows_of_crop(crop, answer, error)
+    ]
 
 
-def decode_jpeg(jpeg: bytes | None) -> np.ndarray | str:
-    """Decode a crop to uint8 BGR; a sentence if that is not possible."""
-    import cv2
+def colour_rows(
+    crops: Sequence[Mapping[str, Any]], padding: float, top_k: int, progress: ReportProgress
+) -> list[dict[str, Any]]:
+    """Name the dominant colours of crops, of persons those of the upper and of the lower half.
 
-    if jpeg is None:
-        return "The picture was deleted by retention (retention.crops_after_days)."
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
-    return "The picture is not a JPEG." if image is None else np.asarray(image)
+    Args:
+        crops: Rows of `crops`.
+        padding: Margin with which they were cut.
+        top_k: Number of colours per crop or half.
+        progress: Takes the number of crops.
+
+    Returns:
+        Rows of `crop_classes`; the confidence of a colour is its share of the pixels.
+    """
+
+    def name_colours(batch: Iterable[Crop]) -> Iterator[dict[str | None, Classes]]:
+        for crop in batch:
+            box = cut_box(crop, padding)
+            is_person = crop.row["class_name"] == _PERSON
+            parts = _PARTS if is_person else {None: _MIDDLE}
+            yield {part: measure_colours(_cut_share(box, _MIDDLE, rows))[:top_k] for part, rows in parts.items()}
+
+    model = {"model_id": "colours-1", "engine_name": "opencv"}
+    return [
+        row | model
+        for crop, answer, error in answer_crops(crops, name_colours, progress)
+        for row in _rows_of_crop(crop, answer, error)
+    ]
 
 
-def _best_classes(answers: Detections, detector: Detector, top_k: int) -> Iterator[tuple[str, float]]:
-    for class_id, confidence in zip(answers.class_id[:top_k], answers.confidence[:top_k], strict=True):
-        yield detector.class_names[int(class_id)], float(np.clip(confidence, 0, 1))
+def probe_rows(
+    embeddings: Sequence[Mapping[str, Any]], probe: LinearProbe, top_k: int, model_id: str
+) -> list[dict[str, Any]]:
+    """Classify crops by their stored embeddings; one without an embedding gets a row with the reason.
+
+    Args:
+        embeddings: Rows of `crop_embeddings`.
+        probe: The probe.
+        top_k: Number of classes per crop.
+        model_id: Name and content hash of the probe.
+
+    Returns:
+        Rows of `crop_classes`.
+    """
+    rows: list[dict[str, Any]] = []
+    for embedding in embeddings:
+        answer: dict[str | None, Classes] | None = None
+        error = embedding["error"]
+        if error is None and embedding["model_id"] != probe.embedding_model_id:
+            error = (
+                f"The embedding is of {embedding['model_id']}, but the probe was taught on {probe.embedding_model_id}."
+            )
+        if error is None:
+            answer = {None: probe.classify(np.array(embedding["embedding"], np.float32))[:top_k]}
+        rows += _rows_of_crop(embedding, answer, error)
+    return [row | {"model_id": model_id, "engine_name": "numpy"} for row in rows]
+
+
+def _cut_share(image: np.ndarray, columns: tuple[float, float], rows: tuple[float, float]) -> np.ndarray:
+    height_px, width_px = image.shape[:2]
+    top, left = int(rows[0] * height_px), int(columns[0] * width_px)
+    return image[top : max(top + 1, round(rows[1] * height_px)), left : max(left + 1, round(columns[1] * width_px))]
+
+
+def _rows_of_crop(
+    crop: Mapping[str, Any], answer: Mapping[str | None, Classes] | None, error: str | None
+) -> list[dict[str, Any]]:
+    """Rows of `crop_classes` for one crop, without the model."""
+    key = {name: crop[name] for name in CROP_KEY}
+    if answer is None:
+        return [{**key, "part": None, "class_rank": 1, "class_name": None, "confidence": None, "error": error}]
+    return [
+        {
+            **key,
+            "part": part,
+            "class_rank": class_rank,
+            "class_name": class_name,
+            "confidence": float(np.clip(confidence, 0, 1)),
+            "error": None,
+        }
+        for part, classes in answer.items()
+        for class_rank, (class_name, confidence) in enumerate(classes, 1)
+    ]
 
 
 def vote_rows(rows: Sequence[Mapping[str, Any]], min_confidence: float) -> list[dict[str, Any]]:
@@ -96,101 +150,54 @@ def vote_rows(rows: Sequence[Mapping[str, Any]], min_confidence: float) -> list[
     Returns:
         Rows of `track_classes`.
     """
-    answers: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
+    votes: dict[tuple[str, int, str | None], list[str | None]] = defaultdict(list)
     for row in rows:
         if row["class_rank"] == 1:
-            answers[row["recording_id"], row["track_id"]].append(row)
-    result = []
-    for (recording_id, track_id), track_rows in sorted(answers.items()):
-        votes = Counter(row["class_name"] for row in track_rows if (row["confidence"] or -1) >= min_confidence)
-        class_name, vote_count = min(votes.items(), key=lambda item: (-item[1], item[0]), default=(UNSURE, 0))
-        voter_count = votes.total()
-        result.append(
-            {
-                "recording_id": recording_id,
-                "track_id": track_id,
-                "class_name": class_name if is_decided(np.array(vote_count), np.array(voter_count)) else UNSURE,
-                "vote_count": vote_count,
-                "voter_count": voter_count,
-                "crop_count": len(track_rows),
-            }
-        )
-    return result
+            is_vote = (row["confidence"] or -1) >= min_confidence
+            key = (row["recording_id"], row["track_id"], row.get("part"))
+            votes[key].append(row["class_name"] if is_vote else None)
+    # A crop without an answer has no parts: it counts among the crops of each.
+    parts_of_track: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for recording_id, track_id, part in votes:
+        if part is not None:
+            parts_of_track[recording_id, track_id].add(part)
+    for (recording_id, track_id), parts in parts_of_track.items():
+        failures = votes.pop((recording_id, track_id, None), [])
+        for part in parts:
+            votes[recording_id, track_id, part] += failures
+    ordered = sorted(votes.items(), key=lambda item: (*item[0][:2], item[0][2] or ""))
+    return [{**dict(zip(("recording_id", "track_id", "part"), key, strict=True)), **_count(v)} for key, v in ordered]
 
 
-def classify_recording(
-    recording_id: str, store: Store, settings: CropModelSettings, models: Models, device: str, progress: ReportProgress
-) -> dict[str, Metadata]:
-    """Classify the crops of one recording and store the answers and votes.
-
-    Raises:
-        PipelineError: The weights cannot be used.
-    """
-    crops = store.read(CROPS, [recording_id], [*_KEY, "class_name", "jpeg"]).to_pylist()
-    if settings.classes is not None:
-        crops = [crop for crop in crops if crop["class_name"] in settings.classes]
-    crops.sort(key=lambda crop: (crop["track_id"], crop["rank"]))
-
-    def read_sample_images() -> list[np.ndarray]:
-        images = (decode_jpeg(crop["jpeg"]) for crop in crops[:: max(1, len(crops) // _SAMPLE_CROPS)])
-        return [image for image in images if not isinstance(image, str)]
-
-    size_px = models.weights(settings.model_settings).image_size_px
-    footage = Footage(len(crops), read_sample_images)
-    detector = models.detector(settings.model_settings, size_px, size_px, device, footage)
-    rows = answer_rows(crops, detector, settings.top_k, progress)
-    detector.count_analysed_frames(len(crops))
-    votes = vote_rows(rows, settings.min_confidence)
-    crop_table, track_table = crop_model_tables(settings.name)
-    store.replace(crop_table, [recording_id], pa.Table.from_pylist(rows, schema=crop_table.arrow_schema))
-    store.replace(track_table, [recording_id], pa.Table.from_pylist(votes, schema=track_table.arrow_schema))
-    error_count = sum(row["error"] is not None for row in rows)
-    model = {"model_id": detector.model_id, "engine_name": detector.engine_name}
-    return {
-        crop_table.name: count_metadata(len(rows), crop_count=len(crops), crops_without_answer=error_count, **model),
-        track_table.name: count_metadata(
-            len(votes), **class_count_metadata("tracks", Counter(row["class_name"] for row in votes))
-        ),
-    }
-
-
-def crop_model_stage(settings: CropModelSettings) -> StageAsset:
-    """Declare the stage of one crop model.
+def box_vote_rows(rows: Sequence[Mapping[str, Any]], min_confidence: float) -> list[dict[str, Any]]:
+    """Let the crops of each track vote on what a detector finds in them.
 
     Args:
-        settings: The model's settings when the code location is loaded; their name decides its tables.
+        rows: Rows of `crop_boxes`.
+        min_confidence: Boxes of a lower confidence do not count.
+
+    Returns:
+        Rows of `track_classes`; a crop votes for the class of its best box, and without a box for none.
     """
-    tables = crop_model_tables(settings.name)
+    votes: dict[tuple[str, int], list[str | None]] = defaultdict(list)
+    for row in rows:
+        if row["box_index"] == 0:
+            has_box = (row["confidence"] or -1) >= min_confidence
+            vote = None if row["error"] is not None else row["class_name"] if has_box else NONE
+            votes[row["recording_id"], row["track_id"]].append(vote)
+    return [
+        {"recording_id": recording_id, "track_id": track_id, "part": None, **_count(answers)}
+        for (recording_id, track_id), answers in sorted(votes.items())
+    ]
 
-    def own_settings(settings_in_force: Settings) -> CropModelSettings:
-        return next(model for model in settings_in_force.crop_models if model.name == settings.name)
 
-    def version(settings_in_force: Settings) -> StageVersion:
-        model = own_settings(settings_in_force)
-        _, *hashes = detection_version(model.model_settings)
-        section = model.model_copy(update={"device": "", **({"weights": ""} if hashes else {})})
-        content = {f"crop_models.{model.name}.weights": f"content {str(hashes[0])[:8]}"} if hashes else {}
-        return StageVersion.build(
-            _LOGIC, {f"crop_models.{model.name}": section}, *map(str, hashes), explanation=content
-        )
-
-    @stage_asset(
-        name=tables[0].name,
-        group=ANALYSIS,
-        tables=tables,
-        deps=(CROPS.name,),
-        version=version,
-        kinds=("ultralytics", "openvino"),
-        pool=GPU_POOL,
-        lease=lease_of_model(tables[0].name, lambda settings_in_force: own_settings(settings_in_force).model_settings),
-        resource_keys=("models",),
-    )
-    def classify(recording_id: str, run: StageRun, progress: ReportProgress) -> Mapping[str, Metadata]:
-        """Classify the crops of each track, and let them vote on it; on a leased device."""
-        models = run.context.resources.models
-        show_wait = functools.partial(report_wait, run.context, tables[0].name, recording_id)
-        with show_wait(lambda: models.step):
-            models.weights(own_settings(run.settings).model_settings)
-        return classify_recording(recording_id, run.store, own_settings(run.settings), models, run.device, progress)
-
-    return classify
+def _count(answers: Sequence[str | None]) -> dict[str, Any]:
+    """Count the votes of a track's crops; None is no vote."""
+    votes = Counter(answer for answer in answers if answer is not None)
+    class_name, vote_count = min(votes.items(), key=lambda item: (-item[1], item[0]), default=(UNSURE, 0))
+    return {
+        "class_name": class_name if is_decided(np.array(vote_count), np.array(votes.total())) else UNSURE,
+        "vote_count": vote_count,
+        "voter_count": votes.total(),
+        "crop_count": len(answers),
+    }

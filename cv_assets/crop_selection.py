@@ -149,11 +149,21 @@ def crop_image(image: np.ndarray, xyxy: np.ndarray, padding: float) -> np.ndarra
         A view of shape (crop_height_px, crop_width_px, 3), at least 1 by 1, clipped to the image.
     """
     height_px, width_px = image.shape[:2]
-    margin = (xyxy[2:] - xyxy[:2]) * padding
-    left, top = np.floor(xyxy[:2] - margin).astype(int)
-    right, bottom = np.ceil(xyxy[2:] + margin).astype(int)
-    left, top = min(max(left, 0), width_px - 1), min(max(top, 0), height_px - 1)
+    right, bottom = np.ceil(xyxy[2:] + (xyxy[2:] - xyxy[:2]) * padding).astype(int)
+    left, top = crop_origin(xyxy, padding)
+    left, top = min(left, width_px - 1), min(top, height_px - 1)
     return image[top : max(top + 1, min(bottom, height_px)), left : max(left + 1, min(right, width_px))]
+
+
+def crop_origin(xyxy: np.ndarray, padding: float) -> tuple[int, int]:
+    """Left and top edge of the crop of a box inside the frame, in pixels of the frame.
+
+    Args:
+        xyxy: Corners of the box, shape (4,).
+        padding: Margin on each side, as a share of the box's size.
+    """
+    left, top = np.floor(xyxy[:2] - (xyxy[2:] - xyxy[:2]) * padding).astype(int)
+    return max(int(left), 0), max(int(top), 0)
 
 
 def measure_sharpness(image: np.ndarray) -> float:

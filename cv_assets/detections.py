@@ -211,7 +211,11 @@ def _store_measurements(detector: AnyDetector, device: str, store: Store) -> Non
 def models_by_asset(settings: Settings) -> dict[str, DetectionSettings]:
     """Settings of every model by the first asset that it writes."""
     further = {model_tables(model.task, model.name)[0].name: model for model in settings.models}
-    of_crops = {crop_model_tables(model.name)[0].name: model.model_settings for model in settings.crop_models}
+    of_crops = {
+        crop_model_tables(model.name, model.task)[0].name: model.model_settings
+        for model in settings.crop_models
+        if model.model_settings is not None
+    }
     return {model_tables(settings.detections.task, None)[0].name: settings.detections, **further, **of_crops}
 
 

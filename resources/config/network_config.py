@@ -1,4 +1,4 @@
-"""Description of a plain ONNX or OpenVINO detector: what its input is, and how its outputs are decoded."""
+"""Description of a plain ONNX or OpenVINO network: what its input is, and how its outputs are decoded."""
 
 from typing import Annotated, Literal
 
@@ -10,14 +10,15 @@ Levels = tuple[float, float, float]
 
 
 class NetworkSettings(Section):
-    """A plain ONNX or OpenVINO detector, which does not say itself how it is used."""
+    """A plain ONNX, OpenVINO or TorchScript network, which does not say itself how it is used."""
 
-    head: Literal["gfl", "yolo", "ssd"] = Field(
-        description="How boxes are coded. gfl: distances to the four sides as distributions (NanoDet, PicoDet); yolo: "
-        "centre, size and class scores; ssd: corners."
+    head: Literal["gfl", "yolo", "ssd", "center", "classify", "embed"] = Field(
+        description="What the outputs are. gfl: distances to the four sides as distributions (NanoDet, PicoDet); yolo: "
+        "centre, size and class scores; ssd: corners; center: heatmap, size and offset (CenterFace). classify: "
+        "scores of classes. embed: an embedding, for crop_models."
     )
-    classes: Literal["coco"] | Annotated[tuple[str, ...], Field(min_length=1, max_length=10_000)] = Field(
-        description="Names of all classes, in the order of the network's scores; coco: the 80 of COCO."
+    classes: Literal["coco"] | Annotated[tuple[str, ...], Field(max_length=10_000)] = Field(
+        (), description="Names of all classes, in the order of the network's scores; coco: the 80 of COCO."
     )
     colors: Literal["rgb", "bgr"] = Field("rgb", description="Order of the colours in the network's input.")
     mean: Levels = Field((0.0, 0.0, 0.0), description="Levels (0 to 255) that are subtracted, in the order of colors.")
@@ -25,7 +26,9 @@ class NetworkSettings(Section):
     resize: Literal["letterbox", "stretch"] = Field(
         "letterbox", description="How images become the input: scaled and padded, or stretched to its shape."
     )
-    has_logits: bool = Field(False, description="Whether scores are logits, so that a sigmoid (ssd: softmax) is due.")
+    has_logits: bool = Field(
+        False, description="Whether scores are logits, so that a sigmoid (ssd, classify: softmax) is due."
+    )
     strides: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=10)] = Field(
         (), description="Pixels between anchors by level, for gfl; for yolo only if boxes are relative to them (YOLOX)."
     )
@@ -44,6 +47,8 @@ class NetworkSettings(Section):
     def _check(self) -> "NetworkSettings":
         if self.head == "gfl" and not self.strides:
             raise ValueError("the head gfl needs strides, such as [8, 16, 32]")
+        if not self.classes and self.head != "embed":
+            raise ValueError(f"the head {self.head} needs the names of its classes")
         if min(self.std) <= 0:
             raise ValueError("every std must be more than 0")
         return self

@@ -16,6 +16,7 @@ from resources.config.crop_model_config import CropModelSettings
 from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.media_config import IngestSettings, SceneSettings, VideoSettings
 from resources.config.operations_config import BatchSettings, NotificationSettings, QueueSettings, RetentionSettings
+from resources.config.search_config import SearchSettings
 from resources.config.section import FolderPath, Section
 from resources.config.stage_config import OwnStageSettings
 from resources.config.tracking_config import CropSettings, TrackSettings
@@ -52,13 +53,14 @@ class Settings(Section):
         (), max_length=50, description="Further models, each an asset with tables of its own."
     )
     crop_models: tuple[CropModelSettings, ...] = Field(
-        (), max_length=50, description="Classifiers of crops, each an asset with tables of its own."
+        (), max_length=50, description="Models of crops, each an asset with tables of its own."
     )
     stages: tuple[OwnStageSettings, ...] = Field(
         (), max_length=50, description="Stages of one's own, each an asset with a table, declared by a Python file."
     )
     tracks: TrackSettings = TrackSettings()
     crops: CropSettings = CropSettings()
+    search: SearchSettings = SearchSettings()
     batches: BatchSettings = BatchSettings()
     queue: QueueSettings = QueueSettings()
     cameras: dict[str, CameraSettings] = Field(
@@ -76,8 +78,9 @@ class Settings(Section):
 
     @property
     def all_models(self) -> tuple[DetectionSettings, ...]:
-        """The detector, all further models and all crop models."""
-        return (self.detections, *self.models, *(model.model_settings for model in self.crop_models))
+        """The detector, all further models, and the networks of crop models."""
+        of_crops = (model.model_settings for model in self.crop_models)
+        return (self.detections, *self.models, *(model for model in of_crops if model is not None))
 
     def camera(self, name: str | None) -> CameraSettings:
         """Settings of a camera; the defaults for one without settings.
@@ -102,6 +105,19 @@ class Settings(Section):
         names = [model.name for model in value]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two models have the name {repeated[0]}: every name must be unique")
+        return value
+
+    @field_validator("crop_models")
+    @classmethod
+    def _check_embeddings(cls, value: tuple[CropModelSettings, ...]) -> tuple[CropModelSettings, ...]:
+        names = [model.name for model in value if model.task == "embed"]
+        for model in value:
+            if model.embeddings is not None and model.embeddings not in names:
+                known = ", ".join(names) or "none"
+                raise ValueError(
+                    f"{model.name} reads the embeddings of {model.embeddings}, which is no crop model with the task "
+                    f"embed: known are {known}"
+                )
         return value
 
 

@@ -16,6 +16,7 @@ from pydantic import (
 from resources.config.crop_model_config import CropModelSettings
 from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.operations_config import ChannelSettings, NotificationSettings
+from resources.config.search_config import SearchSettings
 from resources.config.section import EnvironmentVariable
 from resources.config.settings import Settings
 from resources.errors import PipelineError
@@ -138,10 +139,7 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
             "detections": _resolve_weights(settings.detections, folder),
             "models": tuple(_resolve_weights(model, folder) for model in settings.models),
             "crop_models": tuple(_resolve_weights(model, folder) for model in settings.crop_models),
-            "stages": tuple(
-                stage.model_copy(update={"file": _real_path(folder / stage.file.expanduser())})
-                for stage in settings.stages
-            ),
+            "search": _resolve_text_encoder(settings.search, folder),
             "notifications": _resolve_certificates(settings.notifications, folder),
             "watched_folder": folder / settings.watched_folder.expanduser(),
             "further_watched_folders": tuple(
@@ -199,8 +197,16 @@ _Channel = TypeVar("_Channel", bound=ChannelSettings)
 
 def _resolve_weights(model: _Model, folder: Path) -> _Model:
     """Make the path of a model's weights absolute if they exist relative to the settings file's folder."""
+    if isinstance(model, CropModelSettings) and model.is_built_in:
+        return model
     weights = folder / Path(model.weights).expanduser()
     return model.model_copy(update={"weights": str(weights)}) if weights.exists() else model
+
+
+def _resolve_text_encoder(search: SearchSettings, folder: Path) -> SearchSettings:
+    """Make the folder of the text encoder an absolute path."""
+    encoder = search.text_encoder and folder / search.text_encoder.expanduser()
+    return search.model_copy(update={"text_encoder": encoder})
 
 
 def _resolve_certificates(notifications: NotificationSettings, folder: Path) -> NotificationSettings:

@@ -11,7 +11,7 @@ from resources.inference.decode_heads import decode_output
 from resources.inference.detection_region import DetectionRegion
 from resources.inference.letterbox import CentreCrop, Letterbox
 from resources.inference.nms import Candidates
-from resources.inference.plain_heads import decode_plain_outputs
+from resources.inference.plain_heads import decode_plain_outputs, softmax
 from resources.inference.weights_description import ModelWeights
 
 _MAX_CLASSES_PER_FRAME = 5
@@ -99,7 +99,10 @@ def read_detections(
     """
     class_count = len(model.class_names)
     if isinstance(fit, CentreCrop):
-        return _read_classes(outputs[0], selected_class_ids, width_px, height_px)
+        scores = outputs[0].ravel()
+        if model.network is not None and model.network.has_logits:
+            scores = softmax(scores.astype(np.float32))
+        return _read_classes(scores, selected_class_ids, width_px, height_px)
     if model.network is not None:
         input_size_px = (fit.input_width_px, fit.input_height_px)
         candidates = decode_plain_outputs(outputs, model.network, input_size_px, settings, selected_class_ids)

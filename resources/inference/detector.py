@@ -30,7 +30,7 @@ from resources.inference.engines.openvino_engine import export_network
 from resources.inference.engines.torch_engine import TorchEngine
 from resources.inference.gpu_frames import letterbox_tensor
 from resources.inference.gpu_memory import retry_after_freeing_memory
-from resources.inference.letterbox import Letterbox, choose_input_fit
+from resources.inference.letterbox import CentreCrop, Letterbox, choose_input_fit
 from resources.inference.prefetch import Prefetch
 from resources.inference.weights import find_weights, load_weights
 from resources.inference.weights_description import ModelWeights, check_class_names, selected_class_ids
@@ -57,9 +57,15 @@ class Detector:
     """
 
     def __init__(
-        self, selection: EngineSelection, engine: Engine, measurements: Sequence[EngineMeasurement] = ()
+        self,
+        selection: EngineSelection,
+        engine: Engine,
+        measurements: Sequence[EngineMeasurement] = (),
+        *,
+        accepts_any_size: bool = False,
     ) -> None:
         model = selection.model
+        self._accepts_any_size = accepts_any_size and isinstance(selection.fit, Letterbox)
         self.model_id, self.class_names, self.engine_name = model.model_id, model.class_names, engine.name
         self.task, self.measurements = model.task, measurements
         self.selection, self._engine = selection, engine
@@ -94,7 +100,9 @@ class Detector:
         return next(factors, 1)
 
     def detect(self, images: Iterable["Image | None"], size_px: tuple[int, int] | None = None) -> Iterator[Detections]:
-        """Detect objects in images of one size, in order; decoding, letterboxing and the network run concurrently.
+        """Detect objects in images, in order; decoding, letterboxing and the network run concurrently.
+
+        The images have one size, or any size if the detector was loaded for crops.
 
         Args:
             images: uint8 BGR arrays of shape (height_px, width_px, 3), or tensors on the device if `accepts_tensors`;
@@ -124,14 +132,25 @@ class Detector:
             for outputs in self._engine.infer(source):
                 while (frame_size_px := frame_sizes.get()) == _UNCHANGED:
                     yield last_detections
-                detections = read_detections(
-                    outputs, self._model, self._fit, self._settings, self._class_ids, *frame_size_px
-                )
+                fit = self._fit_of(*frame_size_px)
+                detections = read_detections(outputs, self._model, fit, self._settings, self._class_ids, *frame_size_px)
                 last_detections = replace(detections, is_reused=True)
                 yield detections
             while not frame_sizes.empty():
                 frame_sizes.get()
                 yield last_detections
+
+    def embed(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Compute the embeddings of images, in order: float32 arrays of shape (n,) and length 1.
+
+        Args:
+            images: uint8 BGR arrays of shape (height_px, width_px, 3).
+        """
+        letterboxed = _map_in_order(self._letterbox, iter(images), _LETTERBOX_THREADS)
+        with closing(Prefetch(letterboxed, max(_PREFETCHED_IMAGES, self._engine.batch))) as source:
+            for outputs in self._engine.infer(source):
+                vector = np.array(outputs[0], np.float32).ravel()  # a copy: the outputs are in the engine's memory
+                yield vector / max(float(np.linalg.norm(vector)), 1e-12)
 
     def count_analysed_frames(self, frame_count: int) -> None:
         """Count analysed frames, which decide when the engines are measured; does nothing if they were."""
@@ -140,9 +159,18 @@ class Detector:
 
     def _letterbox(self, image: Image) -> Image:
         if isinstance(image, np.ndarray):
-            return self._fit.apply(image)
+            return self._fit_of(image.shape[1], image.shape[0]).apply(image)
         assert isinstance(self._fit, Letterbox)
         return retry_after_freeing_memory(functools.partial(letterbox_tensor, self._fit, image), image.device)
+
+    def _fit_of(self, width_px: int, height_px: int) -> Letterbox | CentreCrop:
+        """How an image of some size is resized to the network's input, which has the same size for all images."""
+        if not self._accepts_any_size:
+            return self._fit
+        network = self._model.network
+        is_stretched = network is not None and network.resize == "stretch"
+        build = Letterbox.stretched if is_stretched else Letterbox.for_input_size
+        return build(width_px, height_px, self._fit.input_width_px, self._fit.input_height_px)
 
 
 _UNCHANGED = (0, 0)
@@ -179,6 +207,8 @@ class Models:
         height_px: int,
         device: str,
         footage: Footage | None = None,
+        *,
+        accepts_any_size: bool = False,
     ) -> Detector:
         """Return the detector for images of one size; load it the first time, and again when the engines are measured.
 
@@ -188,13 +218,14 @@ class Models:
             height_px: Height of the images.
             device: The leased device, such as `cpu` or `cuda:0`.
             footage: The recording to analyse; the engines are measured on it if that is due. If None, they are not.
+            accepts_any_size: Whether images may have other sizes, as crops have: each is resized to the same input.
 
         Raises:
             PipelineError: The weights are missing, damaged, of another task, or no engine can run them.
         """
         model = self.weights(settings)
         fit = choose_input_fit(model, width_px, height_px, settings.image_size_px)
-        key = (model.content_hash, fit, device, settings.model_dump_json())
+        key = (model.content_hash, fit, device, settings.model_dump_json(), accepts_any_size)
         loaded = self._detectors.pop(key, None)
         if loaded is None:
             selection = EngineSelection(model, fit, settings, device, self.cache_folder, self._show_step)
@@ -205,7 +236,7 @@ class Models:
             return loaded
         while len(self._detectors) >= _MAX_LOADED_MODELS:
             self._detectors.pop(next(iter(self._detectors)))  # the one whose last use is the longest ago
-        self._detectors[key] = Detector(selection, *selection.select(footage))
+        self._detectors[key] = Detector(selection, *selection.select(footage), accepts_any_size=accepts_any_size)
         self.load_count += 1
         return self._detectors[key]
 

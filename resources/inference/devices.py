@@ -50,7 +50,8 @@ def available_devices(settings: DetectionSettings) -> list[str]:
             )
         return [settings.device]
     path = find_weights(settings)
-    if settings.engine == "openvino" or (path is not None and path.suffix != ".pt"):
+    is_network = path is not None and (path.suffix != ".pt" or settings.network is not None)
+    if settings.engine == "openvino" or is_network:
         return ["cpu"]
     # Importing torch is slow, and a machine without the driver's device files has no NVIDIA GPU.
     if Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists():

@@ -33,7 +33,7 @@ def decode_plain_outputs(
     Raises:
         PipelineError: The outputs are not those of such a network.
     """
-    decode = {"gfl": _decode_gfl, "yolo": _decode_yolo, "ssd": _decode_ssd}[network.head]
+    decode = {"gfl": _decode_gfl, "yolo": _decode_yolo, "ssd": _decode_ssd, "center": _decode_center}[network.head]
     candidates = decode([_squeeze(output) for output in outputs], network, input_size_px, settings.min_confidence)
     return select_best(candidates, settings, selected_class_ids)
 
@@ -73,7 +73,7 @@ def _decode_gfl(
     rows, class_id, confidence = _select_by_score(scores, _min_score(network, min_confidence))
     if network.has_logits:
         confidence = _sigmoid(confidence)
-    distribution = _softmax(distances[rows].reshape(len(rows), 4, distances.shape[1] // 4))
+    distribution = softmax(distances[rows].reshape(len(rows), 4, distances.shape[1] // 4))
     distance_px = (distribution @ np.arange(distribution.shape[2], dtype=np.float32)) * anchors[rows, 2:3]
     centre = anchors[rows, :2]
     xyxy = np.concatenate([centre - distance_px[:, :2], centre + distance_px[:, 2:]], axis=1)
@@ -126,6 +126,29 @@ def _decode_ssd(
     return _candidates(xyxy[is_kept], confidence[is_kept], class_id[is_kept])
 
 
+def _decode_center(
+    outputs: Sequence[np.ndarray], network: NetworkSettings, size_px: tuple[int, int], min_confidence: float
+) -> Candidates:
+    """Decode a heatmap of centres, the logarithms of height and width, and the offset of each centre.
+
+    The outputs are maps of one cell per stride: (rows, columns) or (1, rows, columns) for the heatmap of the only
+    class, then size and offset, each (2, rows, columns). Further outputs, such as landmarks, are ignored.
+
+    Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point", 2019.
+    """
+    if len(outputs) < 3 or outputs[0].ndim != 2 or outputs[1].shape != (2, *outputs[0].shape):
+        raise _shape_error(outputs, network, size_px)
+    heatmap, size, offset = outputs[:3]
+    if offset.shape != size.shape or len(network.class_names) != 1:
+        raise _shape_error(outputs, network, size_px)
+    rows, columns = np.nonzero(heatmap > min_confidence)
+    stride_px = size_px[1] / heatmap.shape[0]
+    height, width = np.exp(size[:, rows, columns]) * stride_px
+    y, x = (np.stack([rows, columns]) + offset[:, rows, columns] + 0.5) * stride_px
+    xyxy = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
+    return _candidates(xyxy, heatmap[rows, columns], np.zeros(len(rows)))
+
+
 def _read_ssd_outputs(
     outputs: Sequence[np.ndarray], network: NetworkSettings, size_px: tuple[int, int], min_confidence: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,7 +157,7 @@ def _read_ssd_outputs(
     score_count = network.first_class + len(network.class_names)
     scores = [output for output in outputs if output.ndim == 2 and output.shape[1] == score_count]
     if len(outputs) == 2 and len(boxes) >= 1 and len(scores) >= 1 and boxes[0] is not scores[-1]:
-        by_class = _softmax(scores[-1]) if network.has_logits else scores[-1]
+        by_class = softmax(scores[-1]) if network.has_logits else scores[-1]
         labels = by_class[:, network.first_class :].argmax(axis=1) + network.first_class
         return boxes[0][:, :4], by_class[np.arange(len(labels)), labels], labels
     flat = [output.ravel() for output in outputs if output.ndim == 1 or 1 in output.shape]
@@ -181,7 +204,8 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-values)))
 
 
-def _softmax(values: np.ndarray) -> np.ndarray:
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Shares that values stand for as logits, along the last axis."""
     exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 

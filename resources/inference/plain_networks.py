@@ -1,4 +1,4 @@
-"""Plain detectors: ONNX or OpenVINO networks that the settings describe, among them the one that is bundled."""
+"""Plain networks: ONNX, OpenVINO or TorchScript networks that the settings describe, and those that are bundled."""
 
 import functools
 from pathlib import Path
@@ -23,18 +23,24 @@ NANODET = NetworkSettings(
     strides=(8, 16, 32),
 )
 """Description of the bundled detector, NanoDet-g."""
+CENTERFACE = NetworkSettings(head="center", classes=("face",), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), strides=(4,))
+"""Description of the bundled detector of faces, CenterFace."""
+MOBILENET = NetworkSettings(head="embed", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), resize="stretch")
+"""Description of the bundled network for embeddings: features of MobileNetV2, reduced to 256 values."""
+BUNDLED = {BUNDLED_NAME: NANODET, "centerface": CENTERFACE, "mobilenet": MOBILENET}
+"""Descriptions of the bundled networks by name."""
 _IMAGE_SIZE_PX = 640  # of networks that accept any size
 _CHECKED_SIZE_PX = 320  # of a network that accepts any size, when its outputs are checked
 
 
 def bundled_network(path: Path) -> NetworkSettings | None:
-    """Return the description of the bundled detector; None for other weights."""
-    return NANODET if path == BUNDLED_FOLDER / f"{BUNDLED_NAME}.xml" else None
+    """Return the description of a bundled network; None for other weights."""
+    return BUNDLED.get(path.stem) if path.parent == BUNDLED_FOLDER else None
 
 
 @functools.lru_cache(maxsize=32)
 def describe_plain_network(path: Path, content_hash: str, network: NetworkSettings) -> ModelWeights:
-    """Read the input size of a plain detector, and check that its outputs are as described.
+    """Read the input size of a plain network, and check that its outputs are as described.
 
     Args:
         path: The .onnx file, or the .xml of an OpenVINO network.
@@ -55,7 +61,7 @@ def describe_plain_network(path: Path, content_hash: str, network: NetworkSettin
     channels = [] if len(shapes) != 1 or shapes[0].rank.is_dynamic else _channel_axes(shapes[0])
     if not channels:
         raise PipelineError(
-            f"The weights {path} have the inputs {', '.join(map(str, shapes))}, but a detector must have a single one, "
+            f"The weights {path} have the inputs {', '.join(map(str, shapes))}, but a network must have a single one, "
             "an image with 3 colours: use other weights."
         )
     is_channels_last = channels[0] == 3
@@ -65,7 +71,7 @@ def describe_plain_network(path: Path, content_hash: str, network: NetworkSettin
     model = ModelWeights(
         path,
         content_hash,
-        "detect",
+        network.head if network.head in ("classify", "embed") else "detect",
         dict(enumerate(network.class_names)),
         max(size_px) if size_px else _IMAGE_SIZE_PX,
         input_width_px=size_px[0] if size_px else None,
@@ -107,10 +113,28 @@ def _check_outputs(graph: Any, model: ModelWeights, size_px: tuple[int, int]) ->
         )
         for output in graph.outputs
     ]
+    if model.task != "detect":
+        _check_vector(model, outputs)
+        return
     try:
         decode_plain_outputs(outputs, model.network, size_px, DetectionSettings())
     except PipelineError as error:
         raise PipelineError(f"The weights {model.path} do not match their description. {error}") from error
+
+
+def _check_vector(model: ModelWeights, outputs: list[np.ndarray]) -> None:
+    """Check that the first output is one vector, with a score per class if the network classifies.
+
+    Raises:
+        PipelineError: It is not.
+    """
+    shape = outputs[0].shape
+    if max(shape, default=0) != outputs[0].size or (model.class_names and outputs[0].size != len(model.class_names)):
+        what = f"scores of {len(model.class_names)} classes" if model.class_names else "one vector"
+        raise PipelineError(
+            f"The weights {model.path} do not match their description: the first output has the shape {shape}, but "
+            f"must be {what}."
+        )
 
 
 def reshape_input(graph: Any, model: ModelWeights, width_px: int, height_px: int) -> None:

@@ -20,8 +20,9 @@ from urllib.request import urlopen
 from resources.config.detection_config import DEFAULT_WEIGHTS, DetectionSettings
 from resources.config.network_config import NetworkSettings
 from resources.config.settings_file import PROJECT_ROOT
-from resources.errors import PipelineError
+from resources.errors import PipelineError, summarize_exception
 from resources.inference.plain_networks import (
+    BUNDLED,
     BUNDLED_FOLDER,
     BUNDLED_NAME,
     bundled_network,
@@ -55,7 +56,7 @@ def _find_named_weights(settings: DetectionSettings) -> Path | None:
                 return networks[0].resolve()
         except OSError:
             continue  # not a valid file name
-    return _BUNDLED_DETECTOR if settings.weights == BUNDLED_NAME else None
+    return BUNDLED_FOLDER / f"{settings.weights}.xml" if settings.weights in BUNDLED else None
 
 
 _BUNDLED_DETECTOR = BUNDLED_FOLDER / f"{BUNDLED_NAME}.xml"
@@ -109,7 +110,7 @@ def download_default_weights(all_settings: Sequence[DetectionSettings]) -> list[
 
 
 def network_of(settings: DetectionSettings, path: Path) -> NetworkSettings | None:
-    """Return the description of a plain detector; None for weights of Ultralytics."""
+    """Return the description of a plain network; None for weights of Ultralytics."""
     return settings.network or bundled_network(path)
 
 
@@ -184,10 +185,10 @@ def check_weights(settings: DetectionSettings, watched_folders: Sequence[Path] =
     _check_not_in_watched_folder(path, watched_folders)
     if path.suffix not in (".pt", ".onnx", ".xml"):
         raise PipelineError(f"The weights {path} are neither a .pt or .onnx file nor an OpenVINO folder.")
-    if path.suffix == ".pt" and settings.network is not None:
+    if path.suffix == ".pt" and settings.network is not None and not _is_torch_script(path):
         raise PipelineError(
-            f"The weights {path} are a .pt file, which says itself how it is used: remove the key network, which "
-            "describes plain .onnx files and OpenVINO networks."
+            f"The weights {path} are a .pt file, and not of TorchScript, so it says itself how it is used: remove the "
+            "key network, which describes plain .onnx files, OpenVINO networks and .pt files of TorchScript."
         )
     if path.suffix == ".pt" and not zipfile.is_zipfile(path):
         raise PipelineError(
@@ -197,6 +198,44 @@ def check_weights(settings: DetectionSettings, watched_folders: Sequence[Path] =
         raise PipelineError(
             f"The weights {path} have no {path.with_suffix('.bin').name} in the same folder: copy both files."
         )
+
+
+def _is_torch_script(path: Path) -> bool:
+    """Whether a .pt file is a TorchScript network, which contains its code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _convert_torch_script(path: Path, content_hash: str, cache_folder: Path) -> Path:
+    """Convert a TorchScript network to OpenVINO; done once per machine.
+
+    Raises:
+        PipelineError: It cannot be converted.
+    """
+    import openvino
+    import torch
+
+    target = cache_folder / content_hash / f"{path.stem}.xml"
+    if target.is_file():
+        return target
+    try:
+        script = torch.jit.load(path, map_location="cpu")
+        network = openvino.convert_model(script, input=[([1, 3, -1, -1], openvino.Type.f32)])
+    except Exception as error:
+        # Torch and OpenVINO raise errors of many types; the remedy is always the same.
+        raise PipelineError(
+            f"The weights {path} cannot be converted from TorchScript: {summarize_exception(error)}; export them as "
+            "ONNX."
+        ) from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        partial = Path(folder, target.name)
+        openvino.save_model(network, partial, compress_to_fp16=False)
+        partial.with_suffix(".bin").replace(target.with_suffix(".bin"))
+        partial.replace(target)
+    return target
 
 
 def _check_not_in_watched_folder(path: Path, watched_folders: Sequence[Path]) -> None:
@@ -276,6 +315,8 @@ def load_weights(settings: DetectionSettings, cache_folder: Path, watched_folder
     path = find_weights(settings) or _download_weights(settings)
     network = network_of(settings, path)
     content_hash = hash_weights(path, network)
+    if network is not None and path.suffix == ".pt":
+        path = _convert_torch_script(path, content_hash, cache_folder)
     model = (
         describe_weights(path, content_hash, cache_folder)
         if network is None

@@ -33,6 +33,11 @@ class Column:
     derived_sql: str = ""
 
     @property
+    def is_vector(self) -> bool:
+        """Whether the values are vectors, which results.duckdb has as arrays of a fixed size."""
+        return bool(self.type == pa.list_(pa.float32()))
+
+    @property
     def comment(self) -> str:
         """Meaning and unit in one line, as the catalogs show it."""
         return f"{self.meaning} [{self.unit}]" if self.unit else self.meaning

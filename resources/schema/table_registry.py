@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from resources.schema.audit_tables import AUDIT_ANSWERS
 from resources.schema.columns import Table
-from resources.schema.crop_tables import CROP_CLASSES, TRACK_CLASSES
+from resources.schema.correction_tables import CORRECTED_BOXES, CORRECTED_TRACKS, CORRECTION_RESULTS, CORRECTIONS
+from resources.schema.crop_tables import TABLES_BY_TASK as CROP_TABLES_BY_TASK
 from resources.schema.model_tables import (
     DETECTIONS,
     FRAME_CLASSES,
@@ -106,16 +107,22 @@ def model_tables(task: str, model_name: str | None = None) -> tuple[Table, ...]:
     return tuple(_table_of_model(table, model_name) for table in _TABLES_BY_TASK[task])
 
 
-def crop_model_tables(model_name: str) -> tuple[Table, Table]:
-    """The tables that a crop model writes: the answers for each crop, and the vote of each track."""
-    return _table_of_model(CROP_CLASSES, model_name), _table_of_model(TRACK_CLASSES, model_name)
+def crop_model_tables(model_name: str, task: str = "classify") -> tuple[Table, ...]:
+    """The tables that a crop model writes: the answers for each crop and, if they vote, the vote of each track.
+
+    Args:
+        model_name: Name of the crop model.
+        task: Its task.
+    """
+    return tuple(_table_of_model(table, model_name) for table in CROP_TABLES_BY_TASK[task])
 
 
 def find_table(name: str) -> Table | None:
     """The declaration of a table, including the tables of further models; None if no table has this name."""
     if name in TABLES:
         return TABLES[name]
-    for table in (DETECTIONS, MASKS, KEYPOINTS, ORIENTED_BOXES, FRAME_CLASSES, CROP_CLASSES, TRACK_CLASSES):
+    of_crops = (table for tables in CROP_TABLES_BY_TASK.values() for table in tables)
+    for table in (DETECTIONS, MASKS, KEYPOINTS, ORIENTED_BOXES, FRAME_CLASSES, *of_crops):
         if name.endswith(f"_{table.name}"):
             return _table_of_model(table, name.removesuffix(f"_{table.name}"))
     return None

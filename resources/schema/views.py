@@ -251,3 +251,23 @@ def macro_between(table: Table, columns: str, source: str) -> Macro | None:
         f"The rows of {name} of one camera with from_utc <= {time_column} < to_utc. The camera '' has the "
         "recordings directly in the watched folder; a time without an offset is UTC.",
     )
+
+
+def macro_similar(table: Table) -> Macro | None:
+    """Declare the macro for the crops that resemble a crop; None for a table without embeddings."""
+    vector = next((column.name for column in table.columns if column.is_vector), None)
+    if vector is None:
+        return None
+    query = f"""
+        SELECT others.recording_id, others.camera, others.track_id, others.rank,
+            array_cosine_similarity(others.{vector}, example.{vector}) AS score
+        FROM {table.name} AS others JOIN {table.name} AS example USING (model_id)
+        WHERE example.recording_id = of_recording AND example.track_id = of_track AND example.rank = of_rank
+            AND others.{vector} IS NOT NULL
+        ORDER BY score DESC, others.recording_id, others.track_id, others.rank
+    """
+    return Macro(
+        f"{table.name}_like",
+        f"(of_recording, of_track, of_rank) AS TABLE {query}",
+        f"All crops of {table.name} with the cosine of their embedding and that of one crop, most similar first.",
+    )

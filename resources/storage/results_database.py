@@ -28,7 +28,7 @@ from resources.schema.columns import Table, View
 from resources.schema.correction_tables import CORRECTED_TRACKS
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS, SOURCE_FILES
 from resources.schema.table_registry import TABLES
-from resources.schema.views import CAMERAS_SQL, VIEWS, Macro, macro_between
+from resources.schema.views import CAMERAS_SQL, VIEWS, Macro, macro_between, macro_similar
 from resources.start_times import clock_version
 from resources.storage.delta_store import Store
 from resources.storage.disk import disk_errors, disk_problem
@@ -252,6 +252,7 @@ def _build(path: Path, store: Store, contents: Mapping[str, Any]) -> None:
         catalog.append((_CATALOG, "One row per table or view of the results.", "table_name", len(catalog) + 1, None))
         for rows in published:
             _create_macro(connection, macro_between(rows.table, rows.columns, rows.source))
+            _create_macro(connection, macro_similar(rows.table))
         for view in VIEWS:
             _create_macro(connection, macro_between(view.table, "stored_rows.*", view.table.name))
         connection.execute(
@@ -294,12 +295,15 @@ def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: S
         connection.unregister("stored_rows")
         kind, source, count = "TABLE", name, rows.num_rows
     else:
-        missing = find_missing_columns(table, store.file_statistics(table))
-        columns = ", ".join(_column_sql(table, _null_columns(connection, table, missing.in_all_files)))
+        statistics = store.file_statistics(table)
+        missing = find_missing_columns(table, statistics)
         file_list = ", ".join(f"'{_escape_quotes(file)}'" for file in files)
         # By default the first file decides the columns; otherwise every query opens all files before it starts.
         options = ", union_by_name = true" if missing.in_some_files else ""
         kind, source, count = "VIEW", f"read_parquet([{file_list}]{options})", store.row_count(table)
+        replacements = _null_columns(connection, table, missing.in_all_files)
+        newest = statistics.sort_by([("modification_time", "descending")])["path"][0].as_py()
+        columns = ", ".join(_column_sql(table, replacements | _array_columns(connection, table, newest)))
         connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source} AS stored_rows {joined_clock}")
     _comment(connection, kind, name, _comments(table))
     return _PublishedRows(table, count, columns, source)
@@ -332,17 +336,37 @@ def _null_columns(connection: duckdb.DuckDBPyConnection, table: Table, column_na
     return {name: f"NULL::{kind} AS {name}" for name, kind in types if name in column_names}
 
 
-def _column_sql(table: Table, nulls: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+def _array_columns(connection: duckdb.DuckDBPyConnection, table: Table, newest_file: str) -> dict[str, str]:
+    """SQL of vectors as arrays, by column name; Parquet has lists. A vector of another length is NULL.
+
+    Args:
+        connection: Any connection.
+        table: The table.
+        newest_file: Its newest Parquet file, whose vectors have the length of the model in use.
+    """
+    arrays = {}
+    for column in table.stored_columns:
+        if column.is_vector:
+            query = f"SELECT len({column.name}) FROM read_parquet(?) WHERE {column.name} IS NOT NULL LIMIT 1"
+            length = (connection.execute(query, [newest_file]).fetchone() or (1,))[0]
+            arrays[column.name] = f"TRY_CAST(stored_rows.{column.name} AS FLOAT[{length}]) AS {column.name}"
+    return arrays
+
+
+def _column_sql(table: Table, replacements: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """The columns of a table in SQL, in the declared order.
 
     Args:
         table: The table.
-        nulls: SQL of stored columns that no file has yet, because they were declared later, by column name.
+        replacements: SQL of stored columns that no file has yet, because they were declared later, and of vectors, by
+            column name.
     """
     return [
         f"{column.derived_sql} AS {column.name}"
         if column.derived_sql
-        else nulls.get(column.name, column.name if column.name == "recording_id" else f"stored_rows.{column.name}")
+        else replacements.get(
+            column.name, column.name if column.name == "recording_id" else f"stored_rows.{column.name}"
+        )
         for column in table.columns
     ]
 

@@ -1,15 +1,14 @@
 """Crop models: answers for each crop, a reason for a crop without one, and the vote of each track."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from cv_assets.asset_graph import AssetGraph
-from cv_assets.crop_classes import classify_recording, vote_rows
+from cv_assets.crop_classes import vote_rows
+from cv_assets.crop_models import answer_recording
 from resources.config.crop_model_config import CropModelSettings
 from resources.config.settings import Settings
 from resources.errors import PipelineError
@@ -17,43 +16,8 @@ from resources.inference.detector import Models
 from resources.schema.table_registry import find_table
 from resources.schema.track_tables import CROPS
 from resources.storage.delta_store import Store
+from tests.builders.crop_pictures import BLUE, RED, crop_rows, draw_crop, write_colour_classifier
 from tests.builders.table_rows import sparse_rows
-
-RED, BLUE = (0, 0, 255), (255, 0, 0)
-
-
-def write_colour_classifier(folder: Path) -> Path:
-    """Write a classifier as Ultralytics exports it: the shares of red and of blue in a picture."""
-    import openvino
-    from openvino import opset13 as ops
-
-    image = ops.parameter([1, 3, 32, 32], np.float32, name="images")
-    mean = ops.reduce_mean(image, ops.constant(np.array([2, 3])), False)
-    shares = ops.gather(mean, ops.constant(np.array([0, 2])), ops.constant(1))
-    folder.mkdir()
-    openvino.save_model(openvino.Model([shares], [image], "colours"), folder / "colours.xml")
-    (folder / "metadata.yaml").write_text("{task: classify, imgsz: [32, 32], names: {0: red, 1: blue}}")
-    return folder
-
-
-def draw_crop(colour: Sequence[int]) -> bytes:
-    import cv2
-
-    return bytes(cv2.imencode(".jpg", np.full((40, 30, 3), colour, np.uint8))[1].tobytes())
-
-
-def crop_rows(*crops: tuple[int, str, bytes | None]) -> list[dict[str, Any]]:
-    """Rows of crops from (track, class, JPEG), ranked in this order."""
-    ranks: dict[int, int] = {}
-    rows = []
-    for track_id, class_name, jpeg in crops:
-        ranks[track_id] = ranks.get(track_id, 0) + 1
-        row: dict[str, Any] = dict.fromkeys(CROPS.arrow_schema.names, 1) | {
-            "recording_id": "a",
-            "class_name": class_name,
-        }
-        rows.append(row | {"track_id": track_id, "rank": ranks[track_id], "jpeg": jpeg})
-    return rows
 
 
 @pytest.fixture
@@ -64,7 +28,7 @@ def settings(tmp_path: Path) -> CropModelSettings:
 
 def classify(store: Store, settings: CropModelSettings, folder: Path) -> tuple[list[dict[str, Any]], ...]:
     models = Models(folder / "cache")
-    classify_recording("a", store, settings, models, "cpu", lambda *_: None)
+    answer_recording("a", store, settings, 0.25, models, "cpu", lambda *_: None)
     tables = (find_table("colour_crop_classes"), find_table("colour_track_classes"))
     return tuple(store.read(table, ["a"]).to_pylist() for table in tables if table is not None)
 
@@ -148,11 +112,11 @@ def test_two_crop_models_of_one_name_are_refused(settings: CropModelSettings) ->
         Settings(crop_models=(settings, settings))
 
 
-def test_weights_of_another_task_are_refused(settings: CropModelSettings, tmp_path: Path) -> None:
+def test_weights_of_another_task_are_refused(store: Store, settings: CropModelSettings, tmp_path: Path) -> None:
     metadata = tmp_path / "colours" / "metadata.yaml"
     metadata.write_text(metadata.read_text().replace("classify", "detect"))
     with pytest.raises(PipelineError, match="are of the task 'detect', but the settings say 'classify'"):
-        Models(tmp_path / "cache").weights(settings.model_settings)
+        classify(store, settings, tmp_path)
 
 
 def test_the_rows_have_the_declared_columns() -> None:

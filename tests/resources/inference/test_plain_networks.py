@@ -103,7 +103,7 @@ def test_a_network_whose_input_is_no_image_is_refused(tmp_path: Path) -> None:
 
     values = ops.parameter([1, 7], np.float32)
     openvino.save_model(openvino.Model([ops.relu(values)], [values], "m"), tmp_path / "m.xml")
-    with pytest.raises(PipelineError, match=r"m.xml have the inputs \[1,7\], but a detector must have a single one"):
+    with pytest.raises(PipelineError, match=r"m.xml have the inputs \[1,7\], but a network must have a single one"):
         Models(tmp_path / "cache").weights(detector_settings(tmp_path / "m.xml"))
 
 
