@@ -66,7 +66,7 @@ class StageProcess(IsolatedProcess):
     def _share_images(self, batch: Batch) -> SharedImages:
         self._shared.seek(0)
         for frame in batch.frames:
-            self._shared.write(memoryview(np.ascontiguousarray(frame.image)).cast("B"))
+            self._shared.write(np.ascontiguousarray(frame.image).data.cast("B"))
         return SharedImages(self._shared.fileno(), [frame.image.shape for frame in batch.frames])
 
     def _request(self, argument: Any, images: SharedImages | None, time_limit_s: float, when: str) -> Any:

@@ -29,7 +29,7 @@ def test_pictures_are_classified_in_batches_by_a_module_that_is_not_imported_her
     )
     monkeypatch.syspath_prepend(tmp_path)
     model = CropCallable("lamps", "lamp_models.brightness:classify", batch_size=2)
-    answers = list(model.classify([draw_jpeg(250), draw_jpeg(5), None]))
+    answers = list(model.classify([draw_jpeg(250), draw_jpeg(5), b"no picture"]))
     assert answers == [[("on", 0.9), ("2", 0.1)], [("off", 0.9), ("2", 0.1)], "no picture"]
     assert not {"lamp_models", "lamp_models.brightness"} & set(sys.modules)
     before = model.content_hash
