@@ -184,8 +184,8 @@ def search_crops(connection: duckdb.DuckDBPyConnection, table: str, query: CropQ
             QUALIFY row_number() OVER (PARTITION BY recording_id, track_id ORDER BY score DESC, rank) = 1
             ORDER BY score DESC, {_KEY} LIMIT {int(query.limit)}
         )
-        SELECT round(score, 3) AS score, camera, {wall_clock_sql("time_s * 1e6")} AS captured_at_utc, class_name,
-            {_KEY}, time_s
+        SELECT round(score::DOUBLE, 3) AS score, camera, {wall_clock_sql("time_s * 1e6")} AS captured_at_utc,
+            class_name, {_KEY}, round(time_s, 3) AS time_s
         FROM scored JOIN (SELECT {_KEY}, class_name, time_s FROM crops) USING ({_KEY})
         LEFT JOIN recording_clocks USING (recording_id)
         ORDER BY score DESC, {_KEY}

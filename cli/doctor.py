@@ -14,6 +14,7 @@ from resources.config.settings_file import PROJECT_ROOT
 from resources.dagster_instance.postgres_database import check_database, database_url, describe_database
 from resources.dagster_instance.sqlite_files import damaged_files
 from resources.errors import PipelineError
+from resources.inference.crop_model_check import find_crop_model_problems
 from resources.inference.devices import available_devices
 from resources.inference.weights import check_weights, fallback_sentence, find_weights, uses_fallback
 from resources.notifications.delivery import check_channel
@@ -79,6 +80,7 @@ def check_machine(settings: Settings, *, full: bool = False) -> list[CheckResult
         *_check_storage(settings),
         *_check_workers(settings),
         *check_model_weights(settings),
+        *(CheckResult("crop models", False, sentence) for sentence in find_crop_model_problems(settings)),
         *(CheckResult("names", False, sentence) for sentence in find_unmatched_names(settings)),
         *_check_stages(settings),
         *_check_channels(settings),

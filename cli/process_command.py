@@ -131,6 +131,7 @@ def _check_before_start(settings: Settings) -> None:
     Raises:
         PipelineError: The watched folder has no recordings, or a channel or weights cannot be used.
     """
+    from resources.inference.crop_model_check import find_crop_model_problems
     from resources.inference.weights import check_weights, download_default_weights
     from resources.notifications.delivery import check_channel
     from resources.watched_files import list_watched_files
@@ -144,6 +145,8 @@ def _check_before_start(settings: Settings) -> None:
         raise PipelineError(f"The watched folder {settings.watched_folder} has no recordings: nothing to do.")
     for model in settings.all_models:
         check_weights(model, settings.watched_folders)
+    for problem in find_crop_model_problems(settings):
+        raise PipelineError(problem)
     for sentence in download_default_weights(settings.all_models):
         click.echo(sentence, err=True)
 

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from dagster import AssetsDefinition, AssetSelection, define_asset_job
 
+from cv_assets.camera_clocks import camera_clocks
 from cv_assets.camera_settings import CameraObserver
 from cv_assets.corrected_tracks import corrected_tracks
 from cv_assets.crop_models import crop_model_stage
@@ -24,6 +25,7 @@ from cv_assets.zone_events import zone_events
 from cv_assets.zone_summaries import zone_summaries
 from resources.config.settings import Settings
 from resources.config.stage_version import StageVersion
+from resources.schema.camera_clock_tables import CAMERA_CLOCKS
 from resources.schema.recording_tables import RECORDINGS
 from resources.schema.table_registry import crop_model_tables
 
@@ -43,6 +45,7 @@ def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
         zone_events,
         summaries,
         zone_summaries,
+        *((camera_clocks,) if settings.camera_clock.read else ()),
         *(model_stage(model, model.name) for model in settings.models),
         # Probes read what embedding models write.
         *(crop_model_stage(model) for model in sorted(settings.crop_models, key=lambda model: model.task == "probe")),
@@ -112,7 +115,7 @@ class AssetGraph:
         """The assets whose stages run a model, or read or normalize the file of the recording."""
         readers = [model for model in self.settings.crop_models if model.task == "text"]
         of_readers = (crop_model_tables(model.name, model.task)[0].name for model in readers)
-        names = (RECORDINGS.name, NORMALIZED_VIDEO, *models_by_asset(self.settings), *of_readers)
+        names = (RECORDINGS.name, NORMALIZED_VIDEO, *models_by_asset(self.settings), *of_readers, CAMERA_CLOCKS.name)
         return frozenset[str]().union(*(self._siblings.get(name, frozenset()) for name in names))
 
     @cached_property

@@ -104,7 +104,13 @@ class CropModelSettings(Section):
         if self.weights in (COLOURS, RAPIDOCR) or self.task == "probe":
             return None
         if self.task == "embed":
-            return EmbedderSettings(weights=self.weights, network=self.network, device=self.device, precision="f32")
+            return EmbedderSettings(
+                weights=self.weights,
+                network=self.network,
+                device=self.device,
+                image_size_px=self.image_size_px,
+                precision="f32",
+            )
         # The size of boxes differs from crop to crop, so that engines cannot be compared on them.
         precision: Literal["auto", "f32"] = "f32" if self.task == "detect" else "auto"
         return DetectionSettings(

@@ -11,6 +11,7 @@ from pydantic import (
     field_validator,
 )
 
+from resources.config.camera_clock_config import CameraClockSettings
 from resources.config.camera_config import CameraSettings
 from resources.config.crop_model_config import CropModelSettings
 from resources.config.detection_config import DetectionSettings, ModelSettings
@@ -42,6 +43,7 @@ class Settings(Section):
     ingest: IngestSettings = IngestSettings()
     video: VideoSettings = VideoSettings()
     scenes: SceneSettings = SceneSettings()
+    camera_clock: CameraClockSettings = CameraClockSettings()
     detections: DetectionSettings = DetectionSettings()
     rename_classes: dict[str, Annotated[str, Field(min_length=1)]] = Field(
         {},

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from resources.schema.audit_tables import AUDIT_ANSWERS
+from resources.schema.camera_clock_tables import CAMERA_CLOCKS
 from resources.schema.columns import Table
 from resources.schema.correction_tables import CORRECTED_BOXES, CORRECTED_TRACKS, CORRECTION_RESULTS, CORRECTIONS
 from resources.schema.crop_tables import TABLES_BY_TASK as CROP_TABLES_BY_TASK
@@ -50,6 +51,7 @@ TABLES: dict[str, Table] = {
         FRAMES,
         SCENES,
         STRETCHES,
+        CAMERA_CLOCKS,
         DETECTIONS,
         MASKS,
         KEYPOINTS,

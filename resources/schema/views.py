@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from resources.schema.camera_health_view import CAMERA_HEALTH
 from resources.schema.clock_views import CLOCK_VIEWS
 from resources.schema.columns import (
     CAMERA,
@@ -171,7 +172,7 @@ _CAMERA_TIMELINE = View(
 
 VIEWS = (
     *(RECORDING_STATUS, RECORDINGS_VIEW, _CAMERA_TIMELINE, TRACKS_VIEW, TRACK_BOXES_VIEW, CORRECTIONS_VIEW),
-    *(*CLOCK_VIEWS, OBJECTS, REPEATED_OBJECTS),
+    *(*CLOCK_VIEWS, OBJECTS, REPEATED_OBJECTS, CAMERA_HEALTH),
 )
 """All views, in the order in which they are created."""
 

@@ -18,6 +18,7 @@ from resources.config.crop_model_config import CropModelSettings
 from resources.config.network_config import NetworkSettings
 from resources.config.settings import Settings
 from resources.errors import RecordingError
+from resources.inference.crop_model_check import find_crop_model_problems
 from resources.inference.detector import Models
 from resources.schema.table_registry import crop_model_tables
 from resources.schema.track_tables import CROPS
@@ -200,6 +201,18 @@ def test_a_model_that_fails_with_every_crop_costs_the_attempt() -> None:
 def test_contradictions_in_the_settings_are_named(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
         CropModelSettings(name="x", **values)
+
+
+def test_a_probe_without_its_file_is_reported_before_the_run(tmp_path: Path) -> None:
+    probe = CropModelSettings(name="hat", weights=str(tmp_path / "hat.json"), task="probe", embeddings="look")
+    look = CropModelSettings(name="look", weights="mobilenet")
+    (problem,) = find_crop_model_problems(Settings(crop_models=(look, probe)))
+    assert (
+        problem.startswith("crop_models.hat: The probe") and "does not exist: write it with cv-assets teach" in problem
+    )
+    (tmp_path / "hat.json").write_text("{}")
+    (problem,) = find_crop_model_problems(Settings(crop_models=(look, probe)))
+    assert "is no probe (KeyError)" in problem
 
 
 def test_a_probe_must_name_an_embedding_model() -> None:
