@@ -1,6 +1,7 @@
 """The clock that cameras burn into their pictures: parsing its text, and the start of a recording by its readings."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -69,7 +70,8 @@ def parse_clock(text: str) -> datetime | None:
 def find_start(readings: Sequence[ClockReading]) -> ClockStart | None:
     """Find the start with which most readings agree; None if fewer than 3 or fewer than 60 % of them do.
 
-    A clock that shows whole seconds is up to a second behind: the true start is the latest of those that agree.
+    A clock that shows whole seconds is up to a second behind: the true start is the latest of those that agree. Where
+    most are equal, because the frames are whole seconds apart, it is theirs: so a single misread second does not count.
     """
     if not readings:
         return None
@@ -79,4 +81,6 @@ def find_start(readings: Sequence[ClockReading]) -> ClockStart | None:
     best = max(groups, key=len)
     if len(best) < _MIN_READINGS or len(best) < _MIN_SHARE * len(readings):
         return None
-    return ClockStart(best[-1], len(best), len(readings))
+    common, count = Counter(best).most_common(1)[0]
+    started_at = common if count >= _MIN_SHARE * len(best) else best[-1]
+    return ClockStart(started_at, len(best), len(readings))

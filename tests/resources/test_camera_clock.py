@@ -39,6 +39,12 @@ def test_the_start_is_the_latest_with_which_the_readings_agree() -> None:
     assert (found.agreeing_count, found.reading_count) == (4, 5)
 
 
+def test_a_misread_second_does_not_change_the_start() -> None:
+    readings = [ClockReading(5.0 * number, NINE + timedelta(seconds=5 * number)) for number in range(4)]
+    found = find_start([*readings, ClockReading(20, NINE + timedelta(seconds=21))])
+    assert found is not None and found.started_at == NINE
+
+
 def test_readings_that_do_not_agree_give_no_start() -> None:
     readings = [ClockReading(0, NINE + timedelta(hours=hour)) for hour in range(5)]
     assert find_start(readings) is None
