@@ -1,18 +1,25 @@
-"""Embeddings, search, teaching and text: `python -m benchmarks.second_stage` measures these cases alone."""
+"""Embeddings, search, teaching and text: `python -m benchmarks.second_stage` measures these cases alone.
+
+With `--million` it builds and searches an index of a million embeddings instead, which takes minutes and 2 GB of disk.
+"""
 
 import os
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import cv2
+import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.report import (
     CORPUS,
@@ -40,10 +47,12 @@ from resources.schema.table_registry import crop_model_tables
 from resources.schema.track_tables import CROPS
 from resources.storage.delta_store import Store
 from resources.storage.results_database import open_results, publish
+from resources.storage.vector_index import build_index, open_index
 
 _NEIGHBOURS = 9  # frames; pictures of a person that are nearer in time are not compared
 _SPEED_CROPS = 400
 _SEARCH_RECORDINGS, _CROPS_PER_RECORDING, _CAMERAS = 100, 1000, 10
+_MILLION, _INDEX_BATCH, _CLUSTERS = 1_000_000, 50_000, 20_000
 _TAUGHT, _UNSEEN = 20, 100
 _PLATE_HEIGHTS_PX = (6, 8, 10, 16)
 _PLATES, _PLATE_CROPS = 12, 5
@@ -225,6 +234,39 @@ class _SearchOnce:
         search_crops(*self._arguments).fetchall()
 
 
+def index_cases(scratch: Path) -> Iterator[Case]:
+    """An index of a million embeddings that lie in clusters, as those of real crops do."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(_CLUSTERS, 256)).astype(np.float32)
+    folder = scratch / "million"
+    folder.mkdir()
+    for number in range(_MILLION // _INDEX_BATCH):
+        noise = random.normal(size=(_INDEX_BATCH, 256)).astype(np.float32)
+        vectors = centres[random.integers(0, _CLUSTERS, _INDEX_BATCH)] + 0.7 * noise
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        offsets = np.arange(_INDEX_BATCH + 1, dtype=np.int32) * 256
+        columns = {
+            "recording_id": [f"r{number}"] * _INDEX_BATCH,
+            "track_id": np.arange(_INDEX_BATCH, dtype=np.int32),
+            "rank": np.ones(_INDEX_BATCH, np.int32),
+            "embedding": pa.ListArray.from_arrays(offsets, vectors.ravel()),
+            "model_id": ["m"] * _INDEX_BATCH,
+        }
+        pq.write_table(pa.table(columns), folder / f"{number:03d}.parquet")
+    with duckdb.connect() as connection:
+        files, cast = f"read_parquet('{folder}/*.parquet')", "TRY_CAST(embedding AS FLOAT[256]) AS embedding"
+        connection.execute(f"CREATE VIEW crops_of_a_year AS SELECT * EXCLUDE (embedding), {cast} FROM {files}")
+        started_s = time.perf_counter()
+        built = build_index(connection, "crops_of_a_year", 1, "m", scratch / "index")
+        built_s = time.perf_counter() - started_s
+    index = open_index(scratch / "index", "crops_of_a_year", 1, "m")
+    assert index is not None
+    durations_s = [_duration_s(partial(index.search, vector, 200)) for vector in vectors[:50]]
+    yield min_case(f"index of {built.vector_count:,} embeddings: recall", built.recall, "share", 0.95)
+    yield max_case("the same: a search", float(np.median(durations_s)), "s", 0.05)
+    yield figure_case("the same: built in s", built_s)
+
+
 def _filled_rows(table: Table, rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Rows of a table with 1, true or "" in every column that must have a value and has none."""
     values = {pa.string(): "", pa.bool_(): True}
@@ -380,11 +422,12 @@ def second_stage_cases(scratch: Path) -> Iterator[Case]:
 
 
 if __name__ == "__main__":
+    cases = index_cases if "--million" in sys.argv[1:] else second_stage_cases
     warnings.simplefilter("ignore")
     click.echo(f"Measuring on {describe_machine()}, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as name:
         measured = []
-        for case in second_stage_cases(Path(name)):
+        for case in cases(Path(name)):
             click.echo(f"{case.case}: {case.ours:.3f} {case.unit}", err=True)
             measured.append(case)
         print_table(measured)

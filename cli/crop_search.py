@@ -1,12 +1,13 @@
 """Search for crops by their embeddings: one query over the published results, with filters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from cli.crop_files import check_value
 from resources.config.crop_model_config import CropModelSettings
@@ -15,10 +16,12 @@ from resources.errors import PipelineError
 from resources.inference.text_encoder import load_text_encoder
 from resources.schema.columns import wall_clock_sql
 from resources.schema.table_registry import crop_model_tables
-from resources.storage.results_database import open_results
+from resources.storage.results_database import open_results, published_versions
+from resources.storage.vector_index import INDEX_FOLDER, build_index, open_index
 
 _SHEET_COLUMNS, _CELL_PX = 6, 160
 _KEY = "recording_id, track_id, rank"
+_CANDIDATES_PER_RESULT = 10  # crops of an index for each object: a track has several
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class CropQuery:
         from_utc: Only crops of this time or later.
         to_utc: Only crops before this time.
         limit: Largest number of tracks.
+        candidates: Keys of the only crops that are compared, which an index has found; None compares all.
     """
 
     embedding: np.ndarray
@@ -48,6 +52,13 @@ class CropQuery:
     from_utc: str | None = None
     to_utc: str | None = None
     limit: int = 20
+    candidates: pa.Table | None = None
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether only some of the crops are searched."""
+        filters = (self.camera, self.class_name, self.zone, self.from_utc, self.to_utc, self.attributes or None)
+        return any(value is not None for value in filters)
 
 
 def embedding_model(settings: Settings) -> CropModelSettings:
@@ -176,6 +187,13 @@ def search_crops(connection: duckdb.DuckDBPyConnection, table: str, query: CropQ
             "of the same encoder in search.embeddings."
         )
     conditions, values = _conditions(connection, query)
+    if query.candidates is not None:
+        connection.register("candidates", query.candidates)
+        # The recordings alone are what lets DuckDB skip files.
+        conditions += [
+            "recording_id IN (SELECT recording_id FROM candidates)",
+            f"({_KEY}) IN (SELECT ({_KEY}) FROM candidates)",
+        ]
     return connection.sql(
         f"""
         WITH scored AS (
@@ -191,6 +209,33 @@ def search_crops(connection: duckdb.DuckDBPyConnection, table: str, query: CropQ
         ORDER BY score DESC, {_KEY}
         """,
         params=[query.embedding.tolist(), *values],
+    )
+
+
+def with_candidates(query: CropQuery, table: str, settings: Settings) -> CropQuery:
+    """Let the index select the crops that are compared, if there is a current one and the query has no filters."""
+    versions = published_versions(settings.data_folder) or {}
+    if query.has_filters or query.model_id is None:
+        return query
+    index = open_index(settings.data_folder / INDEX_FOLDER, table, versions.get(table), query.model_id)
+    count = query.limit * _CANDIDATES_PER_RESULT
+    return query if index is None else replace(query, candidates=index.search(query.embedding, count))
+
+
+def build_embedding_index(connection: duckdb.DuckDBPyConnection, table: str, settings: Settings) -> str:
+    """Build the index of the searched embeddings; returns what was built, as a sentence.
+
+    Raises:
+        PipelineError: The package faiss-cpu is not installed, or there are no embeddings.
+    """
+    query = f"SELECT model_id FROM {table} GROUP BY model_id ORDER BY count(*) DESC LIMIT 1"
+    models = [model_id for (model_id,) in connection.execute(query).fetchall()]
+    version = (published_versions(settings.data_folder) or {}).get(table, 0)
+    folder = settings.data_folder / INDEX_FOLDER
+    built = build_index(connection, table, version, models[0] if models else "", folder)
+    return (
+        f"{folder}: {built.vector_count:,} embeddings of {built.model_id}; {built.recall:.1%} of the true nearest are "
+        "found. It is used until the embeddings change."
     )
 
 

@@ -27,6 +27,7 @@ from resources.environment import choose_settings
     "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most this many objects."
 )
 @click.option("--sheet", type=PATH_TYPE, help="Also write a contact sheet to this .jpg or .png file.")
+@click.option("--build-index", is_flag=True, help="Build the index for searches without filters; needs faiss-cpu.")
 @click.option("--format", "output", type=click.Choice(["table", "csv", "json"]), default="table")
 @data_option
 @settings_option
@@ -42,6 +43,7 @@ def search(
     to_utc: str | None,
     limit: int,
     sheet: Path | None,
+    build_index: bool,
     output: str,
     data: Path | None,
     settings: Path | None,
@@ -49,10 +51,11 @@ def search(
     """Find tracked objects that look like a crop, a picture or a description.
 
     Each object is listed once, with its most similar crop and the score: the cosine of the two embeddings, at most 1.
-    All filters hold at once.
+    All filters hold at once. --build-index speeds up searches without filters among more than a million crops.
     """
     from cli.crop_search import (
         CropQuery,
+        build_embedding_index,
         embed_image,
         embed_text,
         embedding_model,
@@ -60,18 +63,22 @@ def search(
         parse_crop,
         read_embedding,
         search_crops,
+        with_candidates,
         write_sheet,
     )
     from cli.result_formats import print_csv, print_json
     from cli.start_check import publish_for_query
 
-    if sum(value is not None for value in (crop, image, text)) != 1:
-        raise QueryError("search needs exactly one of --crop, --image and --text.")
+    if sum(value is not None for value in (crop, image, text)) != (0 if build_index else 1):
+        raise QueryError("search needs exactly one of --crop, --image and --text, or --build-index alone.")
     loaded_settings = choose_settings(settings=settings, data_folder=data)
     model = embedding_model(loaded_settings)
     publish_for_query(loaded_settings)
     connection, table = open_embeddings(loaded_settings)
     with connection:
+        if build_index:
+            click.echo(build_embedding_index(connection, table, loaded_settings))
+            return
         model_id, without_track = None, None
         if crop is not None:
             embedding, model_id = read_embedding(connection, table, crop)
@@ -92,7 +99,7 @@ def search(
             to_utc,
             limit,
         )
-        found = search_crops(connection, table, query)
+        found = search_crops(connection, table, with_candidates(query, table, loaded_settings))
         rows = found.to_arrow_table().to_pylist()
         if not rows:
             click.echo("No crop matches.", err=True)

@@ -40,6 +40,7 @@ from resources.storage.locks import exclusive_lock
 from resources.storage.recording_rows import read_recording_rows
 from resources.storage.results_database import publish, remove_old_publications
 from resources.storage.stage_runs import StageRun, append_stage_runs, later_than, newest_stage_runs
+from resources.storage.vector_index import remove_indexes
 from sensors.adoption import register_materializations
 from sensors.lost_results import add_missing_partitions
 from sensors.recording_states import read_unfinished_runs
@@ -180,6 +181,7 @@ def forget_recordings(instance: DagsterInstance, store: Store, graph: AssetGraph
     erase_old_files(store, TRACK_LINKS, "previous_recording_id", recording_ids)
     erase_old_files(store, NOTIFICATIONS, "subject", recording_ids)
     remove_old_publications(store.data_folder)
+    remove_indexes(store.data_folder)
     _check_no_run_contains(instance, recording_ids, partitions)
     if written := sorted(_recordings_with_rows(store, recording_ids)):
         raise PipelineError(

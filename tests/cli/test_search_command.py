@@ -1,11 +1,13 @@
 """`cv-assets search` and `cv-assets teach`: similar crops with filters, and a probe that becomes a crop model."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -20,7 +22,7 @@ from resources.schema.table_registry import crop_model_tables
 from resources.schema.track_tables import CROPS, TRACKS
 from resources.schema.zone_tables import ZONE_EVENTS
 from resources.storage.delta_store import Store
-from resources.storage.results_database import open_results
+from resources.storage.results_database import open_results, publish
 from tests.builders.crop_pictures import RED, crop_rows, draw_crop
 from tests.builders.table_rows import store_recordings
 
@@ -122,7 +124,7 @@ def test_a_search_writes_a_contact_sheet(settings_file: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "search needs exactly one of --crop, --image and --text"),
+        ((), "search needs exactly one of --crop, --image and --text, or --build-index alone"),
         (("--crop", "a"), "is not of the form RECORDING:TRACK"),
         (("--crop", "a:99"), "The crop a:99 has no row in look_crop_embeddings"),
         (("--crop", "a:1", "--camera", "gat"), "did you mean 'gate'?"),
@@ -157,6 +159,28 @@ def test_vectors_of_another_length_are_left_out(settings_file: Path) -> None:
     with open_results(settings_file.parent / "data") as results:
         counts = results.execute("SELECT count(*), count(embedding) FROM look_crop_embeddings").fetchone()
     assert counts == (3 * TRACK_COUNT + 1, 1)
+
+
+def test_an_index_finds_what_the_scan_finds_until_the_embeddings_change(settings_file: Path) -> None:
+    pytest.importorskip("faiss")
+    crop = ("--crop", "a:1", "--limit", "20")
+    scanned = search(settings_file, *crop)
+    result = run(settings_file, "search", "--build-index")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"144 embeddings of m-1; \d+\.\d% of the true nearest are found", result.output)
+    assert search(settings_file, *crop) == scanned
+    index_file = settings_file.parent / "data" / "index" / "look_crop_embeddings.parquet"
+    keys = pq.read_table(index_file)
+    pq.write_table(pa.concat_tables([keys.slice(keys.num_rows - 1)] * keys.num_rows), index_file)
+    assert len(search(settings_file, *crop)) == 1  # the index decides what is compared
+    assert search(settings_file, *crop, "--camera", "gate") == scanned  # and not with a filter
+    index_file.write_bytes(b"damaged")
+    assert search(settings_file, *crop) == scanned
+    assert run(settings_file, "search", "--build-index").exit_code == 0
+    store = Store(settings_file.parent / "data")
+    store.replace(EMBEDDINGS, ["b"], EMBEDDINGS.empty)
+    publish(store, load_settings(settings_file))
+    assert {recording_id for recording_id, _ in search(settings_file, "--crop", "a:1")} == {"a"}
 
 
 def write_text_encoder(folder: Path) -> Path:

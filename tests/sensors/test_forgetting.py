@@ -25,6 +25,7 @@ from resources.storage.delta_store import Store
 from resources.storage.erasure import erase_old_files
 from resources.storage.integrity import check_storage
 from resources.storage.results_database import open_results, publish
+from resources.storage.vector_index import INDEX_FOLDER
 from resources.watched_files import list_watched_files
 from sensors import forgetting
 from sensors.forgetting import (
@@ -102,6 +103,8 @@ def test_nothing_of_a_forgotten_recording_is_left_and_others_are_unaffected(pipe
     rows_of_c = store.read(TRACKS, [ids["c"]]).sort_by("track_id")
     before = materializations(pipeline, "c")
     assert any("contact sheet" in metadata for _, metadata in before.values())
+    (store.data_folder / INDEX_FOLDER).mkdir()
+    (store.data_folder / INDEX_FOLDER / "look_crop_embeddings.parquet").write_text(ids["a"])
     assert len(files_with(store.data_folder, ids["a"])) > 20
 
     forget(pipeline, "a")
