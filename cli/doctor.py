@@ -25,6 +25,7 @@ from resources.storage.integrity import check_storage
 from resources.storage.locks import is_pipeline_running
 from resources.storage.recording_clocks import guessed_clocks_sentence
 from resources.storage.results_database import open_results, publish_if_unusable, results_path
+from resources.storage.tables_choice import check_tables_url
 from resources.unmatched_names import find_unmatched_names
 from resources.watched_files import list_watched_files
 from resources.workers.run_queue import CPU_QUEUE, GPU_QUEUE
@@ -164,9 +165,16 @@ def _check_folders(settings: Settings) -> Iterator[CheckResult]:
 def _check_tables(settings: Settings, full: bool) -> Iterator[CheckResult]:
     """Check the tables and what is published of them."""
     store = Store(settings.data_folder)
-    if not store.tables_folder.is_dir():
+    try:
+        check_tables_url(settings.data_folder, settings.tables_url)
+        if settings.tables_url is not None:
+            yield CheckResult("tables_url", True, settings.tables_url)
+        if not store.tables_folder.is_dir():
+            return
+        report = check_storage(store, contents=full, is_idle=not is_pipeline_running(settings.data_folder))
+    except PipelineError as error:
+        yield CheckResult("tables", False, str(error))
         return
-    report = check_storage(store, contents=full, is_idle=not is_pipeline_running(settings.data_folder))
     for sentence in (*report.damage_sentences, *report.lost_sentences, *report.rewritten):
         yield CheckResult("tables", False, sentence)
     if report.damages:
@@ -175,6 +183,10 @@ def _check_tables(settings: Settings, full: bool) -> Iterator[CheckResult]:
         extent = "sizes and numbers of rows; cv-assets doctor --full reads the contents, too"
         message = f"{report.table_count} tables, {report.file_count} files ({'contents' if full else extent})"
         yield CheckResult("tables", True, message)
+    yield from _check_results(store, settings)
+
+
+def _check_results(store: Store, settings: Settings) -> Iterator[CheckResult]:
     try:
         publish_if_unusable(store, settings)
     except PipelineError as error:

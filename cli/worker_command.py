@@ -42,6 +42,7 @@ def worker(
     CV_ASSETS_BROKER.
     """
     from cli.local_workers import check_device
+    from resources.storage.tables_choice import check_tables_url
     from resources.workers.run_queue import HOUSEKEEPING_QUEUE
     from resources.workers.worker import WorkerOptions, Workers
     from resources.workers.worker_states import delete_old_worker_states
@@ -53,6 +54,7 @@ def worker(
             f"The data folder {data_folder} has no pipeline: start `cv-assets dev` on it first, or name another with "
             "--data."
         )
+    check_tables_url(data_folder, loaded_settings.tables_url)
     if device:
         check_device(loaded_settings, device)
     delete_old_worker_states(data_folder)

@@ -11,6 +11,7 @@ from resources.dagster_instance.postgres_database import check_database, claim_d
 from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder, disk_errors
 from resources.storage.folder_access import restrict_access
+from resources.storage.tables_choice import check_tables_url, record_tables_url
 
 
 def choose_settings(
@@ -64,18 +65,20 @@ def prepare_data_folder(settings: Settings) -> None:
     Prints a sentence if the access to existing files changes.
 
     Args:
-        settings: Name the data folder, and the group that may read it.
+        settings: Name the data folder, the group that may read it, and the bucket of its tables.
 
     Raises:
         PipelineError: The folder cannot be created or written, its disk is full, its format is too old or too new, or
-            the group or the database of Dagster's storage cannot be used.
+            the group, the bucket or the database of Dagster's storage cannot be used.
     """
     data_folder = settings.data_folder
     check_data_folder(data_folder)
+    check_tables_url(data_folder, settings.tables_url)
     Store(data_folder).check_format()
     with disk_errors(data_folder):
         if sentence := restrict_access(data_folder, settings.data_group):
             print(sentence, file=sys.stderr)
+        record_tables_url(data_folder, settings.tables_url)
         home = data_folder / "dagster"
         home.mkdir(exist_ok=True)
         write_instance_file(home)

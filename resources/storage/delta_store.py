@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,10 +31,13 @@ from resources.storage.commit_recorder import CommitRecorder
 from resources.storage.delta_writes import compact_files, quote_text, recordings_condition, vacuum_files, write_rows
 from resources.storage.disk import disk_errors, disk_problem
 from resources.storage.durability import sync_folders
+from resources.storage.file_selection import select_files
 from resources.storage.format_version import check_format, write_format
 from resources.storage.open_tables import OpenTable, open_tables
 from resources.storage.own_tables import find_stored_table
 from resources.storage.table_check import check_table
+from resources.storage.tables_choice import tables_location
+from resources.storage.tables_location import TablesLocation, file_sizes
 
 logger = logging.getLogger(__name__)
 _COMMIT_ATTEMPTS = 30
@@ -57,6 +61,11 @@ class Store:
         self.commits = CommitRecorder()
         """The commits of the attempt in progress."""
         self._synced_at_s = time.time()
+
+    @cached_property
+    def location(self) -> TablesLocation:
+        """Where the tables are: in `tables_folder`, or in a bucket with copies there."""
+        return tables_location(self.data_folder)
 
     @contextmanager
     def fenced_by(self, check_fence: Callable[[], None]) -> Iterator[None]:
@@ -122,7 +131,7 @@ class Store:
             reader = pa.RecordBatchReader.from_batches(schema, batches)
             delta = self._open_or_create(table)
             self.check_fence()
-            return write_rows(delta, reader, "overwrite", predicate)
+            return write_rows(self.location, table.name, delta, reader, "overwrite", predicate)
 
         version = self._commit_with_retries(table, commit)
         if table.per_recording:
@@ -147,7 +156,7 @@ class Store:
         def commit() -> None:
             delta = self._open_or_create(table)
             self.check_fence()
-            write_rows(delta, rows, "append")
+            write_rows(self.location, table.name, delta, rows, "append")
 
         self._commit_with_retries(table, commit)
 
@@ -157,7 +166,8 @@ class Store:
         Raises:
             PipelineError: The tables have an older or a newer format, or it cannot be read.
         """
-        check_format(self.tables_folder)
+        with disk_errors(self.data_folder):
+            check_format(self.location)
 
     def update(self, table: Table, recording_ids: str | Sequence[str], values: Mapping[str, object]) -> None:
         """Set columns to one value in all rows of one or several recordings, in one commit.
@@ -196,7 +206,7 @@ class Store:
                 column = table.arrow_schema.field(position)
                 rows = rows.set_column(position, column, pa.array(values, column.type))
             if rows.num_rows:
-                write_rows(delta, rows, "overwrite", predicate)
+                write_rows(self.location, table.name, delta, rows, "overwrite", predicate)
 
         self._commit_with_retries(table, commit)
 
@@ -229,7 +239,7 @@ class Store:
             rows = self._rows(delta, table, recording_ids).to_table().cast(table.arrow_schema)
             kept_rows = rows.filter(pc.fill_null(keep(rows), True))
             if kept_rows.num_rows < rows.num_rows:
-                write_rows(delta, kept_rows, "overwrite", predicate)
+                write_rows(self.location, table.name, delta, kept_rows, "overwrite", predicate)
             return int(rows.num_rows - kept_rows.num_rows)
 
         return self._commit_with_retries(table, commit)
@@ -272,20 +282,14 @@ class Store:
         delta = self._open(table)
         try:
             return self._rows(delta, table, recording_ids) if delta else dataset(table.arrow_schema.empty_table())
-        except FileNotFoundError as error:
+        except OSError as error:
             raise self._explain(table, error) from error
 
     def _rows(self, delta: DeltaTable, table: Table, recording_ids: Sequence[str] | None) -> Dataset:
-        # deltalake's own dataset is not used: to read one recording, it builds a filter for every file of the table.
         files = pa.table(delta.get_add_actions(flatten=True))
         if recording_ids is not None:
-            min_id, max_id = files["min.recording_id"], files["max.recording_id"]
-            may_match = pc.is_null(min_id)  # files without statistics
-            for recording_id in recording_ids:
-                is_in_range = pc.and_(pc.less_equal(min_id, recording_id), pc.greater_equal(max_id, recording_id))
-                may_match = pc.or_(may_match, pc.fill_null(is_in_range, True))
-            files = files.filter(may_match)
-        paths = [str(self._folder(table) / path) for path in files["path"].to_pylist()]
+            files = select_files(files, recording_ids)
+        paths = self.location.local_files(table.name, file_sizes(files))
         rows = dataset(paths, schema=table.arrow_schema, format="parquet")
         if recording_ids is None:
             return rows
@@ -295,6 +299,11 @@ class Store:
         """Number of rows of the table, from its log alone."""
         delta = self._open(table)
         return sum(pa.table(delta.get_add_actions(flatten=True))["num_records"].to_pylist()) if delta else 0
+
+    def has_tables(self) -> bool:
+        """Whether there is any table."""
+        with disk_errors(self.data_folder):
+            return self.location.has_tables()
 
     def versions(self) -> dict[str, int]:
         """Newest version of every existing table, by table name."""
@@ -306,16 +315,14 @@ class Store:
         return versions
 
     def commit_times(self) -> frozenset[tuple[str, int]]:
-        """Modification time of every table's log folder: changes with every commit, and is cheap to read.
-
-        The log entries themselves are not listed: a log has thousands, and this is called twice a second.
-        """
-        return frozenset((str(log), log.stat().st_mtime_ns) for log in self.tables_folder.glob("*/_delta_log"))
+        """Time of every table's newest commit: changes with every commit, and is cheap to read."""
+        return self.location.commit_times()
 
     def tables(self) -> list[Table]:
-        """All declared tables, and the existing ones of further models and of stages of one's own."""
-        names = sorted(folder.name for folder in self.tables_folder.glob("*") if folder.name not in TABLES)
-        further_tables = [find_stored_table(self.tables_folder, name) for name in names]
+        """All declared tables, and the existing tables of further models."""
+        with disk_errors(self.data_folder):
+            table_names = self.location.table_names()
+        further_tables = [find_table(name) for name in table_names if name not in TABLES]
         return [*TABLES.values(), *(table for table in further_tables if table is not None)]
 
     def check_readable(self, table: Table) -> None:
@@ -324,32 +331,33 @@ class Store:
         Raises:
             PipelineError: The table is damaged.
         """
-        if damage := check_table(self._folder(table), contents=True).damage:
+        if damage := check_table(self.location, table.name, contents=True).damage:
             raise PipelineError(damage.describe(self.data_folder))
 
     def files(self, table: Table) -> list[str]:
-        """Absolute paths of the Parquet files with the table's current rows."""
-        delta = self._open(table)
-        return sorted(delta.file_uris()) if delta is not None else []
+        """Absolute paths of the Parquet files with the table's current rows; copies of those in a bucket."""
+        files = self.file_statistics(table)
+        return [] if files is None else sorted(files["path"].to_pylist())
 
-    def file_statistics(self, table: Table) -> pa.Table:
-        """The files of an existing table according to its log: absolute path, modification_time, flat statistics."""
+    def file_statistics(self, table: Table) -> pa.Table | None:
+        """Absolute path, modification_time and flat statistics of a table's files; None if it does not exist."""
         delta = self._open(table)
         if delta is None:
-            raise ValueError(f"The table {table.name} does not exist.")
+            return None
         files = pa.table(delta.get_add_actions(flatten=True))
-        paths = pa.array([str(self._folder(table) / path) for path in files["path"].to_pylist()], pa.string())
+        with disk_errors(self.data_folder):
+            paths = pa.array(self.location.local_files(table.name, file_sizes(files)), pa.string())
         return files.set_column(files.column_names.index("path"), "path", paths)
 
     def compact(self, table: Table) -> None:
         """Merge many small files into few, and delete old files that no reader needs any more."""
         if (delta := self._open(table)) is not None:
-            compact_files(delta)
+            compact_files(self.location, table.name, delta)
 
     def vacuum(self, table: Table) -> None:
         """Delete old files that no reader needs any more, also of tables that are too small for compaction."""
         if (delta := self._open(table)) is not None:
-            vacuum_files(delta)
+            vacuum_files(self.location, table.name, delta)
 
     def sync(self) -> None:
         """Wait until everything that was written to the data folder is on its disk.
@@ -361,21 +369,18 @@ class Store:
         sync_folders((self.data_folder, self.tables_folder, self.media_folder), self._synced_at_s)
         self._synced_at_s = started_s
 
-    def _folder(self, table: Table) -> Path:
-        return self.tables_folder / table.name
-
     def _open(self, table: Table) -> DeltaTable | None:
         """The newest version of a table, None if it does not exist; an open table only reads its new log entries."""
-        folder = self._folder(table)
-        open_table = open_tables.tables.pop(folder, None)
+        uri = self.location.uri(table.name)
+        open_table = open_tables.tables.pop(uri, None)
         if open_table is None or not open_table.update():
             try:
-                open_table = OpenTable(folder, DeltaTable(str(folder)))
+                open_table = OpenTable(self.location, table.name, self.location.open(table.name))
             except TableNotFoundError:
                 return None
-            except DeltaError as error:
+            except (OSError, DeltaError) as error:
                 raise self._explain(table, error) from error
-        open_tables.tables[folder] = open_table
+        open_tables.tables[uri] = open_table
         return open_table.delta
 
     def _open_or_create(self, table: Table) -> DeltaTable:
@@ -384,15 +389,13 @@ class Store:
             return delta
         self.check_format()
         with disk_errors(self.data_folder):
-            self._folder(table).mkdir(parents=True, exist_ok=True)
-            write_format(self.tables_folder)
-        DeltaTable.create(
-            str(self._folder(table)), table.arrow_schema, mode="ignore", description=table.comment, name=table.name
-        )
-        return DeltaTable(str(self._folder(table)))
+            write_format(self.location)
+            return self.location.create(table)
 
     def _explain(self, table: Table, error: Exception) -> Exception:
-        """The error to raise when a table cannot be read: a sentence if the table is damaged, else the same error."""
+        """The error to raise when a table cannot be used: a sentence if the reason is known, else the same error."""
+        if sentence := disk_problem(error, self.data_folder):
+            return PipelineError(sentence)
         try:
             self.check_readable(table)
         except PipelineError as damage:
@@ -403,7 +406,7 @@ class Store:
         """Commit, and retry after conflicts.
 
         Raises:
-            PipelineError: The disk is full or cannot be written.
+            PipelineError: The disk is full or cannot be written, or the bucket cannot be reached.
         """
         for attempt in range(_COMMIT_ATTEMPTS):
             try:
@@ -414,7 +417,5 @@ class Store:
                 logger.info("A commit to %s conflicts with another one and is retried: %s", table.name, error)
                 time.sleep(random.uniform(0.2, 1) * min(0.1 * (attempt + 1), _MAX_RETRY_PAUSE_S))
             except (OSError, DeltaError) as error:
-                if sentence := disk_problem(error, self.data_folder):
-                    raise PipelineError(sentence) from error
                 raise self._explain(table, error) from error
         raise AssertionError("unreachable")

@@ -1,27 +1,27 @@
 """Writes to one Delta table: each is one commit, after which the checksums of its new files are stored."""
 
 import logging
+import uuid
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from resources.storage.checksums import remove_old_checksums, write_checksums
-from resources.storage.table_log import added_files
+from resources.storage.tables_location import TablesLocation, log_entry
 
 logger = logging.getLogger(__name__)
 _COMPACT_ABOVE_FILES = 64
 _KEEP_OLD_FILES = timedelta(hours=24)
+_COMMIT_ID = "cv_assets_commit"
 _NO_RETRY = CommitProperties(max_commit_retries=0)
 
 
 def write_rows(
+    location: TablesLocation,
+    table_name: str,
     delta: DeltaTable,
     rows: pa.Table | pa.RecordBatchReader,
     mode: Literal["append", "overwrite"],
@@ -30,6 +30,8 @@ def write_rows(
     """Commit rows.
 
     Args:
+        location: The location of the table.
+        table_name: Its name.
         delta: The table, at the version on which the commit is based.
         rows: The rows.
         mode: Whether the rows are added, or replace others.
@@ -43,28 +45,35 @@ def write_rows(
         DeltaError: The table is damaged, or the disk is full or cannot be written.
     """
     version: int = delta.version() + 1  # a commit that is not retried has no other number
-    # "merge" adds columns that were declared later, and fills those that the program does not declare with NULL.
-    write_deltalake(delta, rows, mode=mode, predicate=predicate, schema_mode="merge", commit_properties=_NO_RETRY)
-    _store_checksums(delta, version)
+    commit_id = uuid.uuid4().hex
+    properties = CommitProperties(max_commit_retries=0, custom_metadata={_COMMIT_ID: commit_id})
+    try:
+        # "merge" adds columns that were declared later, and fills those that the program does not declare with NULL.
+        write_deltalake(delta, rows, mode=mode, predicate=predicate, schema_mode="merge", commit_properties=properties)
+    except (CommitFailedError, OSError):
+        # On a network, the answer to a commit may be lost, and its repetition is then refused.
+        if commit_id not in (location.read_text(log_entry(table_name, version)) or ""):
+            raise
+    location.finish_commit(table_name, version)
     return version
 
 
-def compact_files(delta: DeltaTable) -> None:
+def compact_files(location: TablesLocation, table_name: str, delta: DeltaTable) -> None:
     """Merge many small files into few, and delete old files that no reader needs any more."""
     if len(delta.file_uris()) <= _COMPACT_ABOVE_FILES:
         return
     version = delta.version() + 1
     try:
         delta.optimize.compact(commit_properties=_NO_RETRY)
-        _store_checksums(delta, version)
+        location.finish_commit(table_name, version)
     except (CommitFailedError, DeltaError) as error:
         # Another process committed meanwhile; compaction is optional, so the next publication retries it.
         logger.info("Compaction of %s is postponed: %s", delta.table_uri, error)
         return
-    vacuum_files(delta)
+    vacuum_files(location, table_name, delta)
 
 
-def vacuum_files(delta: DeltaTable) -> None:
+def vacuum_files(location: TablesLocation, table_name: str, delta: DeltaTable) -> None:
     """Delete old files that no reader needs any more, with their checksums."""
     hours = int(_KEEP_OLD_FILES.total_seconds() // 3600)
     try:
@@ -73,7 +82,7 @@ def vacuum_files(delta: DeltaTable) -> None:
     except (CommitFailedError, DeltaError) as error:
         logger.info("Vacuum of %s is postponed: %s", delta.table_uri, error)
         return
-    remove_old_checksums(table_folder(delta))
+    location.remove_vacuumed(table_name)
 
 
 def recordings_condition(recording_ids: Sequence[str]) -> str:
@@ -84,14 +93,3 @@ def recordings_condition(recording_ids: Sequence[str]) -> str:
 def quote_text(text: str) -> str:
     """A text in SQL."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def table_folder(delta: DeltaTable) -> Path:
-    """The folder of a table."""
-    uri = delta.table_uri
-    return Path(url2pathname(urlparse(uri).path)) if uri.startswith("file:") else Path(uri)
-
-
-def _store_checksums(delta: DeltaTable, version: int) -> None:
-    folder = table_folder(delta)
-    write_checksums(folder, added_files(folder, version))

@@ -1,4 +1,4 @@
-"""Checks of the data folder's disk, and the sentence for each reason why it cannot be written."""
+"""Checks of the data folder's disk, and the sentence for each reason why it, or the bucket, cannot be used."""
 
 import errno
 import os
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resources.errors import PipelineError
+from resources.storage.bucket_problems import bucket_problem, read_tables_url
 from resources.storage.folder_access import PRIVATE_MODE
 
 _DISK_FULL_TEXTS = ("no space left", "quota exceeded", "database or disk is full")
@@ -32,7 +33,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def disk_problem(error: BaseException, folder: Path) -> str | None:
-    """The sentence for an error of a disk that cannot be written; None for any other error."""
+    """The sentence for an error of a disk that cannot be written, or of the bucket; None for any other error."""
+    if sentence := bucket_problem(error, read_tables_url(folder)):
+        return sentence
     number = error.errno if isinstance(error, OSError) else None
     text = str(error).lower()  # delta-rs and SQLite wrap the system error and keep only its text
     is_full = number in (errno.ENOSPC, errno.EDQUOT) or any(disk_full in text for disk_full in _DISK_FULL_TEXTS)

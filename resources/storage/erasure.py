@@ -5,6 +5,7 @@ Files that a repair has moved aside are searched, too.
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,10 +36,16 @@ def erase_old_files(store: Store, table: Table, column: str, values: Sequence[st
         PipelineError: The data folder is read-only or not accessible.
     """
     current_names = {Path(path).name for path in store.files(table)}
+    location = store.location
     has_value = field(column).isin(pa.array(list(values), pa.string()))
-    folders = [store.tables_folder / table.name, *store.data_folder.glob(f"damaged/*/tables/{table.name}")]
+    table_folder = location.folder / table.name
+    folders = [table_folder, *store.data_folder.glob(f"damaged/*/tables/{table.name}")]
     count = 0
     with disk_errors(store.data_folder):
+        if location.has_table(table.name):
+            for name, size_bytes in location.stored_sizes(table.name).items():
+                with suppress(FileNotFoundError):  # vacuumed in the meantime
+                    location.local_files(table.name, {name: size_bytes})
         for file in (file for folder in folders for file in folder.glob("*.parquet")):
             if file.name in current_names:
                 continue
@@ -49,6 +56,9 @@ def erase_old_files(store: Store, table: Table, column: str, values: Sequence[st
                 logger.info("%s is not examined: %s", file, error)
                 continue
             if has_rows:
-                file.unlink(missing_ok=True)
+                if file.parent == table_folder:
+                    location.delete_file(table.name, file.name)
+                else:
+                    file.unlink(missing_ok=True)
                 count += 1
     return count

@@ -12,7 +12,7 @@ from pathlib import Path
 from resources.schema.operations_tables import STAGE_RUNS
 from resources.schema.recording_tables import RECORDING_CLOCKS
 from resources.storage.delta_store import Store
-from resources.storage.own_tables import find_stored_table
+from resources.storage.disk import disk_errors
 from resources.storage.recorded_commits import LostResult, RecordedCommits
 from resources.storage.results_database import published_versions
 from resources.storage.table_check import CheckedTable, TableDamage, check_table, repair_remedy
@@ -63,12 +63,16 @@ def check_storage(store: Store, *, contents: bool = False, is_idle: bool = True)
         store: The tables.
         contents: Whether all files are read and compared with their checksums.
         is_idle: Whether no run is in progress.
+
+    Raises:
+        PipelineError: The tables cannot be reached.
     """
     published = published_versions(store.data_folder) or {}
     # Before the tables: what is recorded meanwhile is in the tables, too.
     recorded = RecordedCommits.read(store)
     names = dict.fromkeys([*(table.name for table in store.tables()), *recorded.versions])
-    checked = {name: check_table(store.tables_folder / name, contents=contents) for name in names}
+    with disk_errors(store.data_folder):
+        checked = {name: check_table(store.location, name, contents=contents) for name in names}
     whole = {name: table for name, table in checked.items() if table.damage is None}
     lost = recorded.find_lost(store, whole, is_idle=is_idle)
     with_lost_results = {result.table_name for result in lost}

@@ -4,8 +4,8 @@ import shutil
 import time
 from pathlib import Path
 
-_OF_RUNS = ("media/*/.*.partial.mp4", "unfinished/*/*/*/.*")
-_OF_ANY_COMMAND = (".write-probe-*", "dagster/.dagster.yaml.*", "tables/.format_version-*")
+_OF_RUNS = ("media/*/.*.partial.mp4", "unfinished/*/*/*/.*", "tables/*/.*.partial")
+_OF_ANY_COMMAND = (".write-probe-*", ".tables_url-*", "dagster/.dagster.yaml.*", "tables/.format_version-*")
 _MAX_WRITE_S = 60.0  # a command writes such a file in a moment, and may do so just now
 
 

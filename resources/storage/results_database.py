@@ -143,7 +143,7 @@ def publish_if_unusable(store: Store, settings: Settings) -> bool:
     """
     if results_path(store.data_folder).is_dir():
         raise PipelineError(f"{results_path(store.data_folder)} is a folder, not the published results: move it away.")
-    if published_versions(store.data_folder) is None and any(store.tables_folder.glob("*/_delta_log")):
+    if published_versions(store.data_folder) is None and store.has_tables():
         store.check_format()
         return publish(store, settings)
     return False
@@ -282,12 +282,13 @@ class _PublishedRows:
 
 
 def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: Store) -> _PublishedRows:
-    name, files = table.published_name or table.name, store.files(table)
+    name = table.published_name or table.name
+    files = None if table.is_small else store.file_statistics(table)
     has_clock = table.stored_columns != table.columns
     joined_clock = "LEFT JOIN recording_clocks AS clock USING (recording_id)" if has_clock else ""
     if table.name == RECORDING_CLOCKS.name:  # a recording without a clock has a camera all the same
         joined_clock = f"RIGHT JOIN ({CAMERAS_SQL}) AS clock USING (recording_id)"
-    if table.is_small or not files:
+    if files is None or files.num_rows == 0:
         rows = store.read(table)
         connection.register("stored_rows", rows)
         columns, order = ", ".join(_column_sql(table)), ", ".join(table.key)
@@ -295,9 +296,9 @@ def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: S
         connection.unregister("stored_rows")
         kind, source, count = "TABLE", name, rows.num_rows
     else:
-        statistics = store.file_statistics(table)
-        missing = find_missing_columns(table, statistics)
-        file_list = ", ".join(f"'{_escape_quotes(file)}'" for file in files)
+        missing = find_missing_columns(table, files)
+        columns = ", ".join(_column_sql(table, _null_columns(connection, table, missing.in_all_files)))
+        file_list = ", ".join(f"'{_escape_quotes(file)}'" for file in sorted(files["path"].to_pylist()))
         # By default the first file decides the columns; otherwise every query opens all files before it starts.
         options = ", union_by_name = true" if missing.in_some_files else ""
         kind, source, count = "VIEW", f"read_parquet([{file_list}]{options})", store.row_count(table)

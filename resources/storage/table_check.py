@@ -1,17 +1,18 @@
 """The check of one Delta table: a damaged log, and Parquet files that are missing, cut or changed."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from resources.errors import PipelineError
+from resources.storage.bucket_problems import bucket_problem
 from resources.storage.checksums import has_other_content
-from resources.storage.table_log import LOG_NAME, LogDamage, TableLog
+from resources.storage.table_log import LogDamage
+from resources.storage.tables_location import TablesLocation, file_sizes
 
 _NAMED_FILES, _MAX_REASON_LENGTH = 2, 120
 
@@ -94,46 +95,43 @@ def repair_remedy(data_folder: Path) -> str:
     return f"run cv-assets repair --data {data_folder}."
 
 
-def check_table(folder: Path, *, contents: bool) -> CheckedTable:
-    """Check the log and the files of one table.
+def check_table(location: TablesLocation, name: str, *, contents: bool) -> CheckedTable:
+    """Check the log and the files of one table, and copy the files of a bucket that have no copy.
 
     Args:
-        folder: Folder of the table; it need not exist.
+        location: The location of the tables.
+        name: Name of the table; it need not exist.
         contents: Whether the files are read and compared with their checksums, and decoded if they have none;
             otherwise only whether they exist with their size.
     """
-    if not (folder / LOG_NAME).is_dir():
+    if not location.has_table(name):
         return CheckedTable()
-    log = TableLog(folder)
-    if damage := log.find_damage(contents=contents):
-        return CheckedTable(TableDamage(folder.name, damage))
+    if damage := location.find_log_damage(name, contents=contents):
+        return CheckedTable(TableDamage(name, damage))
     try:
-        delta = DeltaTable(str(folder))
+        delta = location.open(name)
         files = pa.table(delta.get_add_actions(flatten=True))
     except (DeltaError, OSError, ValueError) as error:
+        if sentence := bucket_problem(error, location.address):
+            raise PipelineError(sentence) from error
         problem = f"its log cannot be read ({_summarize(error)})"
-        return CheckedTable(
-            TableDamage(folder.name, log.find_damage(contents=True), problem=problem, is_unreadable=True)
-        )
-    damaged = find_damaged_files(folder, files, contents=contents)
+        log_damage = location.find_log_damage(name, contents=True)
+        return CheckedTable(TableDamage(name, log_damage, problem=problem, is_unreadable=True))
+    damaged = _find_damaged_files(location, name, files, contents=contents)
     return CheckedTable(
-        TableDamage(folder.name, files=tuple(damaged)) if damaged else None,
+        TableDamage(name, files=tuple(damaged)) if damaged else None,
         delta.version(),
         sum(count or 0 for count in files["num_records"].to_pylist()),
         files.num_rows,
     )
 
 
-def find_damaged_files(folder: Path, add_actions: pa.Table, *, contents: bool) -> list[DamagedFile]:
-    """Find the damaged files of a table.
-
-    Args:
-        folder: Folder of the table.
-        add_actions: The files of the table according to its log, with flat statistics.
-        contents: Whether the files are read; see `check_table`.
-    """
-    with os.scandir(folder) as entries:
-        sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".parquet")}
+def _find_damaged_files(
+    location: TablesLocation, table_name: str, add_actions: pa.Table, *, contents: bool
+) -> list[DamagedFile]:
+    sizes = location.stored_sizes(table_name)
+    whole = {name: size for name, size in file_sizes(add_actions).items() if _size_problem(sizes, name, size) is None}
+    location.local_files(table_name, whole, contents=contents)
     names = ("path", "size_bytes", "min.recording_id", "max.recording_id")
     columns = [
         add_actions[name].to_pylist() if name in add_actions.column_names else [None] * add_actions.num_rows
@@ -143,7 +141,7 @@ def find_damaged_files(folder: Path, add_actions: pa.Table, *, contents: bool) -
     for name, size_bytes, first_id, last_id in zip(*columns, strict=True):
         problem = _size_problem(sizes, name, size_bytes)
         if problem is None and contents:
-            problem = _content_problem(folder / name)
+            problem = _content_problem(location.folder / table_name / name)
         if problem is not None:
             damaged.append(DamagedFile(name, problem, first_id, last_id))
     return damaged

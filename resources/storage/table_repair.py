@@ -3,18 +3,16 @@
 What a table loses by it is found by the next check, because the attempts have recorded what they stored.
 """
 
-import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-
-from deltalake import DeltaTable
 
 from resources.storage.delta_store import Store
 from resources.storage.disk import disk_errors
 from resources.storage.integrity import StorageReport, check_storage
 from resources.storage.table_check import TableDamage
 from resources.storage.table_log import TableLog, added_files
+from resources.storage.tables_location import move_files
 
 _MAX_ROUNDS = 5  # a whole log may name files that are damaged, too
 
@@ -111,11 +109,12 @@ class TableRepair:
             version = damage.log.version
             self._undo_from(damage.table_name, TableLog(folder).newest_version + 1 if version is None else version)
         elif damage.files:
-            self._move(file for file in (folder / damaged.name for damaged in damage.files) if file.exists())
             with disk_errors(self._store.data_folder):
-                DeltaTable(str(folder)).repair()
+                names = [damaged.name for damaged in damage.files]
+                self.moved_count += self._store.location.move_aside(damage.table_name, names, self.folder)
+                self._store.location.open(damage.table_name).repair()
         else:
-            self._move([folder])
+            self.moved_count += self._store.location.move_table_aside(damage.table_name, self.folder)
 
     def _undo_from(self, table_name: str, version: int) -> None:
         """Make the commit before a version the newest one of a table."""
@@ -127,11 +126,7 @@ class TableRepair:
 
     def _move(self, paths: Iterable[Path]) -> None:
         with disk_errors(self._store.data_folder):
-            for path in paths:
-                target = self.folder / path.relative_to(self._store.data_folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(path, target)
-                self.moved_count += 1
+            self.moved_count += move_files(paths, self._store.data_folder, self.folder)
 
     def _folder(self, table_name: str) -> Path:
         return self._store.tables_folder / table_name
