@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from resources.config.settings import Settings
+from resources.config.settings_file import PROJECT_ROOT
 from resources.environment import prepare_data_folder
 from resources.errors import PipelineError
 from resources.schema.operations_tables import STAGE_RUNS
@@ -25,7 +26,6 @@ from resources.storage.table_repair import TableRepair
 from resources.storage.tables_choice import check_tables_url, record_tables_url
 from tests.builders.class_minutes import class_minutes
 from tests.builders.damaged_tables import flip_bytes, newest_file
-from tests.builders.locations import PROJECT_ROOT
 from tests.builders.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
