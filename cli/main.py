@@ -16,7 +16,7 @@ from cli.notify_command import notify
 from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, settings_option, weights_option
 from cli.process_command import process
 from cli.repair_command import repair
-from cli.search_command import search
+from cli.serve_command import serve
 from cli.settings_command import print_settings
 from cli.stage_command import stage
 from cli.stale_command import stale
@@ -34,6 +34,7 @@ def commands() -> None:
 
 commands.add_command(process)
 commands.add_command(dev)
+commands.add_command(serve)
 commands.add_command(worker)
 commands.add_command(stale)
 commands.add_command(crops)

@@ -1,1 +1,1 @@
-"""The web server of `cv-assets dev`: Dagster's UI behind a guard that other web pages cannot get past."""
+"""The web servers: Dagster's UI behind a guard, and the pages and the API of recordings (`cv-assets serve`)."""

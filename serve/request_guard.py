@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 """The address at which the UI listens."""
-_HOST_NAMES = (HOST, "localhost", "[::1]")
+HOST_NAMES = (HOST, "localhost", "[::1]")
+"""Names of this machine's loopback addresses in URLs."""
 _HTTP_PORT = 80  # which browsers leave out
 _JSON = "application/json"
 _MAX_QUOTE_LENGTH = 100
@@ -30,7 +31,7 @@ class RequestGuard:
     def __init__(self, app: "ASGIApp", port: int) -> None:
         self._app = app
         suffixes = (f":{port}", "") if port == _HTTP_PORT else (f":{port}",)
-        self._hosts = {f"{name}{suffix}" for name in _HOST_NAMES for suffix in suffixes}
+        self._hosts = {f"{name}{suffix}" for name in HOST_NAMES for suffix in suffixes}
         self._address = f"http://{HOST}:{port}"
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -51,30 +52,31 @@ class RequestGuard:
 
     def _refusal(self, scope: "Scope") -> str | None:
         """The sentence for a request that is refused; None for any other."""
-        hosts, origins = _header_values(scope, b"host"), _header_values(scope, b"origin")
+        hosts, origins = header_values(scope, b"host"), header_values(scope, b"origin")
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            return f"Host {_quote(hosts)} is refused: this UI answers only at {self._address}."
+            return f"Host {quote_values(hosts)} is refused: this UI answers only at {self._address}."
         if any(origin.lower() not in {f"http://{host}" for host in self._hosts} for origin in origins):
             return (
-                f"Origin {_quote(origins)} is refused: only the pages of this UI, and programs that send no Origin, "
-                "may use it."
+                f"Origin {quote_values(origins)} is refused: only the pages of this UI, and programs that send no "
+                "Origin, may use it."
             )
         method = scope.get("method")  # a WebSocket has none
         if method == "POST":
-            types = _header_values(scope, b"content-type")
+            types = header_values(scope, b"content-type")
             if len(types) != 1 or types[0].partition(";")[0].strip().lower() != _JSON:
-                return f"Content-Type {_quote(types)} is refused: send {_JSON}."
+                return f"Content-Type {quote_values(types)} is refused: send {_JSON}."
         elif method is not None and scope["path"].rstrip("/") == "/graphql":
-            accepted = _header_values(scope, b"accept")
+            accepted = header_values(scope, b"accept")
             if not accepted or "text/html" not in accepted[0]:  # to which Dagster answers with the page
                 return f"GET /graphql only opens the GraphiQL page in a browser: send queries by POST, as {_JSON}."
         return None
 
 
-def _header_values(scope: "Scope", name: bytes) -> list[str]:
+def header_values(scope: "Scope", name: bytes) -> list[str]:
+    """All values of a header of a request."""
     return [value.decode("latin-1") for header, value in scope["headers"] if header == name]
 
 
-def _quote(values: Sequence[str]) -> str:
+def quote_values(values: Sequence[str]) -> str:
     """Quote the values of a header, as ASCII and shortened."""
     return ascii(", ".join(values)[:_MAX_QUOTE_LENGTH]) if values else "(none)"

@@ -19,7 +19,7 @@ from resources.config.media_config import IngestSettings, SceneSettings, VideoSe
 from resources.config.operations_config import BatchSettings, NotificationSettings, QueueSettings, RetentionSettings
 from resources.config.search_config import SearchSettings
 from resources.config.section import FolderPath, Section
-from resources.config.stage_config import OwnStageSettings
+from resources.config.serve_config import ServeSettings
 from resources.config.tracking_config import CropSettings, TrackSettings
 
 
@@ -77,6 +77,7 @@ class Settings(Section):
     )
     notifications: NotificationSettings = NotificationSettings()
     retention: RetentionSettings = RetentionSettings()
+    serve: ServeSettings = ServeSettings()
 
     @property
     def watched_folders(self) -> tuple[Path, ...]:

@@ -114,9 +114,9 @@ def _validate(values: Mapping[str, Any], file: Path) -> Settings:
         message = first_error["msg"].removeprefix("Value error, ").replace(" after validation", "")
         message = message.replace("tuple", "list").replace("Tuple", "List")
         value = first_error["input"]
-        # A value of the notifications section may be a secret; so may a part of a larger value, where lines are
-        # indented wrongly. The cause is left out, because Dagster would print it with the values.
-        is_quotable = isinstance(value, str | int | float) and not key.startswith("notifications")
+        # A value of the sections notifications and serve may be a secret; so may a part of a larger value, where lines
+        # are indented wrongly. The cause is left out, because Dagster would print it with the values.
+        is_quotable = isinstance(value, str | int | float) and not key.startswith(("notifications", "serve"))
         quote = f" (value: {value!r})" if is_quotable and len(repr(value)) <= _MAX_QUOTE_LENGTH else ""
         raise PipelineError(f"{file}: {key}: {message}{quote}.") from None
     weights = [model.weights for model in settings.all_models]

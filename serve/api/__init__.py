@@ -1,0 +1,1 @@
+"""The API for other programs: the handlers of each subject under /api/."""

@@ -1,0 +1,65 @@
+"""The normalized video of a recording, with byte ranges: GET /media/{recording_id}/video."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from resources.errors import RecordingError
+from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
+from resources.watched_files import resolve_source_path
+from serve.app_state import AppState, State
+from serve.problems import PROBLEM_RESPONSES, ProblemError
+
+media_router = APIRouter(tags=["media"], responses=PROBLEM_RESPONSES)
+
+
+@media_router.api_route(
+    "/media/{recording_id}/video",
+    methods=["GET", "HEAD"],
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"video/mp4": {}}},
+        206: {"description": "A range."},
+        416: {"description": "No such range."},
+    },
+)
+def send_video(recording_id: str, state: State) -> FileResponse:
+    """Send the normalized video of a recording: upright, with square pixels, and seekable by byte ranges."""
+    return FileResponse(find_video(state, recording_id), media_type="video/mp4", content_disposition_type="inline")
+
+
+def find_video(state: AppState, recording_id: str) -> Path:
+    """Find the normalized video of a recording: a file of the data folder, or the source file that conforms.
+
+    Raises:
+        ProblemError: There is no such recording, it has no video yet or any more, or its path leads out of its folder.
+    """
+    row = _read_row(state, recording_id)
+    if row is None:
+        raise ProblemError(404, f"Recording {recording_id!a} does not exist: GET /api/recordings lists all.")
+    if row["video_path"] is None:
+        raise ProblemError(404, f"Recording {recording_id} has no normalized video: materialize normalized_video.")
+    if row["normalized_by"] == "reference":  # the absolute path of the source file
+        try:
+            file = resolve_source_path(state.settings, row["video_path"]).resolve()
+        except RecordingError as error:
+            raise ProblemError(404, str(error)) from error
+    else:
+        file = (state.data_folder / row["video_path"]).resolve()
+        if not file.is_relative_to(state.data_folder.resolve()):
+            raise ProblemError(
+                404, f"The video of {recording_id} is outside the data folder: put the file itself there."
+            )
+    if not file.is_file():
+        raise ProblemError(404, f"The video of {recording_id} is missing: materialize normalized_video again.")
+    return file
+
+
+def _read_row(state: AppState, recording_id: str) -> dict[str, Any] | None:
+    """Where the video of a recording is; None if there is no such recording."""
+    if not state.store.read(RECORDINGS, [recording_id], ["recording_id"]).num_rows:
+        return None
+    contents = state.store.read(RECORDING_CONTENTS, [recording_id], ["video_path", "normalized_by"]).to_pylist()
+    return contents[0] if contents else {"video_path": None, "normalized_by": None}

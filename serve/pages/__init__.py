@@ -1,0 +1,1 @@
+"""The pages that people open: library, recording, camera, queue and search."""
