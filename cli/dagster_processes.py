@@ -27,7 +27,7 @@ _CODE_SERVER_CHECK_INTERVAL_S, _MAX_CHECKS_WITHOUT_CODE_SERVER = 5.0, 3
 
 
 class DagsterServices:
-    """Code server, UI and daemon of `cv-assets dev`, each the leader of a process group.
+    """Code server, UI, daemon and pages of `cv-assets dev`, each the leader of a process group.
 
     Args:
         data_folder: The data folder, with Dagster's home.
@@ -60,6 +60,7 @@ class DagsterServices:
             code_server = self._start("code server", *command, *code, "--socket", str(socket))
             if self._workers:
                 self._workers.start()
+            self._start("pages", sys.executable, "-m", "serve.web_server")
             # The UI waits for the workspace file; until then it imports what it needs.
             self._start("UI", sys.executable, "-m", "serve.dagster_ui", str(self._port), str(workspace_file))
             deadline_s = time.monotonic() + _CODE_SERVER_START_S

@@ -34,13 +34,15 @@ _DISK_CHECK_INTERVAL_S = 5.0
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
 def dev(data: Path | None, weights: str | None, settings: Path | None, workers: bool, port: int) -> None:
-    """Run the UI and the daemon on this machine, with the sensors on, until stopped."""
+    """Run the UI, the pages, the API and the daemon on this machine, with the sensors on, until stopped."""
     from resources.notifications.delivery import check_channel
+    from serve.web_server import read_token
 
     loaded_settings = choose_settings(settings=settings, data_folder=data, weights=weights)
     data_folder = loaded_settings.data_folder
     for channel in loaded_settings.notifications.channels:
         check_channel(channel)
+    read_token(loaded_settings)  # which the pages would miss only after the start
     # Before the access to new files is restricted, because others put files into it. Only this folder is created:
     # further watched folders may be mount points that are not mounted.
     loaded_settings.watched_folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The command serve: the pages of recordings and the API for other programs."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -22,5 +23,5 @@ def serve(data: Path | None, settings: Path | None, host: str, port: int | None)
     loaded_settings = choose_settings(settings=settings, data_folder=data)
     loaded_settings.watched_folder.mkdir(parents=True, exist_ok=True)
     prepare_data_folder(loaded_settings)
-    with interrupt_on_sigterm():
+    with suppress(KeyboardInterrupt), interrupt_on_sigterm():
         run_server(loaded_settings, host, port, announce=lambda address: click.echo(f"Pages and API: {address}"))

@@ -29,7 +29,7 @@ from cv_assets.camera_settings import CameraObserver, cameras_of
 from cv_assets.crash_marker import crash_marker
 from cv_assets.data_versions import DataVersions
 from cv_assets.recording_status import RecordingStatus, is_news
-from cv_assets.stage_metadata import Metadata, display_metadata, progress_reporter
+from cv_assets.stage_metadata import Metadata, display_metadata, progress_reporter, recording_link
 from resources.config.settings import Settings
 from resources.config.stage_version import StageVersion
 from resources.dagster_instance.dagster_names import UNFINISHED_STATUSES
@@ -198,7 +198,10 @@ def _process_each(
                     f"The recording has no results, because its file was rejected: {attempts.rejected[recording_id]}"
                 )
             metadata = _process_one(stage, context, store, process, recording_id, durations_s.get(recording_id))
-            result.metadata[recording_id] = {name: display_metadata(values) for name, values in metadata.items()}
+            page = {"recording": recording_link(recording_id)}
+            result.metadata[recording_id] = {
+                name: display_metadata({**values, **page}) for name, values in metadata.items()
+            }
             model_load_count = next((m["model_load_count"] for m in metadata.values() if "model_load_count" in m), None)
             attempts.end(
                 recording_id, *_status_in_metadata(metadata), has_results=True, model_load_count=model_load_count

@@ -50,6 +50,11 @@ def _round(value: Any, digits: int) -> Any:
     return round(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
+def recording_link(recording_id: str) -> MetadataValue:
+    """The page of a recording, at a path of Dagster's UI, which leads on to wherever the pages are served."""
+    return MetadataValue.url(f"/recordings/{recording_id}")
+
+
 def class_count_metadata(unit: str, counts: Mapping[str, int]) -> Metadata:
     """Metadata with the count of each class, which the UI plots over the recordings; rare classes are added up.
 

@@ -42,6 +42,11 @@ def content_fingerprint(path: Path, size_bytes: int | None = None) -> str:
     return digest.hexdigest()
 
 
+def new_content_digest() -> "hashlib.blake2b":
+    """Begin the hash of all bytes of a file, for content that arrives in parts."""
+    return hashlib.blake2b(digest_size=_HASH_BYTES)
+
+
 def is_sampled(size_bytes: int) -> bool:
     """Whether a file of this size is so large that its fingerprint covers only a part of it."""
     return size_bytes > _BLOCK_COUNT * _BLOCK_BYTES
@@ -59,7 +64,7 @@ def read_content_hash(path: Path) -> tuple[FileState, str]:
     """
     state = FileState.read(path)
     with path.open("rb", buffering=0) as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_HASH_BYTES))
+        digest = hashlib.file_digest(file, new_content_digest)
     if FileState.read(path) != state:
         raise RecordingError("The file changed while it was read: leave it unchanged while it is processed.")
     return state, digest.hexdigest()

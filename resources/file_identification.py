@@ -38,6 +38,27 @@ def recording_id_of(file_name: str, digits: str, digit_count: int = _ID_DIGIT_CO
     return f"{slug or 'recording'}-{digits[:digit_count]}"
 
 
+def new_recording_id(
+    file_name: str, fingerprint: str, content_hash: str | None, fingerprints: Mapping[str, str]
+) -> str:
+    """Choose the id of a new recording: the shortest that no other recording has.
+
+    Args:
+        file_name: Name of its file.
+        fingerprint: Its fingerprint.
+        content_hash: Hash of its content, where a recording with the same fingerprint has other content; else None.
+        fingerprints: Fingerprint by recording.
+    """
+    digits = f"{fingerprint}{content_hash or ''}"
+    candidates = [recording_id_of(file_name, digits, count) for count in _ID_DIGIT_COUNTS if count <= len(digits)]
+
+    def is_free(recording_id: str) -> bool:
+        owner = fingerprints.get(recording_id)
+        return owner is None or (content_hash is None and owner == fingerprint)
+
+    return next(filter(is_free, candidates), candidates[-1])
+
+
 @dataclass(frozen=True)
 class KnownContents:
     """What runs have stored of the contents of recordings and files.
@@ -240,16 +261,9 @@ class _Identification:
 
     def _new_recording(self, file: SourceFile, content_hash: str | None) -> SourceFile:
         """The file as that of a new recording, with an id that no other recording has."""
-        digits = f"{file.fingerprint}{content_hash or ''}"
         name = PurePosixPath(file.source_path).name
-        candidates = [recording_id_of(name, digits, count) for count in _ID_DIGIT_COUNTS if count <= len(digits)]
-
-        def is_free(recording_id: str) -> bool:
-            owner = self._fingerprints.get(recording_id)
-            return owner is None or (content_hash is None and owner == file.fingerprint)
-
-        new_file = replace(file, seen_at_utc=datetime.now(UTC))
-        return self._known(new_file, next(filter(is_free, candidates), candidates[-1]))
+        recording_id = new_recording_id(name, file.fingerprint or "", content_hash, self._fingerprints)
+        return self._known(replace(file, seen_at_utc=datetime.now(UTC)), recording_id)
 
     def _known(self, file: SourceFile, recording_id: str) -> SourceFile:
         known = replace(file, recording_id=recording_id, state="known", reason=None)

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
+from cv_assets.asset_graph import AssetGraph
 from resources.config.settings import Settings
 from resources.config.settings_file import find_settings_file, load_settings
 from resources.errors import PipelineError
 from resources.storage.delta_store import Store
 from resources.watched_files import FileState
+from serve.dagster_client import DagsterClient
 from serve.published_results import PublishedResults
+from serve.run_progress import RunProgress
+from serve.sql_runner import SqlRunner
+from serve.submissions import Submissions
+from serve.uploads import Uploads
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -29,13 +35,24 @@ class AppState:
         data_folder: The data folder, which stays the same while the server runs.
         store: The tables, for reading.
         results: The published results.
+        progress: The unfinished runs, and what their stages report.
+        submissions: What programs have submitted, and their callbacks.
+        uploads: Puts uploads into the watched folder.
+        dagster: Launches and ends runs.
+        sql: Runs SQL queries in processes of their own.
     """
 
     def __init__(self, settings: Settings, instance: "DagsterInstance | None" = None) -> None:
         self.data_folder: Path = settings.data_folder
         self.store = Store(settings.data_folder)
         self.results = PublishedResults(settings.data_folder)
+        self.progress = RunProgress(lambda: self.instance)
+        self.submissions = Submissions(settings.data_folder)
+        self.uploads = Uploads(self.store)
+        self.dagster = DagsterClient(settings.data_folder)
+        self.sql = SqlRunner(settings.data_folder)
         self._settings, self._instance = settings, instance
+        self._graph: AssetGraph | None = None
         self._lock = threading.Lock()
         self._settings_state = _read_file_state(find_settings_file())
 
@@ -53,6 +70,15 @@ class AppState:
                 if settings.data_folder == self.data_folder:
                     self._settings = settings
             return self._settings
+
+    @property
+    def graph(self) -> AssetGraph:
+        """The asset graph of the settings in force."""
+        settings = self.settings
+        with self._lock:
+            if self._graph is None or self._graph.settings is not settings:
+                self._graph = AssetGraph.build(settings)
+            return self._graph
 
     @property
     def instance(self) -> "DagsterInstance":

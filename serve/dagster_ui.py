@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from resources.dagster_instance.private_api import open_workspace
+from resources.dagster_instance.server_addresses import DAGSTER_UI, PAGES, announced_address, read_address
 from serve.request_guard import HOST, RequestGuard
 
 _POLL_S = 0.1
@@ -33,9 +34,15 @@ def serve_ui(port: int, workspace_file: Path) -> None:
         instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_MAX_OVERFLOW)
         with open_workspace(instance, workspace_file) as workspace:
             app = create_app_from_workspace_process_context(workspace, live_data_poll_rate=_LIVE_DATA_INTERVAL_MS)
-            uvicorn.run(
-                RequestGuard(app, port), host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=_CLOSE_S
-            )
+            data_folder = Path(instance.root_directory).parent
+            with announced_address(data_folder, DAGSTER_UI, f"http://{HOST}:{port}"):
+                uvicorn.run(
+                    RequestGuard(app, port, lambda: read_address(data_folder, PAGES)),
+                    host=HOST,
+                    port=port,
+                    log_level="warning",
+                    timeout_graceful_shutdown=_CLOSE_S,
+                )
 
 
 if __name__ == "__main__":

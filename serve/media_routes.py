@@ -15,9 +15,9 @@ from serve.problems import PROBLEM_RESPONSES, ProblemError
 media_router = APIRouter(tags=["media"], responses=PROBLEM_RESPONSES)
 
 
-@media_router.api_route(
+@media_router.head("/media/{recording_id}/video", include_in_schema=False)
+@media_router.get(
     "/media/{recording_id}/video",
-    methods=["GET", "HEAD"],
     response_class=FileResponse,
     responses={
         200: {"content": {"video/mp4": {}}},

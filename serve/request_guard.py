@@ -5,7 +5,7 @@ browser sends the page's own address as Origin with each POST and WebSocket, and
 127.0.0.1 sends that name as Host. A GET has no Origin, so it must not change anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ HOST_NAMES = (HOST, "localhost", "[::1]")
 """Names of this machine's loopback addresses in URLs."""
 _HTTP_PORT = 80  # which browsers leave out
 _JSON = "application/json"
+RECORDING_PATH = "/recordings/"
+"""Path of the pages of recordings, to which assets in Dagster link; the UI has no pages under it."""
 _MAX_QUOTE_LENGTH = 100
 
 
@@ -26,20 +28,28 @@ class RequestGuard:
     Args:
         app: Dagster's web application.
         port: Port of the UI.
+        pages_address: Returns the address of the pages of recordings; None while they are not served.
     """
 
-    def __init__(self, app: "ASGIApp", port: int) -> None:
-        self._app = app
+    def __init__(self, app: "ASGIApp", port: int, pages_address: Callable[[], str | None] = lambda: None) -> None:
+        self._app, self._pages_address = app, pages_address
         suffixes = (f":{port}", "") if port == _HTTP_PORT else (f":{port}",)
         self._hosts = {f"{name}{suffix}" for name in HOST_NAMES for suffix in suffixes}
         self._address = f"http://{HOST}:{port}"
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Answer a refused request with status 403 and one sentence; pass any other on."""
-        from starlette.responses import PlainTextResponse
+        from starlette.responses import PlainTextResponse, RedirectResponse
 
         if scope["type"] != "lifespan" and (sentence := self._refusal(scope)):
             await PlainTextResponse(f"{sentence}\n", 403)(scope, receive, send)
+            return
+        if scope["type"] == "http" and scope["path"].startswith(RECORDING_PATH):
+            if address := self._pages_address():
+                await RedirectResponse(f"{address}{scope['path']}", 307)(scope, receive, send)
+            else:
+                sentence = "The pages of recordings are not served: start cv-assets serve."
+                await PlainTextResponse(f"{sentence}\n", 404)(scope, receive, send)
             return
 
         async def send_unframed(message: "Message") -> None:

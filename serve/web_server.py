@@ -2,19 +2,25 @@
 
 import socket
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+
+import click
 
 from resources.config.settings import Settings
+from resources.config.settings_file import load_settings
+from resources.dagster_instance.server_addresses import PAGES, announced_address
 from resources.errors import PipelineError
 from resources.notifications.delivery import resolve_secret
 from serve.access_control import Access
 from serve.app import DEFAULT_PORT, build_app
+from serve.request_guard import HOST
 
-ADDRESS_FILE = "serve-address"
-"""File in Dagster's home with the address of the pages."""
 _CLOSE_S = 1  # open pages keep event streams, which would otherwise hold up the end of the process
-_MAX_ADDRESS_LENGTH = 300
+
+
+@click.command()
+def serve_pages() -> None:
+    """Serve the pages and the API on 127.0.0.1 for `cv-assets dev`, with the settings in force."""
+    run_server(load_settings(), HOST, None, lambda address: click.echo(f"Pages and API: {address}"))
 
 
 def run_server(settings: Settings, host: str, port: int | None, announce: Callable[[str], None]) -> None:
@@ -31,7 +37,7 @@ def run_server(settings: Settings, host: str, port: int | None, announce: Callab
     """
     import uvicorn
 
-    token = resolve_secret(settings.serve.token) if settings.serve.token else None
+    token = read_token(settings)
     Access.to_address(host, DEFAULT_PORT, token)  # before anything listens
     listener = _listen(host, port)
     port = int(listener.getsockname()[1])
@@ -39,24 +45,26 @@ def run_server(settings: Settings, host: str, port: int | None, announce: Callab
     app = build_app(settings, access)
     shown_host = f"[{host}]" if ":" in host else host
     address = f"http://{shown_host}:{port}"
-    file = settings.data_folder / "dagster" / ADDRESS_FILE
-    file.write_text(address, encoding="utf-8")
-    announce(address)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_CLOSE_S, server_header=False)
-    try:
+    with listener, announced_address(settings.data_folder, PAGES, address):
+        announce(address)
         uvicorn.Server(config).run([listener])
-    finally:
-        listener.close()
-        if read_address(settings.data_folder) == address:
-            file.unlink(missing_ok=True)
 
 
-def read_address(data_folder: Path) -> str | None:
-    """Read the address of the pages; None while they are not served."""
-    with suppress(OSError, ValueError):
-        text = (data_folder / "dagster" / ADDRESS_FILE).read_text(encoding="utf-8")
-        return text.strip() if len(text) <= _MAX_ADDRESS_LENGTH else None
-    return None
+def read_token(settings: Settings) -> str | None:
+    """Read the token of the settings; None without one.
+
+    Raises:
+        PipelineError: The token is short, or comes from an environment variable that is not set.
+    """
+    if settings.serve.token is None:
+        return None
+    try:
+        token = resolve_secret(settings.serve.token)
+    except PipelineError as error:
+        raise PipelineError(f"serve.token: {error}.") from error
+    Access.to_address(HOST, DEFAULT_PORT, token)
+    return token
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
@@ -83,3 +91,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             listener.listen()
             return listener
     raise AssertionError("unreachable")
+
+
+if __name__ == "__main__":
+    serve_pages()

@@ -18,7 +18,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -142,12 +142,25 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _post_to_webhook(channel: WebhookSettings, url: str, message: Message) -> Delivery:
-    body = json.dumps(build_webhook_payload(channel, message), ensure_ascii=False).encode()
+    return post_json(url, build_webhook_payload(channel, message), lambda: _tls_context(channel))
+
+
+def post_json(
+    url: str, payload: Mapping[str, Any], tls_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
+) -> Delivery:
+    """Send a payload by one POST, without following redirects, and return the result.
+
+    Args:
+        url: A web address.
+        payload: The values to send as JSON.
+        tls_context: Builds the context that verifies the server of an https address.
+    """
+    body = json.dumps(payload, ensure_ascii=False).encode()
     headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "cv-assets"}
     request = urllib.request.Request(url, body, headers, method="POST")
     handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
     if request.type == "https":
-        handlers.append(urllib.request.HTTPSHandler(context=_tls_context(channel)))
+        handlers.append(urllib.request.HTTPSHandler(context=tls_context()))
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=_RESPONSE_TIMEOUT_S):
             return Delivery("sent")
