@@ -1,1 +1,1 @@
-"""The pages that people open: library, recording, camera, queue and search."""
+"""The pages that people open: their routes and the data that they show, read from the published results."""

@@ -1,0 +1,99 @@
+// Plays a video on a canvas: each presented frame and what is drawn over it are painted in one callback, by the frame's
+// own PTS. Where a browser cannot tell which frame it shows, the drawing is left out while the video plays.
+
+const MAX_CANVAS_PX = 1920;
+export const RATES = [0.25, 0.5, 1, 2, 4];
+
+export class Player extends EventTarget {
+  // paint(context, width, height, frame): draws over a frame; frame is -1 if it is unknown.
+  constructor(video, canvas, clock, paint) {
+    super();
+    Object.assign(this, { video, canvas, clock, paint });
+    this.context = canvas.getContext("2d", { alpha: false });
+    this.frame = -1; // the frame on the canvas
+    this.target = 0; // the frame last asked for
+    this.isExact = "requestVideoFrameCallback" in HTMLVideoElement.prototype && !new URLSearchParams(location.search).has("no-rvfc");
+    this.drawMs = new Float64Array(600);
+    this.drawCount = 0;
+    if (this.isExact) this.#listen(); else this.#listenWithout();
+    video.addEventListener("seeked", () => { if (this.pendingSeek !== undefined) this.#seekPending(); });
+    for (const name of ["play", "pause", "ended", "ratechange"]) video.addEventListener(name, () => this.dispatchEvent(new Event("state")));
+    new ResizeObserver(() => { this.#resize(); this.redraw(); }).observe(canvas);
+  }
+
+  get isPlaying() { return !this.video.paused && !this.video.ended; }
+
+  #listen() {
+    const present = (_, metadata) => {
+      this.video.requestVideoFrameCallback(present);
+      this.#draw(this.clock.frameAt(metadata.mediaTime));
+    };
+    this.video.requestVideoFrameCallback(present);
+  }
+
+  // Without requestVideoFrameCallback: the picture alone while playing; after a pause, a seek to the middle of the frame.
+  #listenWithout() {
+    const follow = () => { if (this.isPlaying) { this.#draw(-1); requestAnimationFrame(follow); } };
+    this.video.addEventListener("play", follow);
+    this.video.addEventListener("pause", () => this.seek(this.clock.frameContaining(this.video.currentTime)));
+    const settle = () => requestAnimationFrame(() => requestAnimationFrame(() => {
+      if (!this.isPlaying && !this.video.seeking) this.#draw(this.clock.frameContaining(this.video.currentTime));
+    }));
+    this.video.addEventListener("seeked", settle);
+    this.video.addEventListener("loadeddata", settle);
+  }
+
+  #resize() {
+    const { video, canvas } = this;
+    if (!video.videoWidth) return;
+    const shown = canvas.clientWidth * devicePixelRatio || video.videoWidth;
+    const width = Math.round(Math.min(video.videoWidth > shown ? shown : Math.max(shown, video.videoWidth), MAX_CANVAS_PX));
+    const height = Math.round(width * video.videoHeight / video.videoWidth);
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  }
+
+  #draw(frame) {
+    const startMs = performance.now();
+    if (this.frame < 0) this.#resize();
+    const { context, canvas } = this;
+    context.drawImage(this.video, 0, 0, canvas.width, canvas.height);
+    this.frame = frame;
+    this.paint(context, canvas.width, canvas.height, frame);
+    canvas.dataset.frame = frame;
+    this.drawMs[this.drawCount++ % this.drawMs.length] = performance.now() - startMs;
+    if (frame >= 0) {
+      if (this.isPlaying) this.target = frame;
+      this.dispatchEvent(new Event("frame"));
+    }
+  }
+
+  // Paints the shown frame again, because what is drawn over it has changed.
+  redraw() {
+    if (this.video.readyState >= 2 && !this.video.seeking && this.canvas.width) this.#draw(this.frame);
+  }
+
+  // Shows a frame; of several seeks that follow each other fast, only the last is carried out.
+  seek(frame) {
+    this.target = Math.min(this.clock.count - 1, Math.max(0, frame));
+    if (this.video.seeking) { this.pendingSeek = this.target; return; }
+    this.video.currentTime = this.clock.seekTime(this.target);
+  }
+
+  #seekPending() {
+    const frame = this.pendingSeek;
+    this.pendingSeek = undefined;
+    if (frame !== this.frame) this.video.currentTime = this.clock.seekTime(frame);
+  }
+
+  step(count) {
+    if (this.isPlaying) { this.video.pause(); this.target = Math.max(0, this.frame); }
+    this.seek(this.target + count);
+  }
+
+  toggle() {
+    if (this.isPlaying) this.video.pause();
+    else this.video.play().catch(() => {}); // a browser may refuse until a person has clicked
+  }
+
+  setRate(rate) { this.video.playbackRate = rate; }
+}
