@@ -1,6 +1,7 @@
 """Objects with their best crops: those of a recording, and those that a search finds."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ class ObjectFilter:
         attribute: Value of an attribute that a person gave it, or its name.
         from_utc: Earliest time at which it may have been last seen, ISO 8601, UTC.
         to_utc: Latest time at which it may have been first seen.
+        from_s: Earliest time of the recording at which it may have been last seen.
+        to_s: Latest time of the recording at which it may have been first seen.
         min_duration_s: Shortest time in view.
         is_doubtful: Only objects whose track is doubtful.
     """
@@ -35,6 +38,8 @@ class ObjectFilter:
     attribute: str = ""
     from_utc: str = ""
     to_utc: str = ""
+    from_s: float = 0
+    to_s: float = math.inf
     min_duration_s: float = 0
     is_doubtful: bool = False
 
@@ -42,7 +47,7 @@ class ObjectFilter:
         """The conditions on rows of v_objects in SQL, and the values of their parameters."""
         conditions, values = ["NOT is_left_out"], dict[str, object]()
         for name, condition in _CONDITIONS.items():
-            if value := getattr(self, name):
+            if (value := getattr(self, name)) and value != math.inf:
                 conditions.append(condition)
                 if f"${name}" in condition:
                     values[name] = value
@@ -65,6 +70,8 @@ _CONDITIONS = {
     "attribute": _ATTRIBUTE_SQL,
     "from_utc": "end_utc >= ($from_utc || '+00')::TIMESTAMPTZ",
     "to_utc": "start_utc <= ($to_utc || '+00')::TIMESTAMPTZ",
+    "from_s": "end_s > $from_s",
+    "to_s": "start_s < $to_s",
     "min_duration_s": "duration_s >= $min_duration_s",
     "is_doubtful": "is_doubtful",
 }

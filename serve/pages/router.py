@@ -1,12 +1,12 @@
 """The addresses of the pages."""
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
+
+from serve.pages.camera_pages import camera_router
+from serve.pages.library_pages import library_router
+from serve.pages.recording_pages import recording_router
+from serve.pages.search_pages import search_router
 
 pages_router = APIRouter(include_in_schema=False)
-
-
-@pages_router.get("/", response_class=HTMLResponse)
-def show_library() -> str:
-    """Show the library of all recordings."""
-    return "<!doctype html><title>Recordings</title><p><a href=/docs>API</a></p>"
+for _router in (library_router, camera_router, search_router, recording_router):
+    pages_router.include_router(_router)

@@ -20,13 +20,16 @@ _EVENTS_SQL = """
 """
 
 
-def read_timeline(connection: duckdb.DuckDBPyConnection, recording_id: str, duration_s: float) -> Row:
+def read_timeline(
+    connection: duckdb.DuckDBPyConnection, recording_id: str, duration_s: float, max_events: int = MAX_EVENTS
+) -> Row:
     """Read the lanes, events and marks of one recording.
 
     Args:
         connection: The published results.
         recording_id: The recording.
         duration_s: Its duration.
+        max_events: How many events to read.
 
     Returns:
         "bin_s" (length of a bin), "classes" and "zones" (name and peak count per bin), "events" and "event_count",
@@ -40,7 +43,7 @@ def read_timeline(connection: duckdb.DuckDBPyConnection, recording_id: str, dura
         "bin_s": bin_s,
         "classes": _read_lanes(connection, recording_id, "class_presence", "class_name", bin_s),
         "zones": _read_lanes(connection, recording_id, "zone_presence", "zone_name", bin_s),
-        "events": fetch_rows(connection, _EVENTS_SQL, {"id": recording_id, "limit": MAX_EVENTS}),
+        "events": fetch_rows(connection, _EVENTS_SQL, {"id": recording_id, "limit": max_events}),
         "event_count": counts[0]["count"],
         "cuts": _read_cuts(connection, recording_id),
         "marks": _read_marks(connection, recording_id),

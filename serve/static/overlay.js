@@ -27,6 +27,16 @@ export class Overlay {
       && (confidence === null || confidence >= this.minConfidence);
   }
 
+  // The smallest visible box at a point, given in fractions of the frame; null if there is none.
+  trackAt(x, y, frame) {
+    let track = null, smallest = Infinity;
+    if (frame >= 0) this.store.visitBoxes(frame, (words, row) => {
+      const [left, top, right, bottom] = [0, 1, 2, 3].map((edge) => edgeOf(words, row, edge)), area = (right - left) * (bottom - top);
+      if (this.isVisible(words, row) && x >= left && x <= right && y >= top && y <= bottom && area < smallest) { smallest = area; track = trackOf(words, row); }
+    });
+    return track;
+  }
+
   paint(context, width, height, frame) {
     const unit = Math.max(1, width / 960);
     this.isLoading = false;
@@ -69,7 +79,7 @@ export class Overlay {
       const words = boxes[i], row = boxes[i + 1], track = trackOf(words, row);
       if (isCrowded && track !== this.selectedTrack) continue;
       const confidence = confidenceOf(words, row);
-      const text = `${this.classes[classOf(words, row)]} ${track}${confidence === null ? "" : ` ${Math.round(confidence * 100)}%`}`;
+      const text = `${this.classes[classOf(words, row)]} ${track}${confidence === null || width < 600 ? "" : ` ${Math.round(confidence * 100)}%`}`;
       const labelWidth = this.#width(context, text, size) + 8 * unit, labelHeight = size + 6 * unit;
       const left = Math.min(edgeOf(words, row, 0) * width - unit, width - labelWidth);
       const top = Math.max(0, edgeOf(words, row, 1) * height - labelHeight);

@@ -1,0 +1,80 @@
+"""Renders the pages from their templates, and shows the errors of pages as a page with one sentence."""
+
+import functools
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from resources.errors import PipelineError
+from serve.pages.result_rows import script_json
+from serve.problems import ProblemError
+
+_FOLDER = Path(__file__).parents[1] / "templates"
+
+
+def render(template: str, status: int = 200, **values: object) -> HTMLResponse:
+    """Render a template.
+
+    Args:
+        template: File name of the template.
+        status: Status of the answer.
+        values: Values by name in the template.
+    """
+    page = _environment().get_template(template).render(values)
+    return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
+
+
+class PageRoute(APIRoute):
+    """A route whose errors are shown as a page to a browser; programs get a problem document."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the handler of the route."""
+        handle = super().get_route_handler()
+
+        async def handle_page(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (ProblemError, PipelineError) as error:
+                if "text/html" not in request.headers.get("accept", ""):
+                    raise
+                status, sentence = (error.status_code, error.detail) if isinstance(error, ProblemError) else (503, error)
+                return render("message.html", status, title="Not available", sentence=str(sentence))
+
+        return handle_page
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "clock": format_clock_ms,
+        "duration": format_duration,
+        "address": lambda text: quote(str(text), safe=""),
+        "script_json": script_json,
+        "megabytes": lambda size_bytes: f"{size_bytes / 1e6:,.1f} MB",
+        "percent": lambda share: f"{share * 100:.1f} %",
+    }
+    return environment
+
+
+def format_clock_ms(time_ms: float | None) -> str:
+    """A time of the wall clock, UTC; a dash if it is unknown."""
+    return "–" if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def format_duration(seconds: float | None) -> str:
+    """A length of time as h:mm:ss or m:ss; a dash if it is unknown."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    minutes = f"{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
+    return f"{whole // 3600}:{minutes}" if whole >= 3600 else minutes
