@@ -1,7 +1,6 @@
-"""Writes zones and lines of a camera into the settings file: the rest of the text, with its comments, stays as it is."""
+"""Writes zones and lines of a camera into the settings file; the rest of the text, with its comments, stays."""
 
 import copy
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,8 +18,8 @@ _INDENT = 2
 def add_shapes(file: Path, camera: str, shapes: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path | None:
     """Add zones and lines to a camera's section of the settings file; one of the same name is replaced.
 
-    The new text is written only if it is valid and differs from the old one in nothing but these shapes. The old file is
-    kept beside it.
+    The new text is written only if it is valid and differs from the old one in nothing but these shapes. The old file
+    is kept beside it.
 
     Args:
         file: The settings file, which need not exist.
@@ -72,7 +71,9 @@ def add_shapes_to_text(text: str, camera: str, shapes: Mapping[str, Sequence[Map
         return _replace_value(text, root, "cameras", _dump(cameras, _INDENT))
     indent = section.value[0][0].start_mark.column
     if entry is None:
-        return _insert_line(text, _end_line(section), _key_text(camera, _dump(_merged({}, shapes), indent + _INDENT), indent))
+        return _insert_line(
+            text, _end_line(section), _key_text(camera, _dump(_merged({}, shapes), indent + _INDENT), indent)
+        )
     values = (yaml.safe_load(text)["cameras"][camera]) or {}
     if _is_inline(entry):
         return _replace_value(text, section, camera, _dump(_merged(values, shapes), indent + _INDENT))
@@ -127,7 +128,7 @@ def _check_text(file: Path, text: str, expected: Mapping[str, Any]) -> None:
     """
     if yaml.safe_load(text) != expected:
         raise PipelineError(
-            f"{file}: the text of the section cameras is too unusual to be changed here: copy the zones into it by hand."
+            f"{file}: the section cameras is written in a way that cannot be changed here: copy the zones into it."
         )
     # In the same folder, because paths are relative to the file.
     with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".yaml", prefix=".check-", encoding="utf-8") as trial:
@@ -151,7 +152,7 @@ def _replace_file(file: Path, text: str) -> None:
     next_file.write_text(text, encoding="utf-8")
     if file.exists():
         next_file.chmod(file.stat().st_mode & 0o777)
-    os.replace(next_file, file)
+    next_file.replace(file)
 
 
 def _find(node: yaml.Node | None, key: str) -> Any:

@@ -63,14 +63,17 @@ def read_chunk_index(connection: duckdb.DuckDBPyConnection, recording_id: str, s
     sums = np.add.reduceat(boxes, starts) if len(starts) else np.zeros(1, np.int64)
     first_frames[0] = 0
     return ChunkIndex(
-        tuple(sorted(name for (name,) in names.fetchall())), tuple(map(int, first_frames)), tuple(map(int, sums)), *size_px
+        tuple(sorted(name for (name,) in names.fetchall())),
+        tuple(map(int, first_frames)),
+        tuple(map(int, sums)),
+        *size_px,
     )
 
 
 def read_boxes(
     connection: duckdb.DuckDBPyConnection, recording_id: str, index: ChunkIndex, first_frame: int, end_frame: int
 ) -> np.ndarray:
-    """Read the boxes of some frames in order of frames, as rows of a chunk whose frames count from the recording's start.
+    """Read the boxes of some frames, in order of frames.
 
     Args:
         connection: The published results.
@@ -88,7 +91,7 @@ def read_boxes(
         FROM track_boxes WHERE recording_id = $id AND frame_index >= $first AND frame_index < $end
     """
     values = {"id": recording_id, "first": first_frame, "end": end_frame}
-    table = connection.execute(query, values).to_arrow_table()
+    table = connection.sql(query, params=values).to_arrow_table()
     frames = table["frame_index"].to_numpy().astype(np.int64)
     order = np.lexsort((table["track_id"].to_numpy(), frames))
     packed = np.zeros(len(frames), np.dtype([("frame_index", np.int64), ("row", _ROW)]))
@@ -103,9 +106,16 @@ def read_boxes(
     rows["confidence"] = np.where(confidence < 0, 0, 1 + np.rint(np.clip(confidence, 0, 1) * 254))
     flags = [(IS_INTERPOLATED, "is_interpolated"), (IS_CORRECTED, "is_corrected")]
     for flag, name in flags:
-        rows["flags"] |= (pc.fill_null(table[name], False).to_numpy(zero_copy_only=False)[order] * flag).astype(np.uint8)
+        rows["flags"] |= (pc.fill_null(table[name], False).to_numpy(zero_copy_only=False)[order] * flag).astype(
+            np.uint8
+        )
     for column, (name, length_px) in enumerate(
-        [("x_min_px", index.width_px), ("y_min_px", index.height_px), ("x_max_px", index.width_px), ("y_max_px", index.height_px)]
+        [
+            ("x_min_px", index.width_px),
+            ("y_min_px", index.height_px),
+            ("x_max_px", index.width_px),
+            ("y_max_px", index.height_px),
+        ]
     ):
         share = table[name].to_numpy()[order] / length_px
         rows["box"][:, column] = np.rint(np.clip(share, 0, 1) * _SCALE)

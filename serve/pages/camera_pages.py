@@ -113,4 +113,3 @@ def _day_ms(text: str) -> int:
         return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError:
         raise ProblemError(422, f"The day {text[:20]!a} is no date: write it as 2026-03-01.") from None
-

@@ -46,7 +46,7 @@ def read_camera_days(connection: duckdb.DuckDBPyConnection, camera: str | None, 
         error) in order of time, and "gaps" (start_ms, end_ms) between recordings.
     """
     values: dict[str, Any] = {"camera": camera, "first": first_day_ms, "end": first_day_ms + DAYS * _DAY_MS}
-    hours = f"""
+    hours = """
         SELECT epoch_ms(hour_utc) AS hour_ms, class_name, track_count, max_at_once FROM camera_hours
         WHERE camera IS NOT DISTINCT FROM $camera AND hour_utc >= make_timestamptz($first * 1000)
             AND hour_utc < make_timestamptz($end * 1000)

@@ -68,7 +68,9 @@ class Library:
     def read(cls, connection: duckdb.DuckDBPyConnection, snapshot: str) -> "Library":
         """Read all recordings."""
         rows = fetch_rows(connection, _ROWS_SQL)
-        days = connection.execute(f"SELECT strftime(make_timestamp(started_at_utc * 1000), '%Y-%m-%d') FROM ({_ROWS_SQL})")
+        days = connection.execute(
+            f"SELECT strftime(make_timestamp(started_at_utc * 1000), '%Y-%m-%d') FROM ({_ROWS_SQL})"
+        )
         for row, (day,) in zip(rows, days.fetchall(), strict=True):
             row["day"] = day
             row["search_text"] = f"{row['source_path']} {row['recording_id']}".casefold()

@@ -8,7 +8,6 @@ import duckdb
 from fastapi import Depends, Request
 
 from resources.config.settings import Settings
-from serve.app_state import get_state
 from serve.pages.box_chunks import BoxCache
 from serve.pages.library_rows import NO_CAMERA, Library
 from serve.pages.result_rows import Row
@@ -38,9 +37,8 @@ class PageState:
 
 def snapshot_name(connection: duckdb.DuckDBPyConnection) -> str:
     """Path of the published file that a connection has open."""
-    row = connection.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()").fetchone()
-    assert row is not None
-    return str(row[0])
+    query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+    return str(connection.execute(query).fetchall()[0][0])
 
 
 def get_page_state(request: Request) -> PageState:

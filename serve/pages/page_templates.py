@@ -44,7 +44,9 @@ class PageRoute(APIRoute):
             except (ProblemError, PipelineError) as error:
                 if "text/html" not in request.headers.get("accept", ""):
                     raise
-                status, sentence = (error.status_code, error.detail) if isinstance(error, ProblemError) else (503, error)
+                status, sentence = (
+                    (error.status_code, error.detail) if isinstance(error, ProblemError) else (503, error)
+                )
                 return render("message.html", status, title="Not available", sentence=str(sentence))
 
         return handle_page
@@ -53,7 +55,11 @@ class PageRoute(APIRoute):
 @functools.cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "clock": format_clock_ms,

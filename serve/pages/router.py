@@ -4,9 +4,10 @@ from fastapi import APIRouter
 
 from serve.pages.camera_pages import camera_router
 from serve.pages.library_pages import library_router
+from serve.pages.queue_pages import queue_router
 from serve.pages.recording_pages import recording_router
 from serve.pages.search_pages import search_router
 
 pages_router = APIRouter(include_in_schema=False)
-for _router in (library_router, camera_router, search_router, recording_router):
+for _router in (library_router, camera_router, search_router, queue_router, recording_router):
     pages_router.include_router(_router)

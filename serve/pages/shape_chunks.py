@@ -1,8 +1,8 @@
 """Masks, oriented boxes and keypoints of tracked objects, packed into binary chunks like their boxes.
 
 A row is a header of five little-endian 16-bit words (frame minus the first frame asked for, class as in the chunks of
-boxes, kind, track modulo 65536, number of points), followed by x and y of each point in 1/65535 of the frame's width and
-height. A keypoint with a confidence below 0.3 is (65535, 65535).
+boxes, kind, track modulo 65536, number of points), followed by x and y of each point in 1/65534 of the frame's width
+and height. A keypoint with a confidence below 0.3 is (65535, 65535).
 """
 
 from collections.abc import Sequence
@@ -49,8 +49,7 @@ def has_shapes(connection: duckdb.DuckDBPyConnection, recording_id: str) -> bool
     exist = " OR ".join(
         f"EXISTS (FROM {table} WHERE recording_id = $id)" for table in ("masks", "oriented_boxes", "keypoints")
     )
-    row = connection.execute(f"SELECT {exist}", {"id": recording_id}).fetchone()
-    return bool(row and row[0])
+    return bool(connection.execute(f"SELECT {exist}", {"id": recording_id}).fetchall()[0][0])
 
 
 def pack_shapes(

@@ -56,9 +56,7 @@ def drawn_camera(shapes: DrawnShapes, camera: CameraSettings) -> CameraSettings:
     return camera.model_copy(update={"zones": drawn.zones, "lines": drawn.lines, "ground": None, "units": "relative"})
 
 
-def count_at_shapes(
-    connection: duckdb.DuckDBPyConnection, recording_ids: Sequence[str], camera: CameraSettings
-) -> Row:
+def count_at_shapes(connection: duckdb.DuckDBPyConnection, recording_ids: Sequence[str], camera: CameraSettings) -> Row:
     """Count crossings, entries and exits at zones and lines over the stored tracks of some recordings.
 
     Tracks that settings leave out of counts are left out, as in the stage.
@@ -107,7 +105,7 @@ def _read_boxes(connection: duckdb.DuckDBPyConnection, recording_ids: Sequence[s
         ANTI JOIN (SELECT recording_id, track_id FROM still_tracks WHERE is_left_out) USING (recording_id, track_id)
         WHERE list_contains($ids, recording_id) ORDER BY recording_id, track_id, time_s
     """
-    boxes = connection.execute(query, {"ids": list(recording_ids)}).to_arrow_table()
+    boxes = connection.sql(query, params={"ids": list(recording_ids)}).to_arrow_table()
     ids = boxes["recording_id"].combine_chunks().dictionary_encode()
     counts = Counter[str]()
     for value in ids.value_counts().to_pylist():
@@ -126,4 +124,4 @@ def _read_frames(connection: duckdb.DuckDBPyConnection, recording_id: str, camer
         SELECT frame_index, time_s, camera_x_px, camera_y_px FROM frames
         WHERE recording_id = $id ORDER BY frame_index {limit}
     """
-    return connection.execute(query, {"id": recording_id}).to_arrow_table()
+    return connection.sql(query, params={"id": recording_id}).to_arrow_table()

@@ -1,6 +1,11 @@
 // Plays a video on a canvas: each presented frame and what is drawn over it are painted in one callback, by the frame's
 // own PTS. Where a browser cannot tell which frame it shows, the drawing is left out while the video plays.
 
+// The picture that a video shows now, with its PTS; null where a browser has no WebCodecs, as on http://<ip>.
+function copyPicture(video) {
+  try { return new VideoFrame(video); } catch { return null; }
+}
+
 const MAX_CANVAS_PX = 1920;
 export const RATES = [0.25, 0.5, 1, 2, 4];
 
@@ -17,6 +22,8 @@ export class Player extends EventTarget {
     this.drawCount = 0;
     if (this.isExact) this.#listen(); else this.#listenWithout();
     video.addEventListener("seeked", () => { if (this.pendingSeek !== undefined) this.#seekPending(); });
+    // A browser may first take a video for shorter than it is, and stop a seek at the end that it knows.
+    video.addEventListener("durationchange", () => { if (!this.isPlaying && this.frame >= 0 && this.target !== this.frame) this.seek(this.target); });
     for (const name of ["play", "pause", "ended", "ratechange"]) video.addEventListener(name, () => this.dispatchEvent(new Event("state")));
     new ResizeObserver(() => { this.#resize(); this.redraw(); }).observe(canvas);
   }
@@ -26,7 +33,12 @@ export class Player extends EventTarget {
   #listen() {
     const present = (_, metadata) => {
       this.video.requestVideoFrameCallback(present);
-      this.#draw(this.clock.frameAt(metadata.mediaTime));
+      // A late callback finds a newer picture than the one that it reports: a copy of the picture has its own time.
+      const copy = copyPicture(this.video);
+      const frame = copy ? this.clock.frameAt(copy.timestamp / 1e6) : -1;
+      if (frame >= 0) this.#draw(frame, copy);
+      else this.#draw(this.clock.frameAt(metadata.mediaTime));
+      copy?.close();
     };
     this.video.requestVideoFrameCallback(present);
   }
@@ -52,11 +64,11 @@ export class Player extends EventTarget {
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   }
 
-  #draw(frame) {
+  #draw(frame, picture = this.video) {
     const startMs = performance.now();
     if (this.frame < 0) this.#resize();
     const { context, canvas } = this;
-    context.drawImage(this.video, 0, 0, canvas.width, canvas.height);
+    context.drawImage(picture, 0, 0, canvas.width, canvas.height);
     this.frame = frame;
     this.paint(context, canvas.width, canvas.height, frame);
     canvas.dataset.frame = frame;
