@@ -23,7 +23,6 @@ from sensors.retries import recordings_of_run
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
 
-_REFRESH_INTERVAL_S = 1.0
 _MAX_PICTURES = 500
 _PICTURE = re.compile(r"^!\[(.*?)\]\(data:image/jpeg;base64,([A-Za-z0-9+/=]+)\)$", re.DOTALL)
 
@@ -109,10 +108,11 @@ class RunProgress:
 
     Args:
         open_instance: Opens Dagster's instance.
+        refresh_interval_s: Time for which what was read is used.
     """
 
-    def __init__(self, open_instance: "Callable[[], DagsterInstance]") -> None:
-        self._open_instance = open_instance
+    def __init__(self, open_instance: "Callable[[], DagsterInstance]", refresh_interval_s: float = 1.0) -> None:
+        self._open_instance, self._refresh_interval_s = open_instance, refresh_interval_s
         self._lock = threading.Lock()
         self._refreshed_s = float("-inf")
         self._runs: Sequence[UnfinishedRun] = ()
@@ -128,7 +128,7 @@ class RunProgress:
             PipelineError: The data folder has no Dagster home.
         """
         with self._lock:
-            if time.monotonic() - self._refreshed_s >= _REFRESH_INTERVAL_S:
+            if time.monotonic() - self._refreshed_s >= self._refresh_interval_s:
                 self._refresh()
                 self._refreshed_s = time.monotonic()
             return self._runs
