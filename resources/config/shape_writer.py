@@ -60,7 +60,7 @@ def add_shapes_to_text(text: str, camera: str, shapes: Mapping[str, Sequence[Map
     """
     if text and not text.endswith("\n"):
         text += "\n"
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     section = _find(root, "cameras")
     if section is None:
         return text + "cameras:\n" + _key_text(camera, _dump(_merged({}, shapes), 2 * _INDENT), _INDENT)

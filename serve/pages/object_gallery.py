@@ -137,7 +137,7 @@ def _read_pictures(
         text = base64.b64encode(row["jpeg"]).decode()
         pictures[row["recording_id"], row["track_id"], row["frame_index"]] = text
         in_frame.setdefault((row["recording_id"], row["frame_index"]), []).append(text)
-    only = {
+    only: dict[tuple[str, int | None, int], str] = {
         (recording_id, None, frame): texts[0] for (recording_id, frame), texts in in_frame.items() if len(texts) == 1
     }
     return {**only, **pictures}

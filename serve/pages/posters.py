@@ -32,5 +32,6 @@ def _read_poster(video: Path, mtime_ns: int, size_bytes: int) -> bytes | None:
         return None
     height_px = max(2, round(frame.height * WIDTH_PX / frame.width))
     content = io.BytesIO()
-    frame.to_image(width=WIDTH_PX, height=height_px).save(content, "JPEG", quality=_QUALITY)
+    image = frame.to_image(width=WIDTH_PX, height=height_px)  # type: ignore[no-untyped-call]
+    image.save(content, "JPEG", quality=_QUALITY)
     return content.getvalue()

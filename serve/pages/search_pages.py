@@ -62,7 +62,8 @@ def _read_choices(connection: duckdb.DuckDBPyConnection) -> Row:
         "cameras": "SELECT DISTINCT coalesce(camera, '-') FROM recordings ORDER BY 1",
         "classes": "SELECT DISTINCT class_name FROM class_presence ORDER BY 1",
         "places": """
-            SELECT DISTINCT unnest([zone_name, line_name]) AS place FROM (SELECT DISTINCT zone_name, line_name FROM zone_events)
+            SELECT DISTINCT unnest([zone_name, line_name]) AS place
+            FROM (SELECT DISTINCT zone_name, line_name FROM zone_events)
             ORDER BY 1""",
         "attributes": """
             SELECT DISTINCT unnest([value, attribute]) AS value FROM v_corrections

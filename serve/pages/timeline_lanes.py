@@ -54,9 +54,9 @@ def _read_lanes(
     connection: duckdb.DuckDBPyConnection, recording_id: str, table: str, name: str, bin_s: float
 ) -> list[Row]:
     """Read the greatest number of objects per bin, for every class or zone."""
-    # Two classes may be in a zone at once: their numbers are added where the bins of their intervals are the same.
     query = f"""
-        SELECT {name} AS name, start_s, end_s, object_count FROM {table} WHERE recording_id = $id ORDER BY {name}, start_s
+        SELECT {name} AS name, start_s, end_s, object_count FROM {table} WHERE recording_id = $id
+        ORDER BY {name}, start_s
     """
     intervals: dict[str, list[tuple[float, float, int]]] = {}
     for row in fetch_rows(connection, query, {"id": recording_id}):
@@ -93,7 +93,8 @@ def _read_marks(connection: duckdb.DuckDBPyConnection, recording_id: str) -> lis
         SELECT 'missing' AS kind, stretch.start_s AS start_s, stretch.end_s AS end_s
         FROM (SELECT unnest(missing_s) AS stretch FROM recording_contents WHERE recording_id = $id)
         UNION ALL BY NAME
-        SELECT 'gap' AS kind, time_s - gap_s AS start_s, time_s AS end_s FROM frames WHERE recording_id = $id AND gap_s > 0
+        SELECT 'gap' AS kind, time_s - gap_s AS start_s, time_s AS end_s
+        FROM frames WHERE recording_id = $id AND gap_s > 0
         ORDER BY start_s, kind LIMIT 2000
     """
     return fetch_rows(connection, query, {"id": recording_id})

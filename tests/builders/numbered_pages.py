@@ -82,7 +82,10 @@ def store_numbered_recordings(folder: Path, names: list[str]) -> Settings:
     """
     settings = Settings(watched_folder=folder / "recordings", data_folder=folder / "data")
     store = Store(settings.data_folder)
-    headers, contents, frames, boxes = [], [], [], []
+    headers: list[dict[str, Any]] = []
+    contents: list[dict[str, Any]] = []
+    frames: list[pa.Table] = []
+    boxes: list[pa.Table] = []
     for name in names:
         source = SOURCES[name]
         path = settings.watched_folder / f"{name}{source.suffix}"
@@ -126,8 +129,8 @@ def numbered_boxes(recording_id: str, frames: pa.Table) -> pa.Table:
         "recording_id": [recording_id] * count, "track_id": np.ones(count, np.int32),
         "frame_index": frames["frame_index"], "time_s": frames["time_s"], "detection_index": np.zeros(count, np.int32),
         "is_interpolated": [False] * count, "class_id": np.zeros(count, np.int32), "class_name": ["square"] * count,
-        "confidence": np.full(count, 0.9), "x_min_px": left, "y_min_px": np.full(count, 200.0), "x_max_px": left + BOX_PX,
-        "y_max_px": np.full(count, 200.0 + BOX_PX), "link_confidence": [None] * count,
+        "confidence": np.full(count, 0.9), "x_min_px": left, "y_min_px": np.full(count, 200.0),
+        "x_max_px": left + BOX_PX, "y_max_px": np.full(count, 200.0 + BOX_PX), "link_confidence": [None] * count,
     }  # fmt: skip
     return pa.table(columns, schema=TRACK_BOXES.arrow_schema)
 

@@ -25,8 +25,7 @@ pytestmark = pytest.mark.slow
 _MAX_OFFSET_PX = 2
 
 # Reads the number in the picture, and where the box is, in pixels of the video; also the frame that the page shows.
-_READER = (
-    """
+_READER = """
 (() => {
   const canvas = document.getElementById("canvas");
   const copy = document.createElement("canvas"), context = copy.getContext("2d", { willReadFrequently: true });
@@ -55,7 +54,6 @@ _READER = (
   player.redraw();
 })();
 """.replace("VIDEO_WIDTH", str(SIZE_PX[0])).replace("BOX_SIZE", str(BOX_PX))
-)
 
 # Seeks, and waits until the frame that was asked for is on the canvas.
 _SEEK = """

@@ -68,7 +68,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnecti
         {"recording_id": "r", "source_path": "gate/morning.mp4"},
         {"recording_id": "s", "started_at_utc": start + timedelta(days=1), "camera": None, "source_path": "s.mp4"},
     )
-    car = {"track_id": 70_001, "class_name": "car", "confidence": None, "is_interpolated": True}
+    car: dict[str, Any] = {"track_id": 70_001, "class_name": "car", "confidence": None, "is_interpolated": True}
     boxes = {
         "r": pa.concat_tables([moving_track_boxes(WALK_PX), moving_track_boxes(WALK_PX[:20], **car)]),
         "s": moving_track_boxes(WALK_PX, recording_id="s"),
@@ -82,7 +82,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnecti
     for table, rows in {
         FRAMES: [frame_rows("r", 40), frame_rows("s", 40)], TRACK_BOXES: list(boxes.values()),
         TRACKS: [sparse_rows(TRACKS, *tracks)],
-        ZONE_EVENTS: [zone_rows(name, rows, frame_rows(name, 40), camera, 320, 200)["zone_events"] for name, rows in boxes.items()],
+        ZONE_EVENTS: [zone_rows(name, rows, frame_rows(name, 40), camera, 320, 200)["zone_events"]
+                      for name, rows in boxes.items()],
     }.items():  # fmt: skip
         store.replace(table, ["r", "s"], pa.concat_tables(rows))
     publish(store, settings)
@@ -150,7 +151,8 @@ def test_the_library_filters_by_camera_day_and_text(results: duckdb.DuckDBPyConn
     library = Library.read(results, "snapshot")
     assert [row["recording_id"] for row in library.rows] == ["s", "r"]
     for selection, ids in [
-        (LibraryFilter(camera="-"), ["s"]), (LibraryFilter(camera="gate"), ["r"]), (LibraryFilter(day="2026-03-02"), ["s"]),
+        (LibraryFilter(camera="-"), ["s"]), (LibraryFilter(camera="gate"), ["r"]),
+        (LibraryFilter(day="2026-03-02"), ["s"]),
         (LibraryFilter(text="MORNING"), ["r"]), (LibraryFilter(status="failed"), []),
     ]:  # fmt: skip
         assert [row["recording_id"] for row in library.page(selection, 1)[0]] == ids, selection

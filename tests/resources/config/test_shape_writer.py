@@ -27,9 +27,7 @@ SHAPES = {"zones": [ZONE], "lines": [LINE]}
         pytest.param(
             "cameras:\n  gate:\n    lines:\n    - {name: a, points: [[0, 0], [1, 1]]}\n\n# tail\n", id="has lines"
         ),
-        pytest.param(
-            "cameras:\n  gate:\n    anchor: centre  # why\n    zones: []\n  yard: {}", id="empty zones, no newline"
-        ),
+        pytest.param("cameras:\n  gate:\n    anchor: centre  # why\n    zones: []\n  yard: {}", id="empty zones"),
         pytest.param(
             "cameras:\n  gate:\n    lines:\n      - name: 'door: 1'\n        points: [[0, 0], [1, 1]]\n", id="same name"
         ),
@@ -45,7 +43,7 @@ def test_shapes_are_added_and_all_other_values_stay(text: str) -> None:
     assert names == [*(line["name"] for line in camera_before.get("lines", []) if line["name"] != "door: 1"), "door: 1"]
     assert camera_after == {key: value for key, value in camera_before.items() if key not in ("zones", "lines")}
     assert {**after, "cameras": after["cameras"] or None} == {
-        **before, "cameras": {key: value for key, value in (before.get("cameras") or {}).items() if key != "gate"} or None
+        **before, "cameras": {key: item for key, item in (before.get("cameras") or {}).items() if key != "gate"} or None
     }  # fmt: skip
 
 
@@ -71,7 +69,8 @@ def test_a_missing_file_is_created(tmp_path: Path) -> None:
 
 def test_invalid_settings_are_not_written(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.yaml"
-    file.write_text("cameras:\n  gate:\n    zones:\n      - {name: 'door: 1', points: [[0, 0], [1, 0], [1, 1]]}\n")
+    zone = "{name: 'door: 1', points: [[0, 0], [1, 0], [1, 1]]}"
+    file.write_text(f"cameras:\n  gate:\n    zones:\n      - {zone}\n")
     before = file.read_text()
     with pytest.raises(PipelineError, match=r"pipeline.yaml: .*two zones or lines have the name door: 1"):
         add_shapes(file, "gate", SHAPES)
