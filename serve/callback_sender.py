@@ -1,22 +1,21 @@
 """Callbacks: one POST to an allowed address once a submitted recording is done or failed."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
-from dagster import DagsterInvariantViolationError
-from sqlalchemy.exc import SQLAlchemyError
-
 from resources.config.operations_config import check_web_address
-from resources.errors import PipelineError, summarize_exception
+from resources.errors import PipelineError
 from resources.notifications.delivery import post_json
 from serve.app_state import AppState
 from serve.problems import ProblemError
 from serve.recording_report import RecordingReport, read_report
 from serve.submissions import MAX_ATTEMPTS, Submission
 
+logger = logging.getLogger(__name__)
 _CHECK_INTERVAL_S = 2.0
 RETRY_DELAYS_S = (5.0, 30.0, 30.0)
 """Time from each attempt to the next."""
@@ -74,9 +73,10 @@ class CallbackSender:
         while not self._is_stopped.wait(_CHECK_INTERVAL_S):
             try:
                 self.send_due()
-            except (PipelineError, SQLAlchemyError, DagsterInvariantViolationError, OSError) as error:
-                # A full disk, or a database that is away for a moment; the submissions stay pending.
-                print(f"Callbacks wait: {summarize_exception(error)}", flush=True)
+            except PipelineError as error:
+                logger.warning("Callbacks wait: %s", error)
+            except Exception:  # such as a database that is away for a moment; the submissions stay pending
+                logger.exception("Callbacks wait.")
 
     def send_due(self) -> None:
         """Send the callbacks that are due."""
@@ -89,7 +89,11 @@ class CallbackSender:
         assert submission.callback_url is not None
         submissions = self._state.submissions
         delay_s = self._retry_delays_s[min(submission.attempt_count, len(self._retry_delays_s) - 1)]
-        submissions.start_attempt(submission.id, time.time() + delay_s)
+        if submission.attempt_count >= MAX_ATTEMPTS:
+            submissions.end_attempt(submission.id, "The server was killed during the last attempt.", is_final=True)
+            return
+        if not submissions.start_attempt(submission, time.time() + delay_s):
+            return
         is_last = submission.attempt_count + 1 >= MAX_ATTEMPTS
         try:
             # Checked again: the settings may have changed since.

@@ -86,13 +86,19 @@ class Submissions:
         """The submissions whose callback is to be sent now, if their recordings are done or failed."""
         return self._select("WHERE callback_state = 'pending' AND next_attempt_at_s <= ? ORDER BY id", time.time())
 
-    def start_attempt(self, submission_id: int, retry_at_s: float) -> None:
-        """Count a call before it is made, so that a killed server repeats at most the attempts that are left."""
+    def start_attempt(self, submission: Submission, retry_at_s: float) -> bool:
+        """Count a call before it is made, so that a killed server repeats at most the attempts that are left.
+
+        Returns:
+            Whether the call is to be made; otherwise another server makes it.
+        """
         with self._connect() as connection:
-            connection.execute(
-                "UPDATE submissions SET attempt_count = attempt_count + 1, next_attempt_at_s = ? WHERE id = ?",
-                (retry_at_s, submission_id),
+            result = connection.execute(
+                "UPDATE submissions SET attempt_count = attempt_count + 1, next_attempt_at_s = ? "
+                "WHERE id = ? AND attempt_count = ? AND callback_state = 'pending'",
+                (retry_at_s, submission.id, submission.attempt_count),
             )
+        return result.rowcount == 1
 
     def end_attempt(self, submission_id: int, error: str | None, *, is_final: bool) -> None:
         """Store the result of a call.

@@ -66,7 +66,7 @@ class PartFile:
             ProblemError: The watched folder cannot be written.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
             self._file = self.path.open("xb", buffering=0)
         except OSError as error:
             raise _write_problem(error, self._folder.parent) from error
@@ -199,9 +199,12 @@ def check_free_space(folder: Path, size_bytes: int) -> None:
     """Check that the disk of the watched folder has space for an upload.
 
     Raises:
-        ProblemError: The disk does not have it.
+        ProblemError: The disk does not have it, or the folder is missing, such as a share that is not mounted.
     """
-    status = os.statvfs(folder)
+    try:
+        status = os.statvfs(folder)
+    except OSError as error:
+        raise _write_problem(error, folder) from error
     free_bytes = status.f_bavail * status.f_frsize - _RESERVED_BYTES
     if size_bytes > free_bytes:
         raise ProblemError(

@@ -84,7 +84,7 @@ async def submit_recording(
     length = _content_length(request)
     if length is not None:
         check_upload_size(length - (_FORM_OVERHEAD_BYTES if is_form else 0), max_bytes)
-        await run_in_threadpool(check_free_space, settings.watched_folder, length)
+    await run_in_threadpool(check_free_space, settings.watched_folder, length or 0)
     with PartFile(settings.watched_folder, max_bytes) as part:
         if is_form:
             form = MultipartUpload(content_type, part.write)

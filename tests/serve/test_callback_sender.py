@@ -58,6 +58,12 @@ def test_a_callback_is_sent_once_when_its_recording_is_final(client: ApiClient, 
     assert (callback(client).state, callback(client).attempts, callback(client).error) == ("sent", 1, None)
 
 
+def test_two_servers_send_a_callback_once(client: ApiClient, webhook: Webhook) -> None:
+    (submission,) = client.state.submissions.due_callbacks()
+    assert client.state.submissions.start_attempt(submission, 0.0)
+    assert not client.state.submissions.start_attempt(submission, 0.0)
+
+
 def test_a_callback_is_tried_three_times(client: ApiClient, webhook: Webhook) -> None:
     webhook.response_statuses = [500, 503, 500, 200]
     sender = CallbackSender(client.state, (0.0,))

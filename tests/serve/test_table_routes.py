@@ -129,9 +129,7 @@ def test_any_other_sql_is_refused(client: ApiClient, tmp_path: Path) -> None:
         ("SELECT 1; SELECT 2", "The query has 2 statements: send exactly one SELECT."),
         (f"COPY tracks TO '{tmp_path}/x'", "The statement COPY is refused"),
         ("SET memory_limit = '90GB'", "The statement SET is refused"),
-        (f"SELECT * FROM read_csv('{secret}')", "Permission Error: Cannot access file"),
         (f"SELECT * FROM read_text('{client.data_folder}/tables/../../secret.csv')", "Cannot access file"),
-        ("SELECT nope FROM tracks", 'Referenced column "nope" not found'),
         ("SELECT list(range) FROM range(300000000)", "Out of Memory"),
     ):
         status, text = run_sql(client, query)

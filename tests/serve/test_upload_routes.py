@@ -128,6 +128,13 @@ def test_the_size_of_a_body_without_length_is_checked(client: ApiClient) -> None
     assert files_of(client) == []
 
 
+def test_a_missing_watched_folder_is_not_created(client: ApiClient) -> None:
+    client.watched_folder.rmdir()  # as a share that is not mounted
+    response = send_raw(client, name="x.mp4")
+    assert response.status_code == 503 and "cannot be written: No such file or directory" in response.json()["detail"]
+    assert not client.watched_folder.exists()
+
+
 def test_two_uploads_of_one_file_are_one_recording(client: ApiClient) -> None:
     first = send_raw(client, name="visit.mp4", camera="gate").json()
     again = send_raw(client, name="visit.mp4", camera="gate").json()
