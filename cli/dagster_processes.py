@@ -20,6 +20,7 @@ from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
 from resources.errors import PipelineError
 from resources.workers.worker import Workers
+from sensors.crash_recovery import PAGES_MODULE
 
 _CODE_SERVER_START_S = 180.0
 _PATIENCE_S = 2.0  # the runs in progress are marked as interrupted before
@@ -60,7 +61,7 @@ class DagsterServices:
             code_server = self._start("code server", *command, *code, "--socket", str(socket))
             if self._workers:
                 self._workers.start()
-            self._start("pages", sys.executable, "-m", "serve.web_server")
+            self._start("pages", sys.executable, "-m", PAGES_MODULE)
             # The UI waits for the workspace file; until then it imports what it needs.
             self._start("UI", sys.executable, "-m", "serve.dagster_ui", str(self._port), str(workspace_file))
             deadline_s = time.monotonic() + _CODE_SERVER_START_S

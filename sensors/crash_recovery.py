@@ -17,6 +17,8 @@ from resources.workers.worker_states import runs_of_other_processes
 
 INTERRUPTED_TAG = "cv_assets/interrupted"
 """Tag of a run that the end of the pipeline has canceled, no person."""
+PAGES_MODULE = "serve.web_server"
+"""The module of the pages' process, which this wing does not import; that of `cv-assets serve` is another."""
 
 
 def cancel_interrupted_runs(instance: DagsterInstance, data_folder: Path) -> int:
@@ -67,15 +69,16 @@ def mark_running_as_interrupted(
 
 
 def kill_orphaned_processes(data_folder: Path) -> bool:
-    """Kill the Dagster processes of this data folder: while its lock is held, they belong to no running pipeline.
+    """Kill the processes of `cv-assets dev` on this data folder: with its lock held, they are of no running pipeline.
 
     Returns:
         Whether all of them have ended.
     """
     dagster_home, orphans = data_folder / "dagster", list[psutil.Process]()
     for process in psutil.process_iter(["cmdline", "ppid"]):
-        is_dagster = any("dagster" in Path(part).name for part in process.info["cmdline"] or [])
-        if not (is_dagster or _is_orphaned_executor(process)) or process.pid == os.getpid():
+        command = process.info["cmdline"] or []
+        is_of_dev = PAGES_MODULE in command or any("dagster" in Path(part).name for part in command)
+        if not (is_of_dev or _is_orphaned_executor(process)) or process.pid == os.getpid():
             continue
         with suppress(psutil.Error):
             if _is_same_folder(process.environ().get("DAGSTER_HOME"), dagster_home):

@@ -48,7 +48,7 @@ from resources.storage.delta_store import Store
 from resources.storage.stage_runs import StageRun as Attempt
 from resources.storage.stage_runs import append_stage_runs, newest_stage_runs
 from resources.workers.worker_states import WorkerState, runs_of_other_processes, write_worker_state
-from sensors.crash_recovery import cancel_interrupted_runs, mark_running_as_interrupted
+from sensors.crash_recovery import PAGES_MODULE, cancel_interrupted_runs, mark_running_as_interrupted
 from sensors.reconciliation_sensor import reject_replaced_recordings
 from sensors.recording_states import RecordingState, RecordingStates, read_recording_states
 from sensors.retention import remove_replaced_recordings
@@ -555,9 +555,14 @@ def test_orphans_that_were_started_with_another_spelling_of_the_data_folder_are_
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"x")
     orphans = []
-    for spelling in ("link", "data", "data/../data", "elsewhere"):
+    for spelling, name in (
+        ("link", "dagster"),
+        ("data", PAGES_MODULE),
+        ("data/../data", "dagster"),
+        ("other", "dagster"),
+    ):
         environment = {**os.environ, "DAGSTER_HOME": f"{home.folder}/{spelling}/dagster"}
-        command = [sys.executable, "-c", "import time; time.sleep(60)", "dagster"]
+        command = [sys.executable, "-c", "import time; time.sleep(60)", name]
         orphans.append(subprocess.Popen(command, env=environment))
     try:
         cancel_interrupted_runs(home.instance, data_folder)

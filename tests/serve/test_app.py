@@ -1,14 +1,20 @@
 """The server as its users reach it: guard, login, errors and media."""
 
+import socket
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cli.main import commands
 from resources.errors import PipelineError
 from resources.schema.recording_tables import RECORDING_CONTENTS
 from resources.storage.delta_store import Store
+from sensors.crash_recovery import PAGES_MODULE
+from serve import web_server
 from serve.access_control import Access
 from tests.builders.api_client import ADDRESS, ApiClient
+from tests.builders.command_line import write_settings
 from tests.builders.table_rows import content_row, sparse_rows, store_recordings
 
 TOKEN = "correct horse battery staple"
@@ -82,6 +88,21 @@ def test_another_address_than_loopback_needs_a_token() -> None:
         assert Access.to_address(host, 3100, None).token is None
     with pytest.raises(PipelineError, match="too short"):
         Access.to_address("0.0.0.0", 3100, "short")
+
+
+def test_the_command_refuses_another_address_without_a_token(tmp_path: Path) -> None:
+    for options in (["--host", "0.0.0.0"], ["--host", "no.such.host.example"]):
+        result = CliRunner().invoke(commands, ["serve", "--settings", str(write_settings(tmp_path)), *options])
+        assert result.exit_code == 2 and "lets other machines in, which need a token" in result.stderr, result.output
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = str(busy.getsockname()[1])
+        settings_file = write_settings(tmp_path, serve={"token": {"env": "NO_SUCH_TOKEN"}})
+        result = CliRunner().invoke(commands, ["serve", "--settings", str(settings_file), "--port", port])
+        assert "serve.token: the environment variable NO_SUCH_TOKEN is not set" in result.stderr
+        result = CliRunner().invoke(commands, ["serve", "--settings", str(write_settings(tmp_path)), "--port", port])
+        assert f"Port {port} of 127.0.0.1 is not available for the pages" in result.stderr
 
 
 def test_programs_send_the_token(guarded: ApiClient) -> None:
@@ -176,3 +197,7 @@ def test_a_referenced_source_is_sent(client: ApiClient, video_url: str) -> None:
     row = content_row("r") | {"video_path": str(source), "normalized_by": "reference"}
     Store(client.data_folder).replace(RECORDING_CONTENTS, ["r"], sparse_rows(RECORDING_CONTENTS, row))
     assert client.get(video_url).content == b"source"
+
+
+def test_the_module_of_the_pages_has_the_name_by_which_orphans_are_found() -> None:
+    assert web_server.__name__ == PAGES_MODULE

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.builders.api_client import ADDRESS, ApiClient, publish_two_recordings
 
 _KNOWN_STATUSES = (503, 507)  # the pipeline does not run; the disk is full
-_EXAMPLES = 6
+_EXAMPLES = 4
 _HOST = {"host": ADDRESS.removeprefix("http://")}
 _SLOW_PATH = "/api/sql"  # each query is a process
 

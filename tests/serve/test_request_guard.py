@@ -22,7 +22,9 @@ async def answer(scope: MutableMapping[str, Any], receive: Any, send: Any) -> No
         await send({"type": "http.response.body", "body": b"ok"})
 
 
-def send_request(headers: dict[str, str] | list[tuple[str, str]], port: int = 3000, **scope: Any) -> list[Any]:
+def send_request(
+    headers: dict[str, str] | list[tuple[str, str]], port: int = 3000, pages: str | None = None, **scope: Any
+) -> list[Any]:
     """Send a request through the guard; returns the messages of the answer."""
     messages: list[Any] = []
 
@@ -35,7 +37,7 @@ def send_request(headers: dict[str, str] | list[tuple[str, str]], port: int = 30
     pairs = headers.items() if isinstance(headers, dict) else headers
     raw_headers = [(name.encode(), value.encode("latin-1")) for name, value in pairs]
     request = {"type": "http", "path": "/graphql", "headers": raw_headers, **scope}
-    asyncio.run(RequestGuard(answer, port)(request, receive, send))
+    asyncio.run(RequestGuard(answer, port, lambda: pages)(request, receive, send))
     return messages
 
 
@@ -131,3 +133,12 @@ def test_browsers_leave_out_the_port_80() -> None:
     for host in ("127.0.0.1", "127.0.0.1:80"):
         headers = {"host": host, "origin": "http://127.0.0.1", "content-type": "application/json"}
         assert send_request(headers, port=80, method="POST")[0]["status"] == 200
+
+
+def test_the_page_of_a_recording_is_wherever_the_pages_are_served() -> None:
+    start, _ = send_request(OURS, pages="http://127.0.0.1:3100", method="GET", path="/recordings/r-1")
+    assert (start["status"], dict(start["headers"])[b"location"]) == (307, b"http://127.0.0.1:3100/recordings/r-1")
+    start, body = send_request(OURS, method="GET", path="/recordings/r-1")
+    assert (start["status"], body["body"]) == (404, b"The pages of recordings are not served: start cv-assets serve.\n")
+    start, _ = send_request({"host": "evil.example"}, pages="http://127.0.0.1:3100", method="GET", path="/recordings/r")
+    assert start["status"] == 403
