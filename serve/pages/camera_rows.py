@@ -14,22 +14,28 @@ _MIN_GAP_S = 1.0
 _CAMERAS_SQL = """
     WITH health AS (
         SELECT recording_id, sum(duration_s) AS defect_s FROM stretches GROUP BY recording_id
+    ),
+    silence AS (
+        SELECT camera, arg_max(kind, reported_at_utc) = 'no_data' AS is_silent FROM notifications
+        WHERE kind IN ('no_data', 'data_resumed') GROUP BY camera
     )
-    SELECT camera, count(*) AS recording_count, sum(duration_s_from_content) AS recorded_s,
+    SELECT recordings.camera, count(*) AS recording_count, sum(duration_s_from_content) AS recorded_s,
         count(*) FILTER (WHERE status IN ('failed', 'rejected', 'quarantined')) AS failed_count,
         count(*) FILTER (WHERE status = 'partial') AS partial_count,
         coalesce(sum(defect_s), 0) AS defect_s,
         epoch_ms(min(started_at_utc)) AS first_utc,
         epoch_ms(max(make_timestamptz(epoch_us(started_at_utc) + (coalesce(duration_s_from_content, 0) * 1e6)::BIGINT)))
             AS last_utc,
-        arg_max(recording_id, started_at_utc) FILTER (WHERE video_path IS NOT NULL) AS newest_recording_id
+        arg_max(recording_id, started_at_utc) FILTER (WHERE video_path IS NOT NULL) AS newest_recording_id,
+        coalesce(bool_or(is_silent), false) AS is_silent
     FROM recordings LEFT JOIN health USING (recording_id)
-    GROUP BY camera ORDER BY camera NULLS FIRST
+        LEFT JOIN silence ON recordings.camera IS NOT DISTINCT FROM silence.camera
+    GROUP BY recordings.camera ORDER BY recordings.camera NULLS FIRST
 """
 
 
 def read_cameras(connection: duckdb.DuckDBPyConnection) -> list[Row]:
-    """Read all cameras with their totals."""
+    """Read all cameras with their totals, and whether the newest notification is that no data arrives."""
     return fetch_rows(connection, _CAMERAS_SQL)
 
 

@@ -1,6 +1,7 @@
 """Recordings for the library: filters, pages and the calendar."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
@@ -68,11 +69,9 @@ class Library:
     def read(cls, connection: duckdb.DuckDBPyConnection, snapshot: str) -> "Library":
         """Read all recordings."""
         rows = fetch_rows(connection, _ROWS_SQL)
-        days = connection.execute(
-            f"SELECT strftime(make_timestamp(started_at_utc * 1000), '%Y-%m-%d') FROM ({_ROWS_SQL})"
-        )
-        for row, (day,) in zip(rows, days.fetchall(), strict=True):
-            row["day"] = day
+        for row in rows:
+            start_ms = row["started_at_utc"]
+            row["day"] = None if start_ms is None else datetime.fromtimestamp(start_ms / 1000, UTC).strftime("%Y-%m-%d")
             row["search_text"] = f"{row['source_path']} {row['recording_id']}".casefold()
         return cls(snapshot, rows)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from serve.pages.result_rows import Row, fetch_rows
+from serve.pages.similarity import Example, find_embedding_table, similar_sql
 
 PAGE_SIZE = 60
 """Objects of a page of the gallery."""
@@ -90,7 +91,9 @@ class ObjectPage:
     objects: list[Row] = field(default_factory=list)
 
 
-def read_objects(connection: duckdb.DuckDBPyConnection, selection: ObjectFilter, offset: int, order: str) -> ObjectPage:
+def read_objects(
+    connection: duckdb.DuckDBPyConnection, selection: ObjectFilter, offset: int, order: str, like: Example | None = None
+) -> ObjectPage:
     """Read a page of objects with their best crops.
 
     Args:
@@ -98,15 +101,21 @@ def read_objects(connection: duckdb.DuckDBPyConnection, selection: ObjectFilter,
         selection: Which objects.
         offset: How many objects to skip.
         order: "time", "newest" or "longest".
+        like: Only objects that have embeddings, the most similar to this one first.
     """
     conditions, values = selection.conditions()
     where = " AND ".join(conditions)
     by = {"time": "start_utc, start_s", "newest": "start_utc DESC, start_s", "longest": "duration_s DESC"}[order]
-    counted = fetch_rows(connection, f"SELECT count(*) AS count FROM v_objects WHERE {where}", values)
+    source, score = "v_objects", "NULL"
+    if like and (table := find_embedding_table(connection)):
+        source = f"v_objects JOIN ({similar_sql(table)}) USING (recording_id, track_id)"
+        score, by = "score", "score DESC"
+        values |= {"like_recording_id": like.recording_id, "like_track_id": like.track_id}
+    counted = fetch_rows(connection, f"SELECT count(*) AS count FROM {source} WHERE {where}", values)
     query = f"""
         SELECT recording_id, track_id, camera, class_name, start_s, end_s, duration_s, epoch_ms(start_utc) AS start_utc,
-            direction, mean_speed_km_h, is_doubtful, best_crop_frame_index
-        FROM v_objects WHERE {where} ORDER BY {by}, recording_id, track_id LIMIT {PAGE_SIZE} OFFSET $offset
+            direction, mean_speed_km_h, is_doubtful, best_crop_frame_index, {score} AS score
+        FROM {source} WHERE {where} ORDER BY {by}, recording_id, track_id LIMIT {PAGE_SIZE} OFFSET $offset
     """
     objects = fetch_rows(connection, query, values | {"offset": offset})
     pictures = _read_pictures(connection, objects)

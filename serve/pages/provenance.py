@@ -18,6 +18,14 @@ _LEDGER = (
     ("frame_count", "Frames of the normalized video"),
 )
 
+# Not the view recordings, which computes the status of all recordings. One whose file was never read has NULLs alone.
+_FILE_SQL = """
+    SELECT * REPLACE (epoch_ms(started_at_utc) AS started_at_utc, epoch_ms(mtime_utc) AS mtime_utc,
+        epoch_ms(created_at_utc) AS created_at_utc)
+    FROM (SELECT $id::VARCHAR AS recording_id) LEFT JOIN recording_headers USING (recording_id)
+        LEFT JOIN recording_contents USING (recording_id)
+        LEFT JOIN (SELECT * EXCLUDE (camera) FROM recording_clocks) USING (recording_id)
+"""
 _STAGES_SQL = """
     SELECT stage, status, error, attempt, elapsed_s, epoch_ms(finished_at_utc) AS finished_at_utc, worker, requested_by,
         code_version, data_version, run_id
@@ -39,8 +47,7 @@ def read_provenance(connection: duckdb.DuckDBPyConnection, recording_id: str) ->
     """
     file = fetch_rows(
         connection,
-        "SELECT * REPLACE (epoch_ms(started_at_utc) AS started_at_utc, epoch_ms(mtime_utc) AS mtime_utc, "
-        "epoch_ms(created_at_utc) AS created_at_utc) FROM recordings WHERE recording_id = $id",
+        _FILE_SQL,
         {"id": recording_id},
     )[0]
     return {

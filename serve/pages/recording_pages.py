@@ -6,6 +6,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse
 
+from resources.dagster_instance.server_addresses import DAGSTER_UI, read_address
 from serve.app_state import State
 from serve.media_routes import find_video
 from serve.pages.count_tables import (
@@ -68,6 +69,7 @@ def show_recording(recording_id: str, state: State, pages: Pages) -> HTMLRespons
         row=row,
         page_data=page_data,
         provenance=provenance,
+        dagster_address=read_address(state.data_folder, DAGSTER_UI),
         intervals=INTERVALS_MIN,
         previous=of_camera[position - 1] if position else None,
         next=of_camera[position + 1] if position is not None and position + 1 < len(of_camera) else None,

@@ -10,6 +10,7 @@ from serve.app_state import State
 from serve.pages.object_gallery import PAGE_SIZE, ObjectFilter, read_objects
 from serve.pages.page_templates import PageRoute, render
 from serve.pages.result_rows import Row
+from serve.pages.similarity import Example, find_embedding_table
 from serve.problems import ProblemError
 
 search_router = APIRouter(route_class=PageRoute)
@@ -27,6 +28,7 @@ def show_search(
     end: str = "",
     min_s: str = "",
     order: str = "newest",
+    like: str = "",
     page: int = 1,
 ) -> HTMLResponse:
     """Show the objects that fit, each with its best crop."""
@@ -39,18 +41,22 @@ def show_search(
         to_utc=_time(end),
         min_duration_s=_seconds(min_s),
     )
+    example = Example.parse(like)
     page, order = max(1, page), order if order in ("newest", "time", "longest") else "newest"
     with state.results.cursor() as cursor:
-        result = read_objects(cursor, selection, (page - 1) * PAGE_SIZE, order)
+        result = read_objects(cursor, selection, (page - 1) * PAGE_SIZE, order, example)
+        has_embeddings = find_embedding_table(cursor) is not None
         choices = _read_choices(cursor)
     template = "search_results.html" if "part" in request.query_params else "search.html"
     return render(
         template,
         result=result,
         choices=choices,
-        values={"start": start, "end": end, "min_s": min_s, "attribute": attribute},
+        values={"start": start, "end": end, "min_s": min_s, "attribute": attribute, "like": like},
         selection=selection,
         order=order,
+        example=example if has_embeddings else None,
+        has_embeddings=has_embeddings,
         page=page,
         page_count=max(1, -(-result.count // PAGE_SIZE)),
     )

@@ -34,10 +34,11 @@ form.addEventListener("input", (event) => {
 results.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  const { page, day, month } = button.dataset;
+  const { page, day, month, like } = button.dataset;
   if (day !== undefined) form.elements.day.value = day;
+  if (like !== undefined) form.elements.like.value = like;
   if (month) form.elements.month.value = month;
   load(page ? Number(page) : 1);
-  if (page) scrollTo({ top: 0 });
+  if (page || like) scrollTo({ top: 0 });
 });
 addEventListener("popstate", () => location.reload());

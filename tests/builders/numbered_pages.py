@@ -116,7 +116,7 @@ def store_numbered_recordings(folder: Path, names: list[str]) -> Settings:
     store.replace(RECORDING_CONTENTS, names, sparse_rows(RECORDING_CONTENTS, *contents))
     store.replace(FRAMES, names, pa.concat_tables(frames))
     store.replace(TRACK_BOXES, names, pa.concat_tables(boxes))
-    store.replace(TRACKS, names, TRACKS.empty)
+    store.replace(TRACKS, names, pa.concat_tables([numbered_track(name) for name in names]))
     publish(store, settings)
     return settings
 
@@ -133,6 +133,15 @@ def numbered_boxes(recording_id: str, frames: pa.Table) -> pa.Table:
         "x_max_px": left + BOX_PX, "y_max_px": np.full(count, 200.0 + BOX_PX), "link_confidence": [None] * count,
     }  # fmt: skip
     return pa.table(columns, schema=TRACK_BOXES.arrow_schema)
+
+
+def numbered_track(recording_id: str) -> pa.Table:
+    """Build the track of the box."""
+    numbers = ("mean_confidence", "path_px", "mean_speed_px_s", "first_x_px", "first_y_px", "last_x_px", "last_y_px")
+    row: dict[str, Any] = {"recording_id": recording_id, "track_id": 1, "class_id": 0, "class_name": "square"}
+    row |= {"start_s": 0.0, "end_s": 4.8, "duration_s": 4.8, "box_count": FRAME_COUNT}
+    row |= {"first_frame_index": 0, "last_frame_index": FRAME_COUNT - 1}
+    return sparse_rows(TRACKS, {**row, **dict.fromkeys(numbers, 0.5)})
 
 
 @contextmanager

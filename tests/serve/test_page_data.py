@@ -15,6 +15,7 @@ from cv_assets.zone_events import zone_rows
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
 from resources.errors import PipelineError
+from resources.schema.model_tables import KEYPOINTS, MASKS, ORIENTED_BOXES
 from resources.schema.recording_tables import FRAMES
 from resources.schema.track_tables import TRACK_BOXES, TRACKS
 from resources.schema.zone_tables import ZONE_EVENTS
@@ -27,7 +28,9 @@ from serve.pages.count_tables import read_interval_counts, write_csv, write_xlsx
 from serve.pages.frame_times import read_frame_times
 from serve.pages.library_rows import Library, LibraryFilter, month_weeks, neighbouring_months
 from serve.pages.object_gallery import ObjectFilter, read_objects
+from serve.pages.shape_chunks import has_shapes, pack_shapes
 from serve.pages.shape_questions import DrawnShapes, count_at_shapes, drawn_camera
+from serve.pages.similarity import Example, find_embedding_table, similar_sql
 from serve.pages.timeline_lanes import MAX_BINS, read_timeline
 from tests.builders.numbered_videos import write_numbered_video
 from tests.builders.table_rows import sparse_rows, store_recordings
@@ -36,6 +39,11 @@ from tests.builders.track_rows import moving_track_boxes
 LINE = {"name": "middle", "points": [[0.5, 0], [0.5, 1]]}
 ROW = np.dtype(
     [("frame", "<u2"), ("class", "<u2"), ("track", "<u4"), ("confidence", "u1"), ("flags", "u1"), ("box", "<u2", 4)]
+)
+_OBB = ("centre_x_px", "centre_y_px", "box_width_px", "box_height_px", "angle_deg")
+_KEYPOINTS = (
+    {"keypoint_index": 1, "x_px": 320.0, "y_px": 200.0, "confidence": 0.9},
+    {"keypoint_index": 0, "x_px": 5.0, "y_px": 5.0, "confidence": 0.1},
 )
 WALK_PX = [10.0 + 10 * step for step in range(30)]
 """From the left to the right of the frame, across its middle at 160 px."""
@@ -68,7 +76,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnecti
         {"recording_id": "r", "source_path": "gate/morning.mp4"},
         {"recording_id": "s", "started_at_utc": start + timedelta(days=1), "camera": None, "source_path": "s.mp4"},
     )
-    car: dict[str, Any] = {"track_id": 70_001, "class_name": "car", "confidence": None, "is_interpolated": True}
+    car: dict[str, Any] = {"track_id": 70_001, "class_name": "car", "confidence": None}
+    car |= {"is_interpolated": True, "detection_index": None}
     boxes = {
         "r": pa.concat_tables([moving_track_boxes(WALK_PX), moving_track_boxes(WALK_PX[:20], **car)]),
         "s": moving_track_boxes(WALK_PX, recording_id="s"),
@@ -79,8 +88,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnecti
         track_row("s", 1, "person", 0, 3),
     ]
     camera = CameraSettings.model_validate({"lines": [LINE]})
+    shape = {"recording_id": "r", "frame_index": 3, "detection_index": 0}
     for table, rows in {
         FRAMES: [frame_rows("r", 40), frame_rows("s", 40)], TRACK_BOXES: list(boxes.values()),
+        MASKS: [sparse_rows(MASKS, {**shape, "area_px": 9.0, "polygon_px": [0.0, 0.0, 320.0, 0.0, 160.0, 200.0]})],
+        ORIENTED_BOXES: [sparse_rows(ORIENTED_BOXES, {**shape, **dict(zip(_OBB, (100, 50, 40, 20, 90), strict=True))})],
+        KEYPOINTS: [sparse_rows(KEYPOINTS, *({**shape, **keypoint} for keypoint in _KEYPOINTS))],
         TRACKS: [sparse_rows(TRACKS, *tracks)],
         ZONE_EVENTS: [zone_rows(name, rows, frame_rows(name, 40), camera, 320, 200)["zone_events"]
                       for name, rows in boxes.items()],
@@ -116,6 +129,19 @@ def test_chunks_hold_every_box_of_their_frames(
 def test_a_recording_without_boxes_has_an_empty_chunk(results: duckdb.DuckDBPyConnection) -> None:
     index = read_chunk_index(results, "nothing", (320, 200))
     assert index.classes == () and BoxCache().chunk(results, "snapshot", "nothing", index, 0, 100) == b""
+
+
+def test_shapes_follow_the_boxes_of_their_detections(results: duckdb.DuckDBPyConnection) -> None:
+    assert has_shapes(results, "r") and not has_shapes(results, "s")
+    words = np.frombuffer(pack_shapes(results, "r", ["car", "person"], (320, 200), (2, 10)), "<u2").tolist()
+    full = 65_534
+    mask, oriented, keypoints = words[:11], words[11:24], words[24:]
+    assert mask == [1, 1, 0, 1, 3, 0, 0, full, 0, full // 2, full]
+    assert oriented[:5] == [1, 1, 1, 1, 4]
+    # Turned by a quarter: 20 px wide and 40 px high.
+    corners = np.reshape(oriented[5:], (-1, 2)) / full * [320, 200]
+    assert np.allclose(sorted(corners.tolist()), [[90, 30], [90, 70], [110, 30], [110, 70]], atol=0.01)
+    assert keypoints == [1, 1, 2, 1, 2, 65_535, 65_535, full, full]
 
 
 def test_the_timeline_has_events_and_peaks(results: duckdb.DuckDBPyConnection) -> None:
@@ -182,7 +208,30 @@ def test_objects_are_found_by_class_place_and_time(results: duckdb.DuckDBPyConne
         assert read_objects(results, selection, 0, "newest").count == count, selection
 
 
-def test_a_question_has_the_counts_of_the_stage(results: duckdb.DuckDBPyConnection) -> None:
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param({"lines": [LINE]}, id="line"),
+        pytest.param({"zones": [{"name": "left", "points": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}]}, id="inside first"),
+        pytest.param({"zones": [{"name": "right", "points": [[0.5, 0], [1, 0], [1, 1], [0.5, 1]]}]}, id="inside last"),
+        pytest.param({"zones": [{"name": "strip", "points": [[0.3, 0], [0.4, 0], [0.4, 1], [0.3, 1]]}]}, id="through"),
+    ],
+)
+def test_a_question_has_the_events_of_the_stage(results: duckdb.DuckDBPyConnection, shapes: dict[str, Any]) -> None:
+    camera = drawn_camera(DrawnShapes(**shapes), CameraSettings())
+    names = ("track_id", "event", "class_name")
+    boxes = results.sql("SELECT * FROM track_boxes WHERE recording_id = 'r' ORDER BY track_id, time_s").to_arrow_table()
+    events = zone_rows("r", boxes, frame_rows("r", 40), camera, 320, 200)["zone_events"].to_pylist()
+    answer = count_at_shapes(results, ["r"], camera)["events"]
+    assert sorted(tuple(row[name] for name in names) for row in answer) == sorted(
+        tuple(row[name] for name in names) for row in events
+    )
+    # The last box lasts one frame, which the stage adds to the time of an exit.
+    at = {(row["track_id"], row["event"]): row["time_s"] for row in events}
+    assert all(abs(row["time_s"] - at[row["track_id"], row["event"]]) <= 0.1 + 1e-9 for row in answer)
+
+
+def test_a_question_covers_several_recordings(results: duckdb.DuckDBPyConnection) -> None:
     camera = drawn_camera(DrawnShapes(lines=[LINE]), CameraSettings())
     answer = count_at_shapes(results, ["r", "s"], camera)
     assert answer["recording_count"] == 2
@@ -195,6 +244,36 @@ def test_a_question_has_the_counts_of_the_stage(results: duckdb.DuckDBPyConnecti
         ("r", "person"),
         ("s", "person"),
     }
+
+
+def test_similar_objects_have_scores_by_embeddings_of_one_model() -> None:
+    with duckdb.connect() as connection:
+        assert find_embedding_table(connection) is None
+        columns = "recording_id TEXT, track_id INTEGER, rank INTEGER, embedding FLOAT[2], model_id TEXT"
+        connection.execute(f"CREATE TABLE looks ({columns})")
+        rows = [
+            *(("r", 1, 1, [1, 0], "a"), ("r", 1, 2, [0, 1], "a"), ("r", 2, 1, [0, 1], "a")),
+            *(
+                ("s", 1, 1, [0.6, 0.8], "a"),
+                ("s", 1, 2, [0.8, 0.6], "a"),
+                ("s", 2, 1, None, "a"),
+                ("s", 3, 1, [1, 0], "b"),
+            ),
+        ]
+        connection.executemany("INSERT INTO looks VALUES (?, ?, ?, ?, ?)", rows)
+        assert find_embedding_table(connection) == "looks"
+        query = f"FROM ({similar_sql('looks')}) ORDER BY score DESC"
+        scores = connection.execute(query, {"like_recording_id": "r", "like_track_id": 1}).fetchall()
+    assert [row[:2] for row in scores] == [("s", 1), ("r", 2)]
+    assert [row[2] for row in scores] == pytest.approx([0.8, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "example"),
+    [("a/b/7", Example("a/b", 7)), ("7", None), ("r/x", None), ("", None)],
+)
+def test_an_example_is_a_recording_and_a_track(text: str, example: Example | None) -> None:
+    assert Example.parse(text) == example
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def client(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         ("/recordings/constant", "Packets and frames"),
         ("/cameras", "gate"),
         ("/cameras/gate", "Objects per hour"),
-        ("/search", "No object fits."),
+        ("/search", "1 object<"),
         ("/search?class_name=car&start=2026-03-01T08:00&min_s=2&order=longest&part=1", "0 objects"),
     ],
 )
