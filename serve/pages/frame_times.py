@@ -6,11 +6,14 @@ from pathlib import Path
 import av
 import numpy as np
 
+from serve.pages.mp4_times import read_header_times
+
 
 def read_frame_times(path: Path) -> np.ndarray:
     """Read the PTS of all frames in order of display, on the clock that browsers give as mediaTime.
 
-    Nothing is decoded: each PTS is that of a packet. A file is read again once its size or mtime has changed.
+    Nothing is decoded: the times are in the header of an MP4 file, or else in its packets. A file is read again once
+    its size or mtime has changed.
 
     Args:
         path: The video.
@@ -24,6 +27,11 @@ def read_frame_times(path: Path) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _read_times(path: Path, mtime_ns: int, size_bytes: int) -> np.ndarray:
+    times_s = read_header_times(path)
+    return _read_packet_times(path) if times_s is None else times_s
+
+
+def _read_packet_times(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         pts = [

@@ -55,6 +55,7 @@ function buildLanes(timeline, classes) {
   const kinds = [...new Set(timeline.marks.map((mark) => mark.kind))];
   for (const kind of kinds) lanes.push({ name: kind, spans: timeline.marks.filter((mark) => mark.kind === kind) });
   if (timeline.cuts.length) lanes.push({ name: "cuts", cuts: timeline.cuts });
+  if (!lanes.length) lanes.push({ name: "nothing found", ticks: [] });
   return lanes;
 }
 

@@ -2,9 +2,11 @@
 
 import io
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import duckdb
 import numpy as np
 import openpyxl
@@ -27,6 +29,7 @@ from serve.pages.camera_rows import find_gaps
 from serve.pages.count_tables import read_interval_counts, write_csv, write_xlsx
 from serve.pages.frame_times import read_frame_times
 from serve.pages.library_rows import Library, LibraryFilter, month_weeks, neighbouring_months
+from serve.pages.mp4_times import read_header_times
 from serve.pages.object_gallery import ObjectFilter, read_objects
 from serve.pages.shape_chunks import has_shapes, pack_shapes
 from serve.pages.shape_questions import DrawnShapes, count_at_shapes, drawn_camera
@@ -289,6 +292,29 @@ def test_an_invalid_shape_is_refused(shapes: DrawnShapes, sentence: str) -> None
         drawn_camera(shapes, CameraSettings())
 
 
-def test_frame_times_are_those_of_the_packets_in_order_of_display(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "start_s"),
+    [
+        pytest.param("plain.mp4", {}, 0, id="without B-frames"),
+        pytest.param("b.mp4", {"options": {"preset": "veryfast", "bf": "3"}}, 0, id="B-frames, one edit"),
+        pytest.param("late.mp4", {"options": {"preset": "veryfast", "bf": "3"}}, 5, id="late start, two edits"),
+        pytest.param("late.mkv", {}, 5, id="Matroska"),
+        pytest.param("cut.mp4", {"options": {"bf": "0"}, "clockwise_deg": 90}, 0, id="rotated"),
+    ],
+)
+def test_frame_times_are_those_of_the_packets(tmp_path: Path, name: str, options: dict[str, Any], start_s: int) -> None:
+    times = [Fraction(number, 25) + Fraction(number % 3, 300) + start_s for number in range(30)]
+    video = write_numbered_video(tmp_path / name, times, rate=25, **options)
+    with av.open(str(video)) as container:
+        pts = sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
+        packet_times_s = np.array(pts) * float(container.streams.video[0].time_base or 1)
+    assert np.allclose(read_frame_times(video), packet_times_s)
+    assert np.allclose(packet_times_s, np.array(times, float), atol=0.001)
+
+
+def test_frame_times_of_a_plain_file_are_in_its_header(tmp_path: Path) -> None:
     video = write_numbered_video(tmp_path / "b.mp4", 30, rate=25, options={"preset": "veryfast", "bf": "3"})
-    assert np.allclose(read_frame_times(video), np.arange(30) / 25)
+    times_s = read_header_times(video)
+    assert times_s is not None and np.allclose(times_s, np.arange(30) / 25)
+    video.write_bytes(video.read_bytes()[:200])
+    assert read_header_times(video) is None
