@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STATIC_FOLDER = Path(__file__).with_name("static")
 DEFAULT_PORT = 3100
-_MAX_THREADS = 16
+_MAX_THREADS = 8
 _DESCRIPTION = "Submit recordings, follow them, and read their results. docs/api.md has examples."
 
 

@@ -14,6 +14,7 @@ from serve.access_control import Access
 from serve.app import DEFAULT_PORT, build_app
 from serve.request_guard import HOST
 
+_ALL_ADDRESSES = ("0.0.0.0", "::")
 _CLOSE_S = 1  # open pages keep event streams, which would otherwise hold up the end of the process
 
 
@@ -43,7 +44,7 @@ def run_server(settings: Settings, host: str, port: int | None, announce: Callab
     port = int(listener.getsockname()[1])
     access = Access.to_address(host, port, token, settings.serve.host_names)
     app = build_app(settings, access)
-    shown_host = f"[{host}]" if ":" in host else host
+    shown_host = socket.gethostname() if host in _ALL_ADDRESSES else f"[{host}]" if ":" in host else host
     address = f"http://{shown_host}:{port}"
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_CLOSE_S, server_header=False)
     with listener, announced_address(settings.data_folder, PAGES, address):
