@@ -13,7 +13,8 @@ from resources.inference.weights import detection_version
 _REQUIRED_VERSION_FILE = "workers/required_version"
 _CODE_FOLDERS = ("cv_assets", "resources", "sensors")
 # They differ between machines, or do not change the results.
-_LOCAL_SETTINGS = {"data_folder", "watched_folder", "further_watched_folders", "notifications", "queue", "retention"}
+_LOCAL_FOLDERS = {"data_folder", "watched_folder", "further_watched_folders"}
+_LOCAL_SETTINGS = _LOCAL_FOLDERS | {"notifications", "queue", "retention", "serve"}
 
 
 class VersionReader:
