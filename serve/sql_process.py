@@ -5,6 +5,7 @@ wrong query is one sentence on standard error, with the exit status REFUSED_STAT
 """
 
 import json
+import os
 import resource
 import sys
 from typing import Any, NoReturn
@@ -29,6 +30,7 @@ def main() -> None:
         _answer(request)
     except (duckdb.Error, pa.ArrowException, MemoryError) as error:
         _refuse(_first_line(error))
+    _exit(0)
 
 
 def _answer(request: dict[str, Any]) -> None:
@@ -74,8 +76,14 @@ def _first_line(error: BaseException) -> str:
 
 def _refuse(sentence: str) -> NoReturn:
     sys.stderr.write(sentence)
+    _exit(REFUSED_STATUS)
+
+
+def _exit(status: int) -> NoReturn:
+    """End the process without finalizing the interpreter, during which DuckDB prints reports of leaks."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    sys.exit(REFUSED_STATUS)
+    os._exit(status)
 
 
 if __name__ == "__main__":
