@@ -6,7 +6,7 @@ function copyPicture(video) {
   try { return new VideoFrame(video); } catch { return null; }
 }
 
-const MAX_CANVAS_PX = 1920;
+const MAX_CANVAS_PX = 1920, MAX_REPEATS = 6;
 export const RATES = [0.25, 0.5, 1, 2, 4];
 
 export class Player extends EventTarget {
@@ -21,9 +21,9 @@ export class Player extends EventTarget {
     this.drawMs = new Float64Array(600);
     this.drawCount = 0;
     if (this.isExact) this.#listen(); else this.#listenWithout();
-    video.addEventListener("seeked", () => { if (this.pendingSeek !== undefined) this.#seekPending(); });
+    video.addEventListener("seeked", () => { if (this.pendingSeek !== undefined) this.#seekPending(); else this.#checkSeek(); });
     // A browser may first take a video for shorter than it is, and stop a seek at the end that it knows.
-    video.addEventListener("durationchange", () => { if (!this.isPlaying && this.frame >= 0 && this.target !== this.frame) this.seek(this.target); });
+    video.addEventListener("durationchange", () => { if (!this.isPlaying && this.target !== this.frame) this.seek(this.target); });
     for (const name of ["play", "pause", "ended", "ratechange"]) video.addEventListener(name, () => this.dispatchEvent(new Event("state")));
     new ResizeObserver(() => { this.#resize(); this.redraw(); }).observe(canvas);
   }
@@ -87,8 +87,19 @@ export class Player extends EventTarget {
   // Shows a frame; of several seeks that follow each other fast, only the last is carried out.
   seek(frame) {
     this.target = Math.min(this.clock.count - 1, Math.max(0, frame));
+    this.repeatCount = 0;
     if (this.video.seeking) { this.pendingSeek = this.target; return; }
     this.video.currentTime = this.clock.seekTime(this.target);
+  }
+
+  // A seek that presents no new frame, or another one, is repeated to a slightly different place in the frame.
+  #checkSeek() {
+    clearTimeout(this.checkTimer);
+    this.checkTimer = setTimeout(() => {
+      if (this.isPlaying || this.video.seeking || this.frame === this.target || this.repeatCount >= MAX_REPEATS) return;
+      this.repeatCount++;
+      this.video.currentTime = this.clock.seekTime(this.target) + (this.repeatCount % 2 ? 1 : -1) * this.clock.smallestGapS / 8;
+    }, 300);
   }
 
   #seekPending() {
