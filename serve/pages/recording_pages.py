@@ -61,7 +61,6 @@ def show_recording(recording_id: str, state: State, pages: Pages) -> HTMLRespons
         "duration_s": row["duration_s"] or 0,
         "width_px": size_px[0],
         "height_px": size_px[1],
-        "started_at_ms": row["started_at_utc"],
         "shapes": relative_shapes(state.settings, row["camera"], size_px),
     }
     return render(

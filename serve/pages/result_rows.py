@@ -27,16 +27,10 @@ def fetch_rows(
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def json_response(value: object, *, max_age_s: int = 0) -> Response:
-    """Answer with a value as JSON; NaN and infinities become null.
-
-    Args:
-        value: Lists, mappings, numbers and texts.
-        max_age_s: How long a browser may keep the answer.
-    """
+def json_response(value: object) -> Response:
+    """Answer with lists, mappings, numbers and texts as JSON; NaN and infinities become null."""
     text = json.dumps(_finite(value), separators=(",", ":"), ensure_ascii=False, default=_json_value)
-    cache = f"private, max-age={max_age_s}" if max_age_s else "no-store"
-    return Response(text, media_type="application/json", headers={"Cache-Control": cache})
+    return Response(text, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def script_json(value: object) -> str:

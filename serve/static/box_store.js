@@ -115,7 +115,7 @@ function firstRow(words, offset) {
   return low * ROW_WORDS;
 }
 
-export const IS_INTERPOLATED = 1, IS_CORRECTED = 2;
+export const IS_INTERPOLATED = 1;
 export const classOf = (words, row) => words[row + 1];
 export const trackOf = (words, row) => words[row + 2] + words[row + 3] * 65536;
 export const confidenceOf = (words, row) => (words[row + 4] & 255) === 0 ? null : ((words[row + 4] & 255) - 1) / 254;

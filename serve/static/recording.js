@@ -137,7 +137,7 @@ async function start() {
     open(object.start_s, object.track_id);
     player.video.addEventListener("seeked", () => player.video.play().catch(() => {}), { once: true });
   });
-  const counts = new Counts(address, page.started_at_ms);
+  const counts = new Counts(address);
   const tabs = document.querySelector("[role=tablist]");
   listenToTabs(tabs);
   tabs.addEventListener("tab", ({ detail }) => { if (detail === "counts") counts.load(); });

@@ -63,8 +63,8 @@ export class EventTable {
 }
 
 export class Counts {
-  constructor(address, startedAtMs) {
-    Object.assign(this, { address, startedAtMs });
+  constructor(address) {
+    this.address = address;
     byId("interval").addEventListener("change", () => this.load());
   }
 
