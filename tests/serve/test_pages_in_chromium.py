@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.builders.numbered_pages import chromium, serving, store_numbered_recordings
+from tests.builders.numbered_pages import SIZE_PX, chromium, serving, store_numbered_recordings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -54,6 +54,8 @@ def test_a_drawn_line_shows_its_counts_and_events(browser: "Browser", address: s
     page.click("#draw-line")
     canvas = page.locator("#canvas").bounding_box()
     assert canvas is not None
+    # Clicks would miss their place if the picture did not fill the canvas.
+    assert canvas["width"] / canvas["height"] == pytest.approx(SIZE_PX[0] / SIZE_PX[1], abs=0.01)
     for share in (0.98, 0.02):
         page.mouse.click(canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] * share)
     page.wait_for_selector("#answer table")
