@@ -29,7 +29,7 @@ from cli.options import end_process
 from resources.config.settings import Settings
 from resources.schema.operations_tables import STAGE_RUNS
 from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORDINGS
-from resources.schema.track_tables import TRACK_BOXES
+from resources.schema.track_tables import TRACK_BOXES, TRACKS
 from resources.storage.delta_store import Store
 from resources.storage.results_database import publish
 from serve.access_control import Access
@@ -94,7 +94,9 @@ def store_library(store: Store, recording_count: int) -> None:
     rng = np.random.default_rng(0)
     store_recording(store, 720_000, rng)
     write_hour(store.data_folder / "hour.mp4")
-    hour = {table: store.read(table, ["hour"]) for table in (RECORDINGS, RECORDING_CONTENTS, TRACK_BOXES, FRAMES)}
+    hour = {
+        table: store.read(table, ["hour"]) for table in (RECORDINGS, RECORDING_CONTENTS, TRACKS, TRACK_BOXES, FRAMES)
+    }
     short_ids = [f"short-{number:03}" for number in range(_SHORT_COUNT)]
     ids = [*short_ids, *(f"quiet-{number:05}" for number in range(recording_count - _SHORT_COUNT - 1))]
     start = datetime(2026, 3, 2, tzinfo=UTC)
@@ -115,8 +117,8 @@ def store_library(store: Store, recording_count: int) -> None:
     store.replace(RECORDINGS, ids, pa.Table.from_pylist(headers, RECORDINGS.arrow_schema))
     store.replace(RECORDING_CONTENTS, ids, pa.Table.from_pylist(contents, RECORDING_CONTENTS.arrow_schema))
     store.append(STAGE_RUNS, pa.Table.from_pylist(runs, STAGE_RUNS.arrow_schema))
-    for table in (TRACK_BOXES, FRAMES):
-        part = hour[table].filter(pc.less(hour[table]["frame_index"], _SHORT_FRAMES))
+    for table, frame in ((TRACKS, "first_frame_index"), (TRACK_BOXES, "frame_index"), (FRAMES, "frame_index")):
+        part = hour[table].filter(pc.less(hour[table][frame], _SHORT_FRAMES))
         position = part.column_names.index("recording_id")
         copies = [part.set_column(position, "recording_id", pa.repeat(name, part.num_rows)) for name in short_ids]
         store.replace(table, short_ids, pa.concat_tables([copy.cast(table.arrow_schema) for copy in copies]))
@@ -156,6 +158,7 @@ def server_cases(address: str, recording_count: int) -> Iterator[Case]:
         yield max_case("the same, filtered by camera and text", filtered, "s", 0.3)
         hour = seconds(lambda: client.post("/recordings/hour/question", json=_QUESTION))
         yield max_case("line drawn on 1 h with 720,000 boxes", hour, "s", 1.0)
+        assert client.post("/cameras/short/question", json=_QUESTION).json()["counts"]
         short = seconds(lambda: client.post("/cameras/short/question", json=_QUESTION))
         yield max_case(f"line drawn on {_SHORT_COUNT} recordings of 1 min", short, "s", 3.0)
 
