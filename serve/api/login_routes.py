@@ -13,7 +13,7 @@ _WRONG_TOKEN_DELAY_S = 1.0
 _SESSION_S = 7 * 86_400
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Log in</title>
+<title>Log in</title><link rel="icon" href="data:,">
 <style>:root {{ color-scheme: light dark; font: 16px system-ui; }}
 main {{ max-width: 24rem; margin: 15vh auto; padding: 1rem; }}
 input, button {{ font: inherit; padding: .5rem; width: 100%; box-sizing: border-box; margin-top: .5rem; }}
