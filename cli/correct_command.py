@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from cli.options import PATH_TYPE, data_option, settings_option
+from resources.config.settings import Settings
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError
 from resources.storage.delta_store import Store
@@ -23,7 +24,13 @@ _NAMES = {"track": "track_id", "other": "other_track_id", "time": "time_s", "sta
 @click.command()
 @click.argument("action", required=False, metavar="[ACTION]")
 @click.argument("subject", required=False, metavar="[RECORDING]")
-@click.option("--file", "file", type=PATH_TYPE, help="Read corrections from a CSV or JSON file.")
+@click.option(
+    "--file",
+    "file",
+    type=PATH_TYPE,
+    help="Read a CSV or JSON file of corrections, or edited tracks of CVAT, COCO or MOT.",
+)
+@click.option("--recording", help="The recording of a CVAT or MOT file, if its task or folder has another name.")
 @click.option("--track", type=int, help="Number of the track.")
 @click.option("--other", type=int, help="Number of the second track, of merge and swap.")
 @click.option("--time", type=float, help="Seconds from the start, of split, swap and move.")
@@ -41,6 +48,7 @@ def correct(
     action: str | None,
     subject: str | None,
     file: Path | None,
+    recording: str | None,
     by: str | None,
     data: Path | None,
     settings: Path | None,
@@ -63,8 +71,10 @@ def correct(
     if not (data_folder / "tables").is_dir():
         raise PipelineError(f"The data folder {data_folder} has no results yet: name another one with --data.")
     if file is not None:
+        tracks = _read_tracks(file, recording, loaded_settings)
+        rows = _read_file(file) if tracks is None else tracks
         requests = number_requests(
-            [CorrectionRequest(f"{file}, row {number}", row) for number, row in enumerate(_read_file(file), 1)]
+            [CorrectionRequest(f"{file}, row {number}", row) for number, row in enumerate(rows, 1)]
         )
     else:
         values = {_NAMES.get(name, name): value for name, value in options.items()}
@@ -89,6 +99,35 @@ def correct(
     if stored:
         applied_by = "The running pipeline applies" if is_pipeline_running(data_folder) else "cv-assets process applies"
         click.echo(f"{applied_by} them; v_corrections lists what does not fit.")
+
+
+def _read_tracks(file: Path, recording_id: str | None, settings: Settings) -> list[dict[str, Any]] | None:
+    """Compare the tracks of a file of another tool with those of its recordings; prints what cannot be corrected.
+
+    Returns:
+        The corrections; None if the file has corrections, not tracks.
+
+    Raises:
+        PipelineError: The file is damaged, or has tracks of a recording that does not exist.
+    """
+    from cli.start_check import publish_for_query
+    from resources.exports.annotations import read_annotations, select_recordings
+    from resources.exports.corrected_files import find_corrections, read_annotation_file
+    from resources.storage.results_database import open_results
+
+    tracks = read_annotation_file(file, recording_id)
+    if tracks is None:
+        return None
+    publish_for_query(settings)
+    rows: list[dict[str, Any]] = []
+    with open_results(settings.data_folder) as results:
+        for row in select_recordings(results, list(tracks), None):
+            recording = read_annotations(results, row, is_corrected=True, has_untracked=False)
+            corrections = find_corrections(recording, tracks[row["recording_id"]])
+            rows += map(dict, corrections.rows)
+            for sentence in corrections.left_out:
+                click.echo(f"{row['recording_id']}: {sentence}; no correction expresses this.", err=True)
+    return rows
 
 
 def _read_file(file: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from cli.audit_command import audit
 from cli.correct_command import correct
 from cli.crops_command import crops
 from cli.dev_command import dev
+from cli.export_command import export
 from cli.forget_command import forget, keep
 from cli.init_command import write_starter_settings
 from cli.notify_command import notify
@@ -38,8 +39,7 @@ commands.add_command(serve)
 commands.add_command(worker)
 commands.add_command(stale)
 commands.add_command(crops)
-commands.add_command(search)
-commands.add_command(teach)
+commands.add_command(export)
 commands.add_command(correct)
 commands.add_command(audit)
 commands.add_command(adopt)

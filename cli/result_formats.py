@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -66,29 +66,43 @@ def print_xlsx(results: Iterable[duckdb.DuckDBPyRelation]) -> None:
     Raises:
         QueryError: Standard output is a terminal, or a sheet cannot hold a result.
     """
+    _check_no_terminal("xlsx")
+    relations = {f"result {number}" if number > 1 else "result": result for number, result in enumerate(results, 1)}
+    if not relations:
+        return
+    with tempfile.TemporaryDirectory(prefix="cv-assets-sql-") as folder:
+        file = Path(folder, "result.xlsx")
+        write_xlsx(relations, file)
+        _print_file(file)
+
+
+def write_xlsx(relations: Mapping[str, duckdb.DuckDBPyRelation], file: Path) -> None:
+    """Write results as the sheets of an Excel file; times are UTC, a binary value is its size.
+
+    Args:
+        relations: The results by the names of their sheets.
+        file: The file.
+
+    Raises:
+        QueryError: A sheet cannot hold a result.
+    """
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
     from openpyxl.styles import Font
 
-    _check_no_terminal("xlsx")
     # All rows are checked before the file is begun: an abandoned one would leave temporary files.
-    sheets = [(result.columns, _excel_rows(result)) for result in map(replace_blobs, results)]
-    if not sheets:
-        return
+    sheets = {name: (result.columns, _excel_rows(replace_blobs(result))) for name, result in relations.items()}
     book = Workbook(write_only=True)
-    for number, (names, rows) in enumerate(sheets, 1):
-        sheet = book.create_sheet(f"result {number}" if number > 1 else "result")
+    for name, (columns, rows) in sheets.items():
+        sheet = book.create_sheet(name)
         sheet.freeze_panes = "A2"
-        header = [WriteOnlyCell(sheet, name) for name in names]
+        header = [WriteOnlyCell(sheet, column) for column in columns]
         for cell in header:
             cell.font = Font(bold=True)
         sheet.append(header)
         for row in rows:
             sheet.append([_text_cell(sheet, value) if isinstance(value, str) else value for value in row])
-    with tempfile.TemporaryDirectory(prefix="cv-assets-sql-") as folder:
-        file = Path(folder, "result.xlsx")
-        book.save(file)
-        _print_file(file)
+    book.save(file)
 
 
 def replace_blobs(result: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:

@@ -1,0 +1,1 @@
+"""Files of other tools with boxes, tracks, masks and keypoints of stored recordings."""

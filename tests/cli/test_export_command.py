@@ -1,0 +1,399 @@
+"""Exports are read back by the readers of their formats; boxes, numbers and times must be equal."""
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import openpyxl
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from cli.main import commands
+from resources.config.settings import Settings
+from resources.schema.columns import Table
+from resources.schema.model_tables import DETECTIONS, KEYPOINTS, MASKS
+from resources.schema.recording_tables import FRAMES
+from resources.schema.track_tables import TRACK_BOXES, TRACKS
+from resources.schema.zone_tables import LINE_TRIPS, ZONE_EVENTS
+from resources.storage.delta_store import Store
+from resources.storage.results_database import publish
+from tests.builders.damaged_tracks import track_rows
+from tests.builders.numbered_videos import MakeVideo, read_number
+from tests.builders.table_rows import sparse_rows, store_recordings
+
+WIDTH_PX, HEIGHT_PX, FRAME_COUNT = 320, 200, 30
+TIMES_S = np.cumsum(np.random.default_rng(0).uniform(0.05, 0.15, FRAME_COUNT)).round(6)  # a variable rate
+_EDGES = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
+
+
+def stored_rows(table: Table, rows: Sequence[dict[str, Any]], recording_id: str) -> pa.Table:
+    """Rows of a table in which columns without a value are NULL, or zero where they must have one."""
+    built = sparse_rows(table, *rows, recording_id=recording_id)
+    for position, schema_field in enumerate(table.arrow_schema):
+        if not schema_field.nullable and built.column(position).null_count == len(rows) > 0:
+            zeros = np.zeros(len(rows)).astype(str) if pa.types.is_string(schema_field.type) else np.zeros(len(rows))
+            built = built.set_column(position, schema_field.name, pa.array(zeros).cast(schema_field.type))
+    return built.cast(table.arrow_schema)
+
+
+def true_boxes() -> dict[int, dict[int, tuple[str, tuple[float, float, float, float]]]]:
+    """Boxes of two tracks by frame: a car with a gap, and a person that is relabelled nowhere."""
+    boxes: dict[int, dict[int, tuple[str, tuple[float, float, float, float]]]] = {1: {}, 2: {}}
+    for frame in range(FRAME_COUNT):
+        if frame not in (10, 11, 12):
+            boxes[1][frame] = ("car", (5.25 + 3 * frame, 20.5, 45.75 + 3 * frame, 50.125))
+        if 4 <= frame < 20:
+            boxes[2][frame] = ("person", (200.5, 60.25 + frame, 220.5, 120.75 + frame))
+    return boxes
+
+
+@pytest.fixture
+def arguments(store: Store, make_video: MakeVideo) -> list[str]:
+    """Options for a data folder with the recording `walk`, which has two tracks, masks and keypoints, and `empty`."""
+    video = make_video("walk.mp4", FRAME_COUNT, rate=10, size=(WIDTH_PX, HEIGHT_PX))
+    content = {"frame_count": FRAME_COUNT, "width_px": WIDTH_PX, "height_px": HEIGHT_PX, "video_path": str(video)}
+    store_recordings(store, {"recording_id": "walk", **content}, {"recording_id": "empty", **content})
+    frames = [{"frame_index": frame, "time_s": float(time_s)} for frame, time_s in enumerate(TIMES_S)]
+    for name in ("walk", "empty"):
+        store.replace(FRAMES, [name], stored_rows(FRAMES, frames, name))
+    detections, boxes, masks, keypoints = [], [], [], []
+    for track_id, by_frame in true_boxes().items():
+        for frame, (class_name, corners) in by_frame.items():
+            row = {"frame_index": frame, "time_s": float(TIMES_S[frame]), "class_name": class_name, "class_id": 0}
+            row |= dict(zip(_EDGES, corners, strict=True))
+            is_interpolated = track_id == 2 and frame == 7
+            index = None if is_interpolated else track_id
+            boxes.append({**row, "track_id": track_id, "detection_index": index, "is_interpolated": is_interpolated,
+                          "confidence": None if is_interpolated else 0.75})  # fmt: skip
+            if not is_interpolated:
+                detections.append({**row, "detection_index": track_id, "confidence": 0.75})
+            if track_id == 1:
+                left, top, right, bottom = corners
+                polygon = [left, top, right, top, right, bottom, (left + right) / 2, bottom + 2]
+                masks.append({"frame_index": frame, "detection_index": 1, "area_px": 900.0, "polygon_px": polygon})
+            elif not is_interpolated:
+                keypoints += [
+                    {"frame_index": frame, "detection_index": 2, "keypoint_index": number, "x_px": 201.5 + number,
+                     "y_px": 62.25 + frame, "confidence": 0.9 - 0.05 * number}
+                    for number in range(17)
+                ]  # fmt: skip
+    noise = {"frame_index": 2, "detection_index": 0, "time_s": float(TIMES_S[2]), "class_name": "car", "class_id": 0}
+    detections.append(noise | {"confidence": 0.2} | dict(zip(_EDGES, (1.0, 2.0, 11.0, 14.0), strict=True)))
+    store.replace(DETECTIONS, ["walk"], stored_rows(DETECTIONS, detections, "walk"))
+    store.replace(MASKS, ["walk"], stored_rows(MASKS, masks, "walk"))
+    store.replace(KEYPOINTS, ["walk"], stored_rows(KEYPOINTS, keypoints, "walk"))
+    boxes.sort(key=lambda row: (row["track_id"], row["frame_index"]))
+    box_table = stored_rows(TRACK_BOXES, boxes, "walk")
+    store.replace(TRACK_BOXES, ["walk"], box_table)
+    store.replace(TRACKS, ["walk"], track_rows(box_table, 10.0))
+    event = {"track_id": 1, "event_index": 0, "event": "in", "line_name": "gate", "frame_index": 15,
+             "time_s": float(TIMES_S[15]), "class_name": "car"}  # fmt: skip
+    store.replace(ZONE_EVENTS, ["walk"], stored_rows(ZONE_EVENTS, [event], "walk"))
+    trip = {"track_id": 1, "trip_index": 0, "class_name": "car", "from_line": "gate", "to_line": "exit",
+            "from_direction": "in", "to_direction": "out", "start_s": 1.0, "travel_s": 2.0}  # fmt: skip
+    store.replace(LINE_TRIPS, ["walk"], stored_rows(LINE_TRIPS, [trip], "walk"))
+    return ["--data", str(store.data_folder)]
+
+
+def run(arguments: Sequence[str], *command: str) -> Result:
+    return CliRunner().invoke(commands, [*command, *arguments])
+
+
+def export(arguments: Sequence[str], output_format: str, out: Path, *options: str) -> Path:
+    result = run(arguments, "export", output_format, "--out", str(out), *options)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.mark.parametrize("output_format", ["coco", "fiftyone"])
+def test_coco_has_every_box_mask_and_keypoint(arguments: list[str], output_format: str, tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    out = export(arguments, output_format, tmp_path / "out")
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(out / ("annotations.json" if output_format == "coco" else "labels.json")))
+    assert len(coco.imgs) == 2 * FRAME_COUNT
+    found: dict[int, dict[int, Any]] = {1: {}, 2: {}}
+    untracked = []
+    for annotation in coco.anns.values():
+        image = coco.imgs[annotation["image_id"]]
+        assert (image["recording_id"], image["time_s"]) == ("walk", TIMES_S[image["frame_index"]])
+        left, top, width, height = annotation["bbox"]
+        name = coco.cats[annotation["category_id"]]["name"]
+        if "track_id" in annotation:
+            found[annotation["track_id"]][image["frame_index"]] = (name, (left, top, left + width, top + height))
+        else:
+            untracked.append((image["frame_index"], annotation["bbox"]))
+        if name == "car" and "track_id" in annotation:
+            assert annotation["area"] == 900
+            assert coco.annToMask(annotation).sum() > 0
+        if name == "person":
+            points = np.array(annotation["keypoints"]).reshape(-1, 3)
+            assert points[:, 0].tolist() == [201.5 + number for number in range(17)]
+            assert points[:, 2].tolist() == [2] * 9 + [1] * 8
+    expected = true_boxes()
+    del expected[2][7]  # interpolated: no detection
+    assert found == expected
+    assert untracked == [(2, [1.0, 2.0, 10.0, 12.0])]
+    person = next(category for category in coco.cats.values() if category["name"] == "person")
+    assert len(person["keypoints"]) == 17
+
+
+def test_images_of_a_dataset_are_the_frames_of_their_names(arguments: list[str], tmp_path: Path) -> None:
+    import cv2
+
+    out = export(arguments, "coco", tmp_path / "out", "walk", "--images", "--every", "7")
+    content = json.loads((out / "annotations.json").read_text())
+    assert [image["frame_index"] for image in content["images"]] == [0, 7, 14, 21, 28]
+    for image in content["images"]:
+        picture = cv2.imread(str(out / "images" / image["file_name"]))
+        assert picture is not None
+        assert read_number(np.asarray(picture)) == image["frame_index"]
+
+
+def test_yolo_is_read_by_the_loader_of_ultralytics(arguments: list[str], tmp_path: Path) -> None:
+    from ultralytics.data.dataset import YOLODataset
+    from ultralytics.data.utils import check_det_dataset
+
+    out = export(arguments, "yolo", tmp_path / "out", "--class", "person")
+    data = check_det_dataset(str(out / "data.yaml"), autodownload=False)
+    assert data["names"] == {0: "person"}
+    dataset = YOLODataset(img_path=data["train"], data=data, task="detect", augment=False, batch_size=1)
+    assert len(dataset) == 2 * FRAME_COUNT
+    found = {}
+    for label in dataset.labels:
+        if len(label["bboxes"]):
+            ((x, y, width, height),) = label["bboxes"] * [WIDTH_PX, HEIGHT_PX, WIDTH_PX, HEIGHT_PX]
+            frame = int(Path(label["im_file"]).stem.rsplit("-", 1)[1])
+            found[frame] = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    expected = {frame: corners for frame, (_, corners) in true_boxes()[2].items() if frame != 7}
+    assert found.keys() == expected.keys()
+    for frame, corners in expected.items():
+        assert found[frame] == pytest.approx(corners, abs=0.01)
+
+
+def test_yolo_has_the_outlines_of_masks(arguments: list[str], tmp_path: Path) -> None:
+    out = export(arguments, "yolo", tmp_path / "out", "walk", "--class", "car")
+    number, *values = (out / "labels" / "train" / "walk-000005.txt").read_text().split()
+    corners = true_boxes()[1][5][1]
+    assert (number, len(values)) == ("0", 8)
+    assert float(values[0]) * WIDTH_PX == pytest.approx(corners[0], abs=0.001)
+
+
+def test_mot_is_read_by_motmetrics(arguments: list[str], tmp_path: Path) -> None:
+    import motmetrics
+
+    out = export(arguments, "mot", tmp_path / "out")
+    assert (out / "empty" / "gt" / "gt.txt").read_text() == ""
+    table = motmetrics.io.loadtxt(str(out / "walk" / "gt" / "gt.txt"), fmt="mot15-2D")
+    labels = (out / "walk" / "gt" / "labels.txt").read_text().split()
+    found: dict[int, dict[int, Any]] = {1: {}, 2: {}}
+    for (frame, number), row in table.iterrows():
+        corners = (row["X"], row["Y"], row["X"] + row["Width"], row["Y"] + row["Height"])
+        found[number][frame - 1] = (labels[int(row["ClassId"]) - 1], corners)
+    assert found == true_boxes()
+    assert "seqLength=30" in (out / "walk" / "seqinfo.ini").read_text()
+
+
+def test_cvat_has_a_keyframe_per_box_and_ends_each_stretch_outside(arguments: list[str], tmp_path: Path) -> None:
+    out = export(arguments, "cvat", tmp_path / "out")
+    root = ElementTree.parse(out / "walk.xml").getroot()
+    assert root.findtext("version") == "1.1"
+    assert [root.findtext(f"meta/task/{name}") for name in ("size", "start_frame", "stop_frame")] == ["30", "0", "29"]
+    assert [label.text for label in root.iterfind("meta/task/labels/label/name")] == ["car", "person"]
+    found: dict[int, dict[int, Any]] = {}
+    outside: dict[int, list[int]] = {}
+    for track in root.iter("track"):
+        number = int(track.attrib["id"])
+        frames = []
+        for box in track.iter("box"):
+            assert box.attrib["keyframe"] == "1"
+            frame = int(box.attrib["frame"])
+            frames.append(frame)
+            if box.attrib["outside"] == "1":
+                outside.setdefault(number, []).append(frame)
+                continue
+            corners = tuple(float(box.attrib[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
+            found.setdefault(number, {})[frame] = (track.attrib["label"], corners)
+        assert frames == sorted(set(frames))
+    assert found == true_boxes()
+    assert outside == {1: [10], 2: [20]}
+    assert ElementTree.parse(out / "empty.xml").getroot().find("track") is None
+
+
+def test_label_studio_has_percentages_and_frames_from_one(arguments: list[str], tmp_path: Path) -> None:
+    out = export(arguments, "label-studio", tmp_path / "out")
+    tasks = json.loads((out / "tasks.json").read_text())
+    assert [task["data"]["recording_id"] for task in tasks] == ["empty", "walk"]
+    assert tasks[0]["predictions"][0]["result"] == []
+    found: dict[int, dict[int, Any]] = {1: {}, 2: {}}
+    for region in tasks[1]["predictions"][0]["result"]:
+        assert region["type"] == "videorectangle"
+        number = int(region["meta"]["text"][0].split()[1])
+        for item in region["value"]["sequence"]:
+            frame = item["frame"] - 1
+            assert item["time"] == TIMES_S[frame]
+            left, top = item["x"] / 100 * WIDTH_PX, item["y"] / 100 * HEIGHT_PX
+            right, bottom = left + item["width"] / 100 * WIDTH_PX, top + item["height"] / 100 * HEIGHT_PX
+            found[number][frame] = (region["value"]["labels"][0], (left, top, right, bottom))
+        shown = [item["enabled"] for item in region["value"]["sequence"]]
+        assert shown.count(False) == (2 if number == 1 else 1)  # one per stretch: nothing is drawn in the gap
+    for number, boxes in true_boxes().items():
+        assert found[number].keys() == boxes.keys()
+        for frame, (name, corners) in boxes.items():
+            assert found[number][frame][0] == name
+            assert found[number][frame][1] == pytest.approx(corners)
+
+
+def test_tables_are_read_by_pandas_openpyxl_and_arrow(arguments: list[str], tmp_path: Path) -> None:
+    expected = sum(len(boxes) for boxes in true_boxes().values())
+    for output_format in ("csv", "xlsx", "parquet", "arrow"):
+        export(arguments, output_format, tmp_path / output_format, "--table", "track_boxes", "--table", "tracks")
+    book = openpyxl.load_workbook(tmp_path / "xlsx" / "results.xlsx", read_only=True)
+    assert book.sheetnames == ["track_boxes", "tracks"]
+    assert len(list(book["track_boxes"].iter_rows())) == expected + 1
+    frames = {
+        "csv": pd.read_csv(tmp_path / "csv" / "track_boxes.csv"),
+        "parquet": pq.read_table(tmp_path / "parquet" / "track_boxes.parquet").to_pandas(),
+        "arrow": pa.ipc.open_file(tmp_path / "arrow" / "track_boxes.arrow").read_all().to_pandas(),
+    }
+    for name, table in frames.items():
+        assert len(table) == expected, name
+        row = table[(table["track_id"] == 2) & (table["frame_index"] == 9)].iloc[0]
+        assert (row["time_s"], row["y_max_px"]) == (TIMES_S[9], 129.75), name
+
+
+def test_paths_lie_on_the_map_of_the_camera(arguments: list[str], tmp_path: Path) -> None:
+    settings = tmp_path / "pipeline.yaml"
+    ground = {"points": [[0, 0], [320, 0], [320, 200], [0, 200]], "metres": [[0, 20], [32, 20], [32, 0], [0, 0]]}
+    settings.write_text(yaml.safe_dump({"cameras": {"gate": {"units": "px", "ground": ground}}}))
+    where = ("--settings", str(settings))
+    metres = json.loads((export(arguments, "geojson", tmp_path / "m", *where) / "paths.geojson").read_text())
+    path = next(item for item in metres["features"] if item["properties"]["track_id"] == 2)
+    assert path["geometry"]["coordinates"][0] == pytest.approx([21.05, 20 - 12.475])
+    assert path["properties"]["times_s"] == TIMES_S[4:20].tolist()
+    place = ("--origin", "60", "10", "--bearing", "90")
+    out = export(arguments, "geojson", tmp_path / "degrees", *where, *place)
+    on_map = json.loads((out / "paths.geojson").read_text())
+    path = next(item for item in on_map["features"] if item["properties"]["track_id"] == 2)
+    longitude, latitude = path["geometry"]["coordinates"][0]
+    # The y axis points east: 7.525 m east and 21.05 m south of the origin.
+    assert (longitude - 10) * 111_320 * 0.5 == pytest.approx(7.525, abs=0.01)
+    assert (latitude - 60) * 111_320 == pytest.approx(-21.05, abs=0.01)
+
+
+def test_flows_have_the_columns_of_open_traffic_cam(arguments: list[str], tmp_path: Path) -> None:
+    table = pd.read_csv(export(arguments, "flows", tmp_path / "out", "--interval", "15") / "counts.csv")
+    assert table.iloc[0].to_dict() == {
+        "start time": "2026-03-01 08:45:00",
+        "start occurrence date": "2026-03-01",
+        "start occurrence time": "08:45:00",
+        "end time": "2026-03-01 09:00:00",
+        "end occurrence date": "2026-03-01",
+        "end occurrence time": "09:00:00",
+        "classification": "car",
+        "flow": "gate --> exit",
+        "from section": "gate",
+        "to section": "exit",
+        "count": 1,
+    }
+
+
+def test_captions_have_the_time_of_the_normalized_video(arguments: list[str], tmp_path: Path) -> None:
+    out = export(arguments, "vtt", tmp_path / "out")
+    assert (out / "walk.vtt").read_text().splitlines() == [
+        *("WEBVTT", "", "00:00:01.500 --> 00:00:03.000", "car 1 crosses in: gate"),
+    ]
+    assert (out / "empty.vtt").read_text().splitlines() == ["WEBVTT"]
+
+
+def test_edited_tracks_come_back_as_corrections(arguments: list[str], tmp_path: Path, store: Store) -> None:
+    from cv_assets.corrected_tracks import correct_tracks
+
+    file = export(arguments, "cvat", tmp_path / "out") / "walk.xml"
+    tree = ElementTree.parse(file)
+    car, person = tree.getroot().iter("track")
+    car.set("id", "0")  # as CVAT numbers tracks
+    car.set("label", "bus")
+    box = car.findall("box")[3]
+    box.set("xtl", "1.5")
+    tree.getroot().remove(person)
+    tree.write(file)
+    result = run(arguments, "correct", "--file", str(file), "--by", "ann")
+    assert result.exit_code == 0, result.output
+    assert "Stored 3 corrections." in result.output
+    assert "0 corrections; 3 were stored before" in run(arguments, "correct", "--file", str(file), "--by", "ann").output
+    correct_tracks("walk", store)
+    publish(store, Settings(data_folder=store.data_folder))
+    out = export(arguments, "cvat", tmp_path / "again", "walk", "--corrected")
+    (track,) = ElementTree.parse(out / "walk.xml").getroot().iter("track")
+    boxes = {box.attrib["frame"]: box.attrib for box in track.iter("box") if box.attrib["outside"] == "0"}
+    assert track.attrib["label"] == "bus"
+    assert len(boxes) == len(true_boxes()[1])
+    assert (float(boxes["3"]["xtl"]), float(boxes["4"]["xtl"])) == (1.5, 5.25 + 12)
+
+
+@pytest.mark.parametrize("output_format", ["mot", "coco"])
+def test_a_deleted_track_of_mot_and_coco_is_rejected(arguments: list[str], output_format: str, tmp_path: Path) -> None:
+    out = export(arguments, output_format, tmp_path / "out", "--corrected")
+    if output_format == "mot":
+        file = out / "walk" / "gt" / "gt.txt"
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if line.split(",")[1] == "1"))
+    else:
+        file = out / "annotations.json"
+        content = json.loads(file.read_text())
+        content["annotations"] = [item for item in content["annotations"] if item.get("track_id") == 1]
+        file.write_text(json.dumps(content))
+    result = run(arguments, "correct", "--file", str(file), "--by", "ann")
+    assert "Stored 1 correction." in result.output, result.output
+    actions = run(arguments, "sql", "SELECT action, recording_id FROM v_corrections", "--format", "csv")
+    assert "reject,walk" in actions.output
+
+
+def test_what_no_correction_expresses_is_listed(arguments: list[str], tmp_path: Path) -> None:
+    file = export(arguments, "mot", tmp_path / "out") / "walk" / "gt" / "gt.txt"
+    lines = file.read_text().splitlines(True)
+    file.write_text("".join(lines[1:]) + "4,99,250,10,20,30,1,1,1\n")
+    result = run(arguments, "correct", "--file", str(file))
+    assert "walk: track 1 has 1 boxes fewer, such as that of frame 0; no correction expresses this." in result.output
+    assert "walk: a new object (car) from frame 3; no correction expresses this." in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["coco", "nowhere"], "No recording has the id 'nowhere'"),
+        (["coco", "--camera", "yard"], "There is no processed recording of the camera 'yard' to export."),
+        (["coco", "--class", "tree"], "No object has the class 'tree'; there are: car, person."),
+        (["mot", "--every", "5"], "export mot takes no --every: leave it out."),
+        (["csv", "--table", "secrets"], "There is no table 'secrets'"),
+        (["geojson"], "The camera 'gate' has no ground"),
+        (["flows", "empty"], "No object went from one line to another"),
+    ],
+)
+def test_an_export_that_cannot_be_written_leaves_nothing(
+    arguments: list[str], command: list[str], sentence: str, tmp_path: Path
+) -> None:
+    result = run(arguments, "export", *command, "--out", str(tmp_path / "out"))
+    assert result.exit_code != 0
+    assert sentence in str(result.exception or "") + result.output
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def test_a_folder_with_files_is_left_as_it_is(arguments: list[str], tmp_path: Path, store: Store) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    result = run(arguments, "export", "mot", "--out", str(tmp_path / "out"))
+    assert "is not empty" in str(result.exception) + result.output
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    result = run(arguments, "export", "mot", "--out", str(store.data_folder / "out"))
+    assert "is inside the data folder" in str(result.exception) + result.output
