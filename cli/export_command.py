@@ -103,7 +103,7 @@ def _write(
     options: dict[str, Any],
 ) -> tuple[int, str]:
     """Write the files; returns how many of what there are."""
-    from resources.exports.result_files import write_captions, write_flow_counts
+    from resources.exports.result_files import write_flow_counts
 
     recording_ids = [row["recording_id"] for row in rows]
     if output_format in _TABLES:
@@ -112,7 +112,7 @@ def _write(
         file = folder / "counts.csv"
         return write_flow_counts(results, file, recording_ids, options["interval"]), "counts"
     if output_format == "vtt":
-        return write_captions(results, folder, rows), "captions"
+        return _write_captions(results, rows, folder), "captions"
     return _write_boxes(output_format, results, rows, folder, settings, options)
 
 
@@ -157,6 +157,20 @@ def _write_boxes(
         return write_yolo(folder, annotations(), classes, every, writer), "boxes"
     names = {"labels_name": "labels.json", "images_name": "data"} if output_format == "fiftyone" else {}
     return write_coco(folder, annotations(), classes, every, writer, **names), "boxes"
+
+
+def _write_captions(results: duckdb.DuckDBPyConnection, rows: Sequence[dict[str, Any]], folder: Path) -> int:
+    """Write RECORDING.vtt with the events of each recording; returns the number of captions."""
+    from resources.clips.clip_selection import format_vtt, read_captions, stretch_between
+    from resources.exports.annotations import read_annotations
+
+    count = 0
+    for row in rows:
+        recording = read_annotations(results, row, is_corrected=True, has_untracked=False)
+        captions, _ = read_captions(results, recording, stretch_between(recording, None, None))
+        (folder / f"{recording.recording_id}.vtt").write_text(format_vtt(captions), encoding="utf-8")
+        count += len(captions)
+    return count
 
 
 def _write_geojson(

@@ -204,9 +204,11 @@ def _fetch(results: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, 
 
 
 def list_classes(
-    results: duckdb.DuckDBPyConnection, recording_ids: Sequence[str], *, is_corrected: bool, has_untracked: bool
+    results: duckdb.DuckDBPyConnection, recording_ids: Sequence[str] | None, *, is_corrected: bool, has_untracked: bool
 ) -> list[str]:
-    """The classes of the boxes that `read_annotations` reads, sorted by name."""
+    """The classes of the boxes that `read_annotations` reads, sorted by name; None takes all recordings."""
     table = "track_boxes" if is_corrected else "detections" if has_untracked else "tracker_track_boxes"
-    query = f"SELECT DISTINCT class_name FROM {table} WHERE recording_id IN (SELECT unnest($ids)) ORDER BY 1"
-    return [name for (name,) in results.execute(query, {"ids": list(recording_ids)}).fetchall()]
+    where = "" if recording_ids is None else "WHERE recording_id IN (SELECT unnest($ids))"
+    values = {} if recording_ids is None else {"ids": list(recording_ids)}
+    rows = results.execute(f"SELECT DISTINCT class_name FROM {table} {where} ORDER BY 1", values).fetchall()
+    return [name for (name,) in rows]

@@ -1,4 +1,4 @@
-"""Exports of counted results: tables, GeoJSON of paths, counts by flow as OpenTrafficCam has them, and WebVTT."""
+"""Exports of counted results: tables, GeoJSON of paths, and counts by flow as OpenTrafficCam has them."""
 
 import csv
 import json
@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -20,7 +19,6 @@ from resources.geometry.zone_geometry import anchor_points
 
 DEFAULT_TABLES = ("recordings", "v_objects", "track_boxes", "zone_events", "line_trips")
 _METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the earth's mean circumference
-_CUE_S = 2.0
 _OTC_COLUMNS = (
     *("start time", "start occurrence date", "start occurrence time"),
     *("end time", "end occurrence date", "end occurrence time"),
@@ -169,57 +167,3 @@ def write_flow_counts(
                 times += [f"{time_utc:%Y-%m-%d %H:%M:%S}", f"{time_utc:%Y-%m-%d}", f"{time_utc:%H:%M:%S}"]
             writer.writerow([*times, class_name, f"{from_line} --> {to_line}", from_line, to_line, count])
     return len(rows)
-
-
-def write_captions(results: duckdb.DuckDBPyConnection, folder: Path, recordings: Sequence[Mapping[str, Any]]) -> int:
-    """Write RECORDING.vtt for each recording: its zone and line events, or its objects where it has no events.
-
-    Times are those of the normalized video.
-
-    Returns:
-        The number of cues.
-    """
-    count = 0
-    for row in recordings:
-        recording_id, frame_s = row["recording_id"], row["rate_fps_den"] / row["rate_fps_num"]
-        duration_s = row["frame_count"] * frame_s
-        events = results.execute(
-            """SELECT frame_index, class_name, track_id, event, coalesce(line_name, zone_name) FROM zone_events
-            WHERE recording_id = $id ORDER BY frame_index, track_id""",
-            {"id": recording_id},
-        ).fetchall()
-        verbs = {"enter": "enters", "exit": "leaves", "in": "crosses in", "out": "crosses out"}
-        cues = [
-            (frame * frame_s, frame * frame_s + _CUE_S, f"{name} {track} {verbs[event]}: {place}")
-            for frame, name, track, event, place in events
-        ]
-        if not events:
-            objects = results.execute(
-                """SELECT first_frame_index, last_frame_index, class_name, track_id FROM tracks WHERE recording_id = $id
-                ORDER BY first_frame_index, track_id""",
-                {"id": recording_id},
-            ).fetchall()
-            cues = [(first * frame_s, (last + 1) * frame_s, f"{name} {track}") for first, last, name, track in objects]
-        lines = ["WEBVTT", ""]
-        for start_s, end_s, text in cues:
-            lines += [
-                f"{format_vtt_time(start_s)} --> {format_vtt_time(min(end_s, duration_s))}",
-                _escape_vtt(text),
-                "",
-            ]
-        (folder / f"{recording_id}.vtt").write_text("\n".join(lines), encoding="utf-8")
-        count += len(cues)
-    return count
-
-
-def format_vtt_time(time_s: float) -> str:
-    """A time as WebVTT writes it, such as 00:01:02.500."""
-    milliseconds = round(1000 * time_s)
-    return (
-        f"{milliseconds // 3_600_000:02d}:{milliseconds // 60_000 % 60:02d}:{milliseconds // 1000 % 60:02d}."
-        f"{milliseconds % 1000:03d}"
-    )
-
-
-def _escape_vtt(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("-->", "->")

@@ -18,6 +18,11 @@ _COLOURS = ((255, 176, 0), (100, 200, 255), (255, 110, 160), (140, 230, 90), (19
 DARK_COLOURS = ("#b45f06", "#1c6fb5", "#b83280", "#2f7d32", "#6b46c1", "#8a6d00", "#00796b", "#c53030")
 
 
+def class_colour(number: int) -> tuple[int, int, int]:
+    """The colour of a class by its number, as RGB."""
+    return _COLOURS[number % len(_COLOURS)]
+
+
 def shrink_to_preview(image: np.ndarray) -> np.ndarray:
     """Copy an image so that its longer side has at most `PREVIEW_SIDE_PX` pixels.
 
@@ -64,11 +69,11 @@ def annotate_image(
     boxes = (np.clip(xyxy, 0, 1).reshape(-1, 2, 2) * (size - 1)).round().astype(int).reshape(-1, 4)
     # The most important box is drawn last, so that it is on top of the others.
     for box, number in reversed(list(zip(boxes.tolist(), class_id, strict=True))):
-        draw.rectangle(box, outline=_COLOURS[number % len(_COLOURS)])
+        draw.rectangle(box, outline=class_colour(number))
     labels: list[tuple[float, float, float, float]] = []
     for box, name, number in zip(boxes.tolist(), names, class_id, strict=True):
         text = drawable_name(name, f"class {number}")
-        _draw_label(draw, box, text, _COLOURS[number % len(_COLOURS)], canvas.size, labels)
+        _draw_label(draw, box, text, class_colour(number), canvas.size, labels)
     return to_array(canvas)
 
 

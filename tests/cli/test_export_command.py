@@ -160,6 +160,7 @@ def test_images_of_a_dataset_are_the_frames_of_their_names(arguments: list[str],
         assert read_number(np.asarray(picture)) == image["frame_index"]
 
 
+@pytest.mark.slow
 def test_yolo_is_read_by_the_loader_of_ultralytics(arguments: list[str], tmp_path: Path) -> None:
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
@@ -397,3 +398,39 @@ def test_a_folder_with_files_is_left_as_it_is(arguments: list[str], tmp_path: Pa
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     result = run(arguments, "export", "mot", "--out", str(store.data_folder / "out"))
     assert "is inside the data folder" in str(result.exception) + result.output
+
+
+def test_a_clip_of_a_track_is_drawn_and_has_captions(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "clips"
+    result = run(
+        arguments, "clip", "walk", "--track", "2", "--event", "1", "--context", "0.2", "--boxes", "--blur", "car",
+        "--out", str(out),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "walk-person-2.mp4: frames 1 to 21, 2.10 s, encoded." in result.output
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("walk-gate-in-1.mp4", "walk-gate-in-1.srt", "walk-gate-in-1.vtt"),
+        *("walk-person-2.mp4", "walk-person-2.srt", "walk-person-2.vtt"),
+    ]
+    assert "car 1 crosses in: gate" in (out / "walk-gate-in-1.srt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["nowhere"], "No recording has the id 'nowhere'"),
+        (["walk", "--track", "9"], "The recording walk has no track 9."),
+        (["walk", "--event", "2"], "The recording walk has 1 events, and none number 2."),
+        (["walk", "--track", "1", "--from", "2"], "give tracks and events, or --from and --to, not both."),
+        (["walk", "--from", "3", "--to", "2"], "the clip starts at 3 s, after its end at 2 s."),
+        (["walk", "--from", "600"], "the clip lies outside the recording"),
+        (["walk", "--blur", "face"], "No object has the class 'face'; there are: car, person."),
+    ],
+)
+def test_a_clip_that_cannot_be_cut_leaves_nothing(
+    arguments: list[str], command: list[str], sentence: str, tmp_path: Path
+) -> None:
+    result = run(arguments, "clip", *command, "--out", str(tmp_path / "clips" / "a.mp4"))
+    assert result.exit_code != 0
+    assert sentence in str(result.exception or "") + result.output
+    assert not list(tmp_path.glob("clips/*"))

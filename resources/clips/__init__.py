@@ -1,0 +1,1 @@
+"""Clips cut from normalized videos, with boxes, trails, labels and clocks drawn on their frames."""
