@@ -17,6 +17,7 @@ from cli.init_command import write_starter_settings
 from cli.notify_command import notify
 from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, settings_option, weights_option
 from cli.process_command import process
+from cli.recap_command import recap
 from cli.repair_command import repair
 from cli.serve_command import serve
 from cli.settings_command import print_settings
@@ -41,6 +42,7 @@ commands.add_command(worker)
 commands.add_command(stale)
 commands.add_command(crops)
 commands.add_command(clip)
+commands.add_command(recap)
 commands.add_command(export)
 commands.add_command(correct)
 commands.add_command(audit)

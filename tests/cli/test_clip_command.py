@@ -1,0 +1,74 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.main import commands
+from resources.storage.delta_store import Store
+from tests.builders.numbered_videos import MakeVideo
+from tests.builders.walk_recording import store_walk
+
+
+@pytest.fixture
+def arguments(store: Store, make_video: MakeVideo) -> list[str]:
+    """Options of commands for a data folder with the recordings `walk` and `empty`."""
+    return store_walk(store, make_video)
+
+
+def run(arguments: Sequence[str], *command: str) -> Result:
+    return CliRunner().invoke(commands, [*command, *arguments])
+
+
+def test_a_clip_of_a_track_is_drawn_and_has_captions(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "clips"
+    result = run(
+        arguments, "clip", "walk", "--track", "2", "--event", "1", "--context", "0.2", "--boxes", "--blur", "car",
+        "--out", str(out),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "walk-person-2.mp4: frames 1 to 21, 2.10 s, encoded." in result.output
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("walk-gate-in-1.mp4", "walk-gate-in-1.srt", "walk-gate-in-1.vtt"),
+        *("walk-person-2.mp4", "walk-person-2.srt", "walk-person-2.vtt"),
+    ]
+    assert "car 1 crosses in: gate" in (out / "walk-gate-in-1.srt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["nowhere"], "No recording has the id 'nowhere'"),
+        (["walk", "--track", "9"], "The recording walk has no track 9."),
+        (["walk", "--event", "2"], "The recording walk has 1 events, and none number 2."),
+        (["walk", "--track", "1", "--from", "2"], "give tracks and events, or --from and --to, not both."),
+        (["walk", "--from", "3", "--to", "2"], "the clip starts at 3 s, after its end at 2 s."),
+        (["walk", "--from", "600"], "the clip lies outside the recording"),
+        (["walk", "--blur", "face"], "No object has the class 'face'; there are: car, person."),
+    ],
+)
+def test_a_clip_that_cannot_be_cut_leaves_nothing(
+    arguments: list[str], command: list[str], sentence: str, tmp_path: Path
+) -> None:
+    result = run(arguments, "clip", *command, "--out", str(tmp_path / "clips" / "a.mp4"))
+    assert result.exit_code != 0
+    assert sentence in str(result.exception or "") + result.output
+    assert not list(tmp_path.glob("clips/*"))
+
+
+def test_a_recap_of_a_camera_is_written_once(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "recap.mp4"
+    command = ("recap", "--camera", "gate", "--day", "2026-03-01", "--length", "1", "--out", str(out))
+    result = run(arguments, *command)
+    assert "recap.mp4: 1.0 s of 1 stretches with 3.0 s in all, from 1 of 2 recordings." in result.output
+    again = run(arguments, *command)
+    assert "exists: name another one with --out." in str(again.exception) + again.output
+    for options, sentence in (
+        (("--camera", "gate", "--day", "2026-03-02"), "No recording of the camera starts on 2026-03-02."),
+        (("--camera", "gate", "--day", "noon"), "'noon' is no day"),
+        (("empty",), "there is nothing to recap"),
+        ((), "name recordings, or a camera with --camera."),
+    ):
+        refused = run(arguments, "recap", *options, "--out", str(tmp_path / "other.mp4"))
+        assert sentence in str(refused.exception) + refused.output
+        assert not (tmp_path / "other.mp4").exists()
