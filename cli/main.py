@@ -8,6 +8,7 @@ import click
 from cli.adopt_command import adopt
 from cli.audit_command import audit
 from cli.clip_command import clip
+from cli.compare_command import compare
 from cli.correct_command import correct
 from cli.crops_command import crops
 from cli.dev_command import dev
@@ -43,6 +44,7 @@ commands.add_command(stale)
 commands.add_command(crops)
 commands.add_command(clip)
 commands.add_command(recap)
+commands.add_command(compare)
 commands.add_command(export)
 commands.add_command(correct)
 commands.add_command(audit)
