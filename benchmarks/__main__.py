@@ -22,6 +22,7 @@ from benchmarks.crops import crop_cases
 from benchmarks.inputs import BenchmarkInputs, find_inputs, process_folder
 from benchmarks.report import Case, describe_machine, max_case, min_case, min_ratio_case, print_table, write_json
 from benchmarks.second_stage import second_stage_cases
+from benchmarks.tiles import tile_cases
 from benchmarks.tracking import tracking_cases
 from cli.options import end_process
 from resources.config.settings_file import PROJECT_ROOT

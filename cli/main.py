@@ -20,6 +20,7 @@ from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, setti
 from cli.process_command import process
 from cli.recap_command import recap
 from cli.repair_command import repair
+from cli.search_command import search
 from cli.serve_command import serve
 from cli.settings_command import print_settings
 from cli.stage_command import stage
@@ -46,6 +47,9 @@ commands.add_command(clip)
 commands.add_command(recap)
 commands.add_command(compare)
 commands.add_command(export)
+commands.add_command(stage)
+commands.add_command(search)
+commands.add_command(teach)
 commands.add_command(correct)
 commands.add_command(audit)
 commands.add_command(adopt)

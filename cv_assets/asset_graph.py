@@ -113,10 +113,10 @@ class AssetGraph:
     @cached_property
     def costly_assets(self) -> frozenset[str]:
         """The assets whose stages run a model, or read or normalize the file of the recording."""
-        readers = [model for model in self.settings.crop_models if model.task == "text"]
+        readers = [model for model in self.settings.crop_models if model.task == "text" or model.callable]
         of_readers = (crop_model_tables(model.name, model.task)[0].name for model in readers)
         names = (RECORDINGS.name, NORMALIZED_VIDEO, *models_by_asset(self.settings), *of_readers, CAMERA_CLOCKS.name)
-        return frozenset[str]().union(*(self._siblings.get(name, frozenset()) for name in names))
+        return self.own_stages.costly_assets.union(*(self._siblings.get(name, frozenset()) for name in names))
 
     @cached_property
     def stages(self) -> Mapping[str, tuple[str, ...]]:

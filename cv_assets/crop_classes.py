@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from cv_assets.crop_reading import CROP_KEY, answer_crops, cut_box
+from cv_assets.crop_reading import CROP_KEY, DELETED, answer_crops, cut_box
 from cv_assets.crop_selection import Crop
 from resources.colour_names import measure_colours
 from resources.inference.detector import Detector
 from resources.inference.linear_probe import LinearProbe
 from resources.media.progress import ReportProgress
+from resources.own_stages.crop_callable import CropCallable
 from resources.votes import UNSURE, is_decided
 
 NONE = "none"
@@ -53,6 +54,36 @@ def class_rows(
         for crop, answer, error in answer_crops(crops, classify, progress)
         for row in _rows_of_crop(crop, answer, error)
     ]
+
+
+def callable_rows(
+    crops: Sequence[Mapping[str, Any]], model: CropCallable, top_k: int, progress: ReportProgress
+) -> list[dict[str, Any]]:
+    """Classify crops with a callable; a crop without an answer gets a row with the reason.
+
+    Args:
+        crops: Rows of `crops`.
+        model: The callable.
+        top_k: Number of classes per crop.
+        progress: Takes the number of crops.
+
+    Returns:
+        Rows of `crop_classes`.
+
+    Raises:
+        PipelineError: There is no such callable.
+        RecordingError: The callable failed.
+    """
+    identity = {"model_id": f"{model.path}-{model.content_hash[:8]}", "engine_name": "python"}
+    answers = model.classify([crop["jpeg"] for crop in crops if crop["jpeg"] is not None])
+    rows: list[dict[str, Any]] = []
+    for number, crop in enumerate(crops, 1):
+        answer = DELETED if crop["jpeg"] is None else next(answers) or "The callable names no class."
+        error = answer if isinstance(answer, str) else None
+        classes: dict[str | None, Classes] | None = None if isinstance(answer, str) else {None: answer[:top_k]}
+        rows += [row | identity for row in _rows_of_crop(crop, classes, error)]
+        progress(number, len(crops))
+    return rows
 
 
 def colour_rows(

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from cv_assets.crop_boxes import box_rows
-from cv_assets.crop_classes import box_vote_rows, class_rows, colour_rows, probe_rows, vote_rows
+from cv_assets.crop_classes import box_vote_rows, callable_rows, class_rows, colour_rows, probe_rows, vote_rows
 from cv_assets.crop_embeddings import embedding_rows
 from cv_assets.crop_reading import decode_jpeg, read_crops
 from cv_assets.crop_texts import text_rows, text_vote_rows
@@ -30,6 +30,7 @@ from resources.inference.linear_probe import probe_id, read_probe
 from resources.inference.text_reader import text_reader_id
 from resources.inference.weights import detection_version
 from resources.media.progress import ReportProgress
+from resources.own_stages.crop_callable import CropCallable, hash_callable
 from resources.schema.table_registry import crop_model_tables
 from resources.schema.track_tables import CROPS
 from resources.storage.delta_store import Store
@@ -41,6 +42,7 @@ _LOGIC = {
     "text": "crop texts 1",
     "probe": "crop probe 1",
 }
+_KINDS = {COLOURS: "opencv", "callable": "python"}  # of crop models without a network
 _SAMPLE_CROPS = 48  # on which engines are measured
 _Rows = Sequence[dict[str, Any]]
 
@@ -101,6 +103,9 @@ def _answer(
     if settings.task == "text":
         answers = text_rows(crops, padding, progress)
         return answers, text_vote_rows(answers, settings.min_confidence)
+    if settings.callable is not None:
+        answers = callable_rows(crops, CropCallable(settings.name, settings.callable), settings.top_k, progress)
+        return answers, vote_rows(answers, settings.min_confidence)
     if settings.weights == COLOURS:
         answers = colour_rows(crops, padding, settings.top_k, progress)
         return answers, vote_rows(answers, settings.min_confidence)
@@ -177,7 +182,7 @@ def crop_model_stage(settings: CropModelSettings) -> StageAsset:
         tables=tables,
         deps=deps,
         version=lambda settings_in_force: _build_version(own_settings(settings_in_force)),
-        kinds=("openvino",) if uses_device else ("opencv",) if settings.weights == COLOURS else ("numpy",),
+        kinds=("openvino" if uses_device else _KINDS.get(settings.weights or "callable", "numpy"),),
         pool=GPU_POOL if uses_device else None,
         lease=lease_of_model(tables[0].name, leased_model) if uses_device else None,
         resource_keys=("models",),
@@ -204,7 +209,10 @@ def _build_version(model: CropModelSettings) -> StageVersion:
         hashes = [text_reader_id()]
     elif model.task == "probe":
         hashes = _probe_hashes(Path(model.weights))
-    if hashes and not model.is_built_in:
+    elif model.callable is not None:
+        hashes = [hash_callable(model.callable)]
+        explanation = {f"{key}.callable": f"{model.callable} (content {hashes[0][:8] or 'unknown'})"}
+    if hashes and not model.is_built_in and model.callable is None:
         section = section.model_copy(update={"weights": ""})
         explanation = {f"{key}.weights": f"content {hashes[0][-8:] if model.task == 'probe' else hashes[0][:8]}"}
     return StageVersion.build(_LOGIC[model.task], {key: section}, *hashes, explanation=explanation)

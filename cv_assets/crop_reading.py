@@ -13,6 +13,7 @@ from resources.schema.track_tables import CROPS
 from resources.storage.delta_store import Store
 
 CROP_KEY = ("recording_id", "track_id", "rank")
+DELETED = "The picture was deleted by retention (retention.crops_after_days)."
 _COLUMNS = (*CROP_KEY, "class_name", "frame_index", "time_s", *(column.name for column in BOX), "jpeg")
 _BATCH = 128  # crops that are decoded at once, and whose answers are repeated one by one after an error
 _Answer = TypeVar("_Answer")
@@ -90,7 +91,7 @@ def decode_jpeg(jpeg: bytes | None) -> np.ndarray | str:
     import cv2
 
     if jpeg is None:
-        return "The picture was deleted by retention (retention.crops_after_days)."
+        return DELETED
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
     return "The picture is not a JPEG." if image is None else np.asarray(image)
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from resources.config.detection_config import DetectionSettings
 from resources.config.network_config import NetworkSettings
 from resources.config.section import Section
+from resources.config.stage_config import CALLABLE_PATTERN
 
 COLOURS, RAPIDOCR = "colours", "rapidocr"
 """Built-in crop models that are no network of ours: dominant colours, and the package rapidocr."""
@@ -37,9 +38,15 @@ class CropModelSettings(Section):
         pattern=r"^[a-z][a-z0-9_]{0,29}$", description="Prefix of the names of its tables, such as colour_crop_classes."
     )
     weights: str = Field(
-        min_length=1,
+        "",
         description="Weights as for detections; built in: mobilenet (embedding), centerface (faces), colours, rapidocr "
         "(text); for the task probe the file that cv-assets teach writes.",
+    )
+    callable: str | None = Field(
+        None,
+        pattern=CALLABLE_PATTERN,
+        exclude_if=lambda value: value is None,
+        description="Instead of weights: a Python classifier by its import path, package.module:function.",
     )
     task: CropTask = Field(
         "classify",
@@ -80,6 +87,10 @@ class CropModelSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "CropModelSettings":
+        if bool(self.weights) == bool(self.callable):
+            raise ValueError("a crop model needs weights or a callable, and not both")
+        if self.callable and self.task != "classify":
+            raise ValueError(f"a callable has the task classify, not {self.task}: leave out the key task")
         if self.is_built_in and self.task != _BUILT_IN[self.weights]["task"]:
             raise ValueError(f"{self.weights} has the task {_BUILT_IN[self.weights]['task']}: leave out the key task")
         if self.task == "text" and self.weights != RAPIDOCR:
@@ -101,7 +112,7 @@ class CropModelSettings(Section):
     @property
     def model_settings(self) -> DetectionSettings | None:
         """The settings with which the network is loaded; None for models that have none of our networks."""
-        if self.weights in (COLOURS, RAPIDOCR) or self.task == "probe":
+        if self.callable or self.weights in (COLOURS, RAPIDOCR) or self.task == "probe":
             return None
         if self.task == "embed":
             return EmbedderSettings(

@@ -20,6 +20,7 @@ from resources.config.operations_config import BatchSettings, NotificationSettin
 from resources.config.search_config import SearchSettings
 from resources.config.section import FolderPath, Section
 from resources.config.serve_config import ServeSettings
+from resources.config.stage_config import OwnStageSettings
 from resources.config.tracking_config import CropSettings, TrackSettings
 
 

@@ -139,6 +139,10 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
             "detections": _resolve_weights(settings.detections, folder),
             "models": tuple(_resolve_weights(model, folder) for model in settings.models),
             "crop_models": tuple(_resolve_weights(model, folder) for model in settings.crop_models),
+            "stages": tuple(
+                stage.model_copy(update={"file": _real_path(folder / stage.file.expanduser())})
+                for stage in settings.stages
+            ),
             "search": _resolve_text_encoder(settings.search, folder),
             "notifications": _resolve_certificates(settings.notifications, folder),
             "watched_folder": folder / settings.watched_folder.expanduser(),
@@ -197,7 +201,7 @@ _Channel = TypeVar("_Channel", bound=ChannelSettings)
 
 def _resolve_weights(model: _Model, folder: Path) -> _Model:
     """Make the path of a model's weights absolute if they exist relative to the settings file's folder."""
-    if isinstance(model, CropModelSettings) and model.is_built_in:
+    if isinstance(model, CropModelSettings) and (model.is_built_in or model.callable):
         return model
     weights = folder / Path(model.weights).expanduser()
     return model.model_copy(update={"weights": str(weights)}) if weights.exists() else model

@@ -4,6 +4,9 @@ from pydantic import Field
 
 from resources.config.section import FolderPath, Section
 
+CALLABLE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+"""The import path of a callable: package.module:function."""
+
 
 class IsolatedCodeSettings(Section):
     """Limits of the child process in which code of one's own runs."""

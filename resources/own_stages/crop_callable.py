@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-from resources.config.stage_config import IsolatedCodeSettings
+from resources.config.stage_config import CALLABLE_PATTERN, IsolatedCodeSettings
 from resources.errors import PipelineError
 from resources.own_stages.stage_code import CallableCode
 from resources.own_stages.stage_process import stage_process
 
-CALLABLE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 Answer = list[tuple[str, float]] | str
 """Classes with their confidences, best first; or why there are none."""
 
 
 @dataclass(frozen=True)
 class CropCallable:
-    """A classifier of crops: takes a list of pictures (uint8 BGR, None where retention has deleted one).
+    """A classifier of crops: takes a list of pictures (uint8 BGR, None for one that is no JPEG).
 
     It returns for each a list of pairs (class, confidence), or a text that says why there is none.
 
@@ -45,7 +44,7 @@ class CropCallable:
         """
         return hashlib.blake2b(_find_file(self.path).read_bytes(), digest_size=8).hexdigest()
 
-    def classify(self, jpegs: Sequence[bytes | None]) -> Iterator[Answer]:
+    def classify(self, jpegs: Sequence[bytes]) -> Iterator[Answer]:
         """Classify pictures, in order.
 
         Raises:
@@ -55,6 +54,14 @@ class CropCallable:
         process = stage_process(self.name, CallableCode(self.path, self.content_hash), self.settings)
         for start in range(0, len(jpegs), self.batch_size):
             yield from process.call(list(jpegs[start : start + self.batch_size]))
+
+
+def hash_callable(path: str) -> str:
+    """Hash of the file of a callable's module; empty if it cannot be found, which the run of its stage reports."""
+    try:
+        return CropCallable("", path).content_hash
+    except (PipelineError, OSError):
+        return ""
 
 
 def _find_file(path: str) -> Path:

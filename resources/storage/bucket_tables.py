@@ -55,7 +55,9 @@ class BucketTables(TablesLocation):
 
     def table_names(self) -> list[str]:
         """Names of everything that may be a table, in alphabetical order."""
-        return sorted(entry.path for entry in self._files.list_entries("") if entry.size is None and "_" in entry.path)
+        return sorted(
+            entry.path for entry in self._files.list_entries("") if entry.size is None and entry.path.isidentifier()
+        )
 
     def read_text(self, path: str) -> str | None:
         """Read a small object; None if it does not exist."""

@@ -309,8 +309,7 @@ class Store:
         """Newest version of every existing table, by table name."""
         versions = {}
         for table in self.tables():
-            delta = self._open(table)
-            if delta is not None:
+            if (delta := self._open(table)) is not None:
                 versions[table.name] = delta.version()
         return versions
 
@@ -319,10 +318,10 @@ class Store:
         return self.location.commit_times()
 
     def tables(self) -> list[Table]:
-        """All declared tables, and the existing tables of further models."""
+        """All declared tables, and the existing ones of further models and of stages of one's own."""
         with disk_errors(self.data_folder):
             table_names = self.location.table_names()
-        further_tables = [find_table(name) for name in table_names if name not in TABLES]
+        further_tables = [find_stored_table(self.tables_folder, name) for name in table_names if name not in TABLES]
         return [*TABLES.values(), *(table for table in further_tables if table is not None)]
 
     def check_readable(self, table: Table) -> None:

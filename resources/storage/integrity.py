@@ -13,6 +13,7 @@ from resources.schema.operations_tables import STAGE_RUNS
 from resources.schema.recording_tables import RECORDING_CLOCKS
 from resources.storage.delta_store import Store
 from resources.storage.disk import disk_errors
+from resources.storage.own_tables import find_stored_table
 from resources.storage.recorded_commits import LostResult, RecordedCommits
 from resources.storage.results_database import published_versions
 from resources.storage.table_check import CheckedTable, TableDamage, check_table, repair_remedy

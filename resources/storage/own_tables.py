@@ -1,6 +1,6 @@
 """Declarations of the tables of stages of one's own, stored beside their rows.
 
-The stages are in the settings, and the rows outlive them: whoever opens the data folder later has the table with its
+The stages are in the settings, and the rows outlive them: a data folder that is opened later has the table with its
 types and comments all the same.
 """
 

@@ -14,9 +14,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -24,18 +22,18 @@ import pyarrow as pa
 
 from resources.config.settings import Settings, settings_version
 from resources.errors import PipelineError
-from resources.schema.columns import Table, View
+from resources.schema.columns import Table
 from resources.schema.correction_tables import CORRECTED_TRACKS
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS, SOURCE_FILES
 from resources.schema.table_registry import TABLES
-from resources.schema.views import CAMERAS_SQL, VIEWS, Macro, macro_between, macro_similar
+from resources.schema.views import VIEWS, macro_between, macro_similar
 from resources.start_times import clock_version
 from resources.storage.delta_store import Store
 from resources.storage.disk import disk_errors, disk_problem
 from resources.storage.folder_access import read_only_mode
 from resources.storage.locks import exclusive_lock
-from resources.storage.parquet_columns import find_missing_columns
 from resources.storage.recording_clocks import update_recording_clocks
+from resources.storage.results_tables import comment, create_macro, escape_quotes, publish_table, publish_view
 
 RESULTS_NAME = "results.duckdb"
 _STORAGE_VERSION = "v1.4.0"  # DuckDB clients from 1.4 on can open the file
@@ -96,12 +94,13 @@ def publish(store: Store, settings: Settings) -> bool:
         mode = read_only_mode(store.data_folder)
         database = folder / f"results-{time.time_ns():x}.duckdb"
         changed = _changed_tables(contents, published, results_path(store.data_folder).resolve())
+        changed_tables = [table for table in store.tables() if changed is None or table.name in changed]
         try:
             if changed is None:
                 _build(database, store, contents)
             else:
                 shutil.copyfile(results_path(store.data_folder), database)
-                _replace_tables(database, store, versions, changed)
+                _replace_tables(database, store, versions, changed_tables)
             database.chmod(mode)
             database.with_suffix(".json").write_text(json.dumps(contents | {_SIZE: database.stat().st_size}))
             database.with_suffix(".json").chmod(mode)
@@ -114,7 +113,7 @@ def publish(store: Store, settings: Settings) -> bool:
         link.symlink_to(database.relative_to(store.data_folder))
         link.replace(results_path(store.data_folder))
         _remove_old_files(folder, database)
-    for table in store.tables() if changed is None else changed:
+    for table in changed_tables:
         store.compact(table)
     return True
 
@@ -190,8 +189,8 @@ def _have_clocks_changed(contents: dict[str, Any], published: dict[str, Any] | N
     return any(published["versions"].get(table.name) != contents["versions"].get(table.name) for table in tables)
 
 
-def _changed_tables(contents: dict[str, Any], published: dict[str, Any] | None, path: Path) -> list[Table] | None:
-    """Tables whose rows alone are to be replaced in a copy of the published file; None if more has changed.
+def _changed_tables(contents: dict[str, Any], published: dict[str, Any] | None, path: Path) -> set[str] | None:
+    """Names of tables whose rows alone are to be replaced in a copy of the published file; None if more has changed.
 
     Args:
         contents: What the new file has.
@@ -208,14 +207,14 @@ def _changed_tables(contents: dict[str, Any], published: dict[str, Any] | None, 
     is_written = path.stat().st_mtime_ns > path.with_suffix(".json").stat().st_mtime_ns or Path(f"{path}.wal").exists()
     if old.keys() != new.keys() or changed.intersection(_FIRST_TABLES) or is_written:
         return None
-    return [table for table in TABLES.values() if table.name in changed]
+    return changed
 
 
 @contextmanager
 def _results_transaction(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """One transaction in the file: otherwise every comment would be a write to the disk of its own."""
     with duckdb.connect() as connection:
-        connection.execute(f"ATTACH '{_escape_quotes(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
+        connection.execute(f"ATTACH '{escape_quotes(str(path))}' AS results (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE results")
         connection.execute("BEGIN")
         yield connection
@@ -230,8 +229,9 @@ def _replace_tables(path: Path, store: Store, versions: dict[str, int], tables: 
         for table in tables:
             name = table.published_name or table.name
             connection.execute(f"DROP {'VIEW' if name in views else 'TABLE'} {name}")
-            rows = _publish_table(connection, table, store)
-            _create_macro(connection, macro_between(table, rows.columns, rows.source))
+            rows = publish_table(connection, table, store)
+            create_macro(connection, macro_between(table, rows.columns, rows.source))
+            create_macro(connection, macro_similar(table))
             connection.execute(
                 f"UPDATE {_CATALOG} SET row_count = ?, delta_version = ? WHERE table_name = ?",
                 [rows.row_count, versions[table.name], name],
@@ -244,142 +244,28 @@ def _build(path: Path, store: Store, contents: Mapping[str, Any]) -> None:
     with _results_transaction(path) as connection:
         tables = store.tables()
         tables.sort(key=lambda table: _FIRST_TABLES.index(table.name) if table.name in _FIRST_TABLES else 3)
-        published = [_publish_table(connection, table, store) for table in tables]
+        published = [publish_table(connection, table, store) for table in tables]
         catalog = [_catalog_row(rows.table, rows.row_count, versions.get(rows.table.name)) for rows in published]
         for view in VIEWS:
-            _publish_view(connection, view, has_corrections=contents["has_corrections"])
+            publish_view(connection, view, has_corrections=contents["has_corrections"])
         catalog += [_catalog_row(view.table, None, None) for view in VIEWS]
         catalog.append((_CATALOG, "One row per table or view of the results.", "table_name", len(catalog) + 1, None))
         for rows in published:
-            _create_macro(connection, macro_between(rows.table, rows.columns, rows.source))
-            _create_macro(connection, macro_similar(rows.table))
+            create_macro(connection, macro_between(rows.table, rows.columns, rows.source))
+            create_macro(connection, macro_similar(rows.table))
         for view in VIEWS:
-            _create_macro(connection, macro_between(view.table, "stored_rows.*", view.table.name))
+            create_macro(connection, macro_between(view.table, "stored_rows.*", view.table.name))
         connection.execute(
             f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
             "published_at_utc TIMESTAMPTZ DEFAULT now())"
         )
         names = "table_name, grain, key, row_count, delta_version"
         connection.executemany(f"INSERT INTO {_CATALOG} ({names}) VALUES (?, ?, ?, ?, ?)", catalog)
-        _comment(connection, "TABLE", _CATALOG, _CATALOG_COMMENTS)
-
-
-@dataclass(frozen=True)
-class _PublishedRows:
-    """The rows of a Delta table as results.duckdb has them.
-
-    Attributes:
-        table: The table.
-        row_count: Number of rows.
-        columns: SQL of its columns, given the start of the recording.
-        source: SQL of its stored rows.
-    """
-
-    table: Table
-    row_count: int
-    columns: str
-    source: str
-
-
-def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: Store) -> _PublishedRows:
-    name = table.published_name or table.name
-    files = None if table.is_small else store.file_statistics(table)
-    has_clock = table.stored_columns != table.columns
-    joined_clock = "LEFT JOIN recording_clocks AS clock USING (recording_id)" if has_clock else ""
-    if table.name == RECORDING_CLOCKS.name:  # a recording without a clock has a camera all the same
-        joined_clock = f"RIGHT JOIN ({CAMERAS_SQL}) AS clock USING (recording_id)"
-    if files is None or files.num_rows == 0:
-        rows = store.read(table)
-        connection.register("stored_rows", rows)
-        columns, order = ", ".join(_column_sql(table)), ", ".join(table.key)
-        connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM stored_rows {joined_clock} ORDER BY {order}")
-        connection.unregister("stored_rows")
-        kind, source, count = "TABLE", name, rows.num_rows
-    else:
-        missing = find_missing_columns(table, files)
-        columns = ", ".join(_column_sql(table, _null_columns(connection, table, missing.in_all_files)))
-        file_list = ", ".join(f"'{_escape_quotes(file)}'" for file in sorted(files["path"].to_pylist()))
-        # By default the first file decides the columns; otherwise every query opens all files before it starts.
-        options = ", union_by_name = true" if missing.in_some_files else ""
-        kind, source, count = "VIEW", f"read_parquet([{file_list}]{options})", store.row_count(table)
-        replacements = _null_columns(connection, table, missing.in_all_files)
-        newest = statistics.sort_by([("modification_time", "descending")])["path"][0].as_py()
-        columns = ", ".join(_column_sql(table, replacements | _array_columns(connection, table, newest)))
-        connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source} AS stored_rows {joined_clock}")
-    _comment(connection, kind, name, _comments(table))
-    return _PublishedRows(table, count, columns, source)
-
-
-def _publish_view(connection: duckdb.DuckDBPyConnection, view: View, *, has_corrections: bool) -> None:
-    query = view.query if has_corrections else view.query_without_corrections or view.query
-    connection.execute(f"CREATE VIEW {view.table.name} AS {query}")
-    _comment(connection, "VIEW", view.table.name, _comments(view.table))
+        comment(connection, "TABLE", _CATALOG, _CATALOG_COMMENTS)
 
 
 def _catalog_row(table: Table, row_count: int | None, version: int | None) -> tuple[object, ...]:
     return table.published_name or table.name, table.grain, ", ".join(table.key), row_count, version
-
-
-def _create_macro(connection: duckdb.DuckDBPyConnection, macro: Macro | None) -> None:
-    """Create the macro for the rows of a camera between two times, if the table has wall-clock times."""
-    if macro is not None:
-        connection.execute(f"CREATE OR REPLACE MACRO {macro.name}{macro.definition}")
-        connection.execute(f"COMMENT ON MACRO TABLE {macro.name} IS '{_escape_quotes(macro.comment)}'")
-
-
-def _null_columns(connection: duckdb.DuckDBPyConnection, table: Table, column_names: Collection[str]) -> dict[str, str]:
-    """SQL of columns that are NULL in every row, by column name."""
-    if not column_names:
-        return {}
-    connection.register("no_rows", table.empty)
-    types = connection.execute("SELECT column_name, column_type FROM (DESCRIBE no_rows)").fetchall()
-    connection.unregister("no_rows")
-    return {name: f"NULL::{kind} AS {name}" for name, kind in types if name in column_names}
-
-
-def _array_columns(connection: duckdb.DuckDBPyConnection, table: Table, newest_file: str) -> dict[str, str]:
-    """SQL of vectors as arrays, by column name; Parquet has lists. A vector of another length is NULL.
-
-    Args:
-        connection: Any connection.
-        table: The table.
-        newest_file: Its newest Parquet file, whose vectors have the length of the model in use.
-    """
-    arrays = {}
-    for column in table.stored_columns:
-        if column.is_vector:
-            query = f"SELECT len({column.name}) FROM read_parquet(?) WHERE {column.name} IS NOT NULL LIMIT 1"
-            length = (connection.execute(query, [newest_file]).fetchone() or (1,))[0]
-            arrays[column.name] = f"TRY_CAST(stored_rows.{column.name} AS FLOAT[{length}]) AS {column.name}"
-    return arrays
-
-
-def _column_sql(table: Table, replacements: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """The columns of a table in SQL, in the declared order.
-
-    Args:
-        table: The table.
-        replacements: SQL of stored columns that no file has yet, because they were declared later, and of vectors, by
-            column name.
-    """
-    return [
-        f"{column.derived_sql} AS {column.name}"
-        if column.derived_sql
-        else replacements.get(
-            column.name, column.name if column.name == "recording_id" else f"stored_rows.{column.name}"
-        )
-        for column in table.columns
-    ]
-
-
-def _comments(table: Table) -> dict[str, str]:
-    """Comments by column name; that of the table itself has an empty name."""
-    return {"": table.comment} | {column.name: column.comment for column in table.columns}
-
-
-def _comment(connection: duckdb.DuckDBPyConnection, kind: str, name: str, comments: Mapping[str, str]) -> None:
-    targets = {f"COLUMN {name}.{column}" if column else f"{kind} {name}": text for column, text in comments.items()}
-    connection.execute(";".join(f"COMMENT ON {target} IS '{_escape_quotes(text)}'" for target, text in targets.items()))
 
 
 def remove_old_publications(data_folder: Path) -> None:
@@ -399,10 +285,6 @@ def _remove_old_files(folder: Path, current: Path, keep_s: float = _KEEP_OLD_S) 
             file.unlink(missing_ok=True)
             file.with_suffix(".json").unlink(missing_ok=True)
             Path(f"{file}.wal").unlink(missing_ok=True)
-
-
-def _escape_quotes(text: str) -> str:
-    return text.replace("'", "''")
 
 
 def open_results(data_folder: Path) -> duckdb.DuckDBPyConnection:

@@ -75,7 +75,7 @@ class TablesLocation:
 
     def table_names(self) -> list[str]:
         """Names of everything that may be a table, in alphabetical order."""
-        return sorted(folder.name for folder in self.folder.glob("*_*"))
+        return sorted(folder.name for folder in self.folder.glob("*") if folder.name.isidentifier())
 
     def read_text(self, path: str) -> str | None:
         """Read a small file; None if it does not exist.

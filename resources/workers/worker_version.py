@@ -9,6 +9,7 @@ from pathlib import Path
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT, find_settings_file, load_settings
 from resources.inference.weights import detection_version
+from resources.own_stages.crop_callable import hash_callable
 
 _REQUIRED_VERSION_FILE = "workers/required_version"
 _CODE_FOLDERS = ("cv_assets", "resources", "sensors")
@@ -39,7 +40,8 @@ class VersionReader:
             for model in settings.all_models
         ]
         stages = [_read_bytes(stage.file).hex() for stage in settings.stages]
-        content = json.dumps([self._read_code(), values, models, stages], sort_keys=True, default=str)
+        callables = [hash_callable(model.callable) for model in settings.crop_models if model.callable]
+        content = json.dumps([self._read_code(), values, models, stages, callables], sort_keys=True, default=str)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def _read_settings(self) -> Settings:

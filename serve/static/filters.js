@@ -1,4 +1,4 @@
-// Filters of lists: each change loads the results anew and keeps the address in step, so that it can be shared.
+// Filters of lists: each change loads the results again and keeps the address in step, so that it can be shared.
 
 const form = document.getElementById("filters"), results = document.getElementById("results");
 let request = 0, timer;

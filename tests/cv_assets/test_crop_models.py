@@ -222,3 +222,34 @@ def test_a_probe_must_name_an_embedding_model() -> None:
     graph = AssetGraph.build(Settings(crop_models=(probe, CropModelSettings(name="look", weights="mobilenet"))))
     assert "hat_crop_classes" in graph.direct_downstream("look_crop_embeddings")
     assert {"look_crop_embeddings"} <= graph.costly_assets and "hat_crop_classes" not in graph.costly_assets
+
+
+def test_a_callable_classifies_crops_in_a_process_of_its_own(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "crop_lamps.py"
+    module.write_text(
+        "def classify(images):\n"
+        "    return [[('red' if image[..., 2].mean() > 128 else 'blue', 0.9)] if image.shape[0] < 50 else 'too high'\n"
+        "        for image in images]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    crops = [(1, "car", draw_crop(RED))] * 3 + [(2, "car", draw_crop(BLUE, 30, 60)), (2, "car", None)]
+    store.replace(CROPS, ["a"], sparse_rows(CROPS, *crop_rows(*crops)))
+    settings = CropModelSettings(name="lamps", callable="crop_lamps:classify")
+    rows, votes = answer(store, settings, tmp_path)
+    rows.sort(key=lambda row: (row["track_id"], row["rank"]))
+    assert [row["class_name"] for row in rows] == ["red"] * 3 + [None] * 2
+    assert [row["error"] for row in rows[3:]] == [
+        "too high",
+        "The picture was deleted by retention (retention.crops_after_days).",
+    ]
+    assert {row["track_id"]: row["class_name"] for row in votes} == {1: "red", 2: "unsure"}
+    before = AssetGraph.build(Settings(crop_models=(settings,))).versions["lamps_crop_classes"]
+    module.write_text("import os\ndef classify(images):\n    os._exit(7)\n")
+    after = AssetGraph.build(Settings(crop_models=(settings,))).versions["lamps_crop_classes"]
+    assert before.code_version != after.code_version
+    with pytest.raises(RecordingError, match=r"lamps: its process crashed \(exit status 7\)"):
+        answer(store, settings, tmp_path)
+    with pytest.raises(ValueError, match="a crop model needs weights or a callable, and not both"):
+        CropModelSettings(name="lamps")

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from cv_assets.crop_selection import BestCrops, crop_image, measure_sharpness, rank_crops, select_candidates
-from cv_assets.tracks import track_rows
 from resources.config.tracking_config import CropSettings, TrackSettings
 from resources.schema.track_tables import TRACK_BOXES
 from tests.builders.track_rows import moving_detections, track_associated
@@ -34,7 +33,7 @@ def candidates(boxes: pa.Table, **settings: Any) -> list[Mapping[str, Any]]:
 
 
 def test_candidates_are_spread_over_the_track_and_not_cut_off() -> None:
-    boxes = track_rows(moving_detections(range(30)), frame_rows(30), 10, TrackSettings(min_duration_s=0))[1]
+    boxes = track_associated(moving_detections(range(30)), 30, TrackSettings(min_duration_s=0))[1]
     assert boxes.schema.names == TRACK_BOXES.arrow_schema.names
     rows = candidates(boxes, per_track=3, min_side_px=5)
     assert [row["part"] for row in rows] == [1] * 4 + [2] * 4 + [3] * 4

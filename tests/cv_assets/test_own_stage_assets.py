@@ -140,7 +140,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         yield pipeline
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_crash_costs_the_attempt_of_its_recording_and_nothing_else(pipeline: Pipeline, tmp_path: Path) -> None:
     crash = f"import os; batch.recording.recording_id == {pipeline.ids['a']!r} and os.abort()"
     file = write_stage(tmp_path, FRAME_STAGE.format(body=crash))

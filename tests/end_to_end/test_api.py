@@ -65,6 +65,7 @@ def test_the_shell_examples_submit_query_and_materialize(pipeline: RunningPipeli
     assert '"LaunchRunSuccess"' in process.stdout
 
 
+@pytest.mark.long
 def test_the_python_examples_submit_query_and_materialize(pipeline: RunningPipeline) -> None:
     process = subprocess.run(
         [sys.executable, "-c", examples("python")],

@@ -32,10 +32,10 @@ EMPTY_TABLES = {
         "still_tracks",
     ),
     *("track_links", "masks", "keypoints", "oriented_boxes", "frame_classes", "stretches"),
-    *("file_hashes", "kept_recordings"),
+    *("file_hashes", "kept_recordings", "camera_clocks"),
     *("corrections", "corrected_tracks", "corrected_boxes", "correction_results", "audit_answers"),
 }
-"""Tables of zones and lines, weights of another task, black frames, files compared, recordings kept, edits, audits."""
+"""Tables of zones and lines, weights of another task, black frames, clocks in pictures, corrections and the like."""
 
 ALSO_OF_REJECTED = {"recordings", "recording_clocks", "stage_runs"}
 """Tables with rows of a recording that is rejected because its file is not a video."""
@@ -144,7 +144,8 @@ def test_only_the_owner_can_use_the_data_folder_and_the_code_server(
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert listening == {("127.0.0.1", pipeline.port)}  # the code server has a socket in a folder of its user
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    assert len(listening) == 2  # Dagster's UI and the pages; the code server has a socket in a folder of its user
     for process in pipeline.processes("code-server"):
         socket = Path(process.cmdline()[process.cmdline().index("--socket") + 1])
         assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700

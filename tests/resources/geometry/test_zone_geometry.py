@@ -114,15 +114,18 @@ def test_a_concave_polygon_does_not_contain_its_notch() -> None:
     assert polygon_contains(hook, points).tolist() == [True, False, True, True, False]
 
 
-@pytest.mark.slow
-def test_crossings_of_drawn_crowds_are_counted_exactly() -> None:
+@pytest.mark.parametrize(
+    "seeds",
+    [pytest.param(range(1000, 1020), marks=pytest.mark.slow), pytest.param(range(1000, 1070), marks=pytest.mark.long)],
+)
+def test_crossings_of_drawn_crowds_are_counted_exactly(seeds: range) -> None:
     """People cross, turn, come back, stand on the line and occlude each other; up to a fifth of the boxes is missed."""
     settings_of_crowds = (
         CrowdSettings(person_count=3, duration_s=16),
         CrowdSettings(person_count=4, duration_s=16, miss_rate=0.2, jitter=0.02),
         CrowdSettings(person_count=3, duration_s=16, rate_fps=12.5, miss_rate=0.1),
     )
-    wrong, seeds = [], range(1000, 1070)
+    wrong = []
     for settings in settings_of_crowds:
         line = np.array([[settings.width_px / 2, settings.height_px], [settings.width_px / 2, 0.0]])
         for seed in seeds:
