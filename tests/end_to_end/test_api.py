@@ -50,6 +50,7 @@ def example_environment(pipeline: RunningPipeline, seed: int) -> dict[str, str]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.long
 def test_the_shell_examples_submit_query_and_materialize(pipeline: RunningPipeline) -> None:
     process = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", examples("sh")],

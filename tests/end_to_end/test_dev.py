@@ -225,6 +225,7 @@ def test_a_backfill_from_the_ui_runs_its_partitions_in_batches(
     assert statuses in (["SUCCESS"], ["SUCCESS"] * 2)
 
 
+@pytest.mark.long
 def test_one_bad_partition_of_a_backfill_fails_alone(
     pipeline: RunningPipeline, recording_ids: list[str], tmp_path: Path
 ) -> None:
@@ -276,6 +277,7 @@ def test_the_retention_job_waits_in_no_queue_and_its_schedule_runs(
     assert (schedule["name"], schedule["scheduleState"]["status"]) == ("retention", "RUNNING")
 
 
+@pytest.mark.long
 def test_a_recording_is_forgotten_beside_the_running_pipeline(
     pipeline: RunningPipeline, recording_ids: list[str]
 ) -> None:

@@ -283,6 +283,7 @@ def test_real_recordings_are_processed_whole(corpus: Path, tmp_path: Path) -> No
     assert [json.loads(line)["n"] for line in answer.stdout.splitlines()] == [60, 60, 60, 60]
 
 
+@pytest.mark.long
 def test_after_a_change_of_settings_only_the_stale_assets_are_materialized(tmp_path: Path) -> None:
     settings = write_settings(tmp_path)
     write_video(demo_scene(5, 5, {"car": 1}), tmp_path / "recordings" / "a.mp4")
