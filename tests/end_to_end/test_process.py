@@ -328,6 +328,7 @@ def test_after_a_change_of_settings_only_the_stale_assets_are_materialized(tmp_p
     assert any(line.endswith(f"process {arguments[1]} --stale --settings {settings}") for line in lines), lines
 
 
+@pytest.mark.long
 def test_one_bad_thing_stops_one_thing(tmp_path: Path) -> None:
     """Files, folders and clocks that no camera makes: each gets a sentence, and the good recording its results."""
     pattern = r"(?P<year>\w+)-(?P<month>\w+)-(?P<day>\w+) (?P<hour>\w+)\.(?P<minute>\w+)"

@@ -111,6 +111,7 @@ def pipeline(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest
         yield Pipeline(tmp_path, instance)
 
 
+@pytest.mark.long
 def test_runs_without_latest_materializations_are_deleted_and_asset_status_is_unaffected(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +287,7 @@ def test_the_retention_job_runs_daily(pipeline: Pipeline) -> None:
     assert np.isclose(pipeline.settings.retention.runs_after_days or 0, 30)
 
 
+@pytest.mark.long
 def test_archived_recordings_are_no_partitions_and_their_rows_can_be_queried(pipeline: Pipeline) -> None:
     instance, store, ids = pipeline.instance, pipeline.store, pipeline.ids
     pipeline.run(INGEST_STAGES, "a", "c")
