@@ -33,7 +33,7 @@ def show_cameras(state: State, pages: Pages) -> HTMLResponse:
 def show_camera(name: str, state: State, pages: Pages, end: str = "") -> HTMLResponse:
     """Show a camera over two weeks: counts by hour, gaps between recordings, and states."""
     with state.results.cursor() as cursor:
-        library = pages.library(cursor)
+        library = pages.read_library(cursor)
         camera = find_camera(library, name)
         summary = next(row for row in read_cameras(cursor) if row["camera"] == camera)
         end_ms = _day_ms(end) if end else last_day_ms(cursor, camera)
@@ -57,7 +57,7 @@ def show_camera(name: str, state: State, pages: Pages, end: str = "") -> HTMLRes
 def answer_recording_question(recording_id: str, shapes: DrawnShapes, state: State, pages: Pages) -> Response:
     """Count at drawn zones and lines over the stored tracks of a recording."""
     with state.results.cursor() as cursor:
-        row = find_recording(pages.library(cursor), recording_id)
+        row = find_recording(pages.read_library(cursor), recording_id)
         return json_response(count_at_shapes(cursor, [recording_id], _drawn(state, row["camera"], shapes)))
 
 
@@ -65,7 +65,7 @@ def answer_recording_question(recording_id: str, shapes: DrawnShapes, state: Sta
 def answer_camera_question(name: str, shapes: DrawnShapes, state: State, pages: Pages) -> Response:
     """Count at drawn zones and lines over the stored tracks of a camera's newest recordings."""
     with state.results.cursor() as cursor:
-        library = pages.library(cursor)
+        library = pages.read_library(cursor)
         camera = find_camera(library, name)
         ids = [row["recording_id"] for row in library.rows if row["camera"] == camera][:MAX_RECORDINGS]
         return json_response(count_at_shapes(cursor, ids, _drawn(state, camera, shapes)))
@@ -75,7 +75,7 @@ def answer_camera_question(name: str, shapes: DrawnShapes, state: State, pages: 
 def save_shapes(name: str, shapes: DrawnShapes, state: State, pages: Pages) -> Response:
     """Write drawn zones and lines into the settings file, and keep the old file."""
     with state.results.cursor() as cursor:
-        library = pages.library(cursor)
+        library = pages.read_library(cursor)
     camera = find_camera(library, name)
     if camera is None:
         raise ProblemError(422, _NO_NAME)

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 
 from resources.config.settings import Settings
 from serve.pages.box_chunks import BoxCache
-from serve.pages.library_rows import NO_CAMERA, Library
+from serve.pages.recording_library import NO_CAMERA, Library
 from serve.pages.result_rows import Row
 from serve.problems import ProblemError
 
@@ -26,7 +26,7 @@ class PageState:
     _library: Library | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def library(self, connection: duckdb.DuckDBPyConnection) -> Library:
+    def read_library(self, connection: duckdb.DuckDBPyConnection) -> Library:
         """All recordings of the results, read once per publication."""
         snapshot = snapshot_name(connection)
         with self._lock:

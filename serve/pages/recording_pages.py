@@ -46,7 +46,7 @@ Frame = Annotated[int, Query(ge=0, lt=1 << 31)]
 def show_recording(recording_id: str, state: State, pages: Pages) -> HTMLResponse:
     """Show a recording: its video with what was found in it, its timeline, objects, events and counts."""
     with state.results.cursor() as cursor:
-        library = pages.library(cursor)
+        library = pages.read_library(cursor)
         row = find_recording(library, recording_id)
         provenance = read_provenance(cursor, recording_id)
     of_camera = sorted(
@@ -94,7 +94,7 @@ def send_frame_times(recording_id: str, state: State) -> Response:
 def send_chunk_index(recording_id: str, state: State, pages: Pages) -> Response:
     """Send the classes of a recording and the frames at which the chunks of its boxes begin."""
     with state.results.cursor() as cursor:
-        row = find_recording(pages.library(cursor), recording_id)
+        row = find_recording(pages.read_library(cursor), recording_id)
         size_px = (row["width_px"] or 1, row["height_px"] or 1)
         index = pages.boxes.index(cursor, snapshot_name(cursor), recording_id, size_px)
         return json_response(
@@ -110,7 +110,7 @@ def send_chunk_index(recording_id: str, state: State, pages: Pages) -> Response:
 def send_boxes(recording_id: str, first: Frame, end: Frame, state: State, pages: Pages) -> Response:
     """Send the boxes of some frames as a binary chunk."""
     with state.results.cursor() as cursor:
-        row = find_recording(pages.library(cursor), recording_id)
+        row = find_recording(pages.read_library(cursor), recording_id)
         snapshot = snapshot_name(cursor)
         index = pages.boxes.index(cursor, snapshot, recording_id, (row["width_px"] or 1, row["height_px"] or 1))
         content = pages.boxes.chunk(cursor, snapshot, recording_id, index, first, end)
@@ -121,7 +121,7 @@ def send_boxes(recording_id: str, first: Frame, end: Frame, state: State, pages:
 def send_shapes(recording_id: str, first: Frame, end: Frame, state: State, pages: Pages) -> Response:
     """Send the masks, oriented boxes and keypoints of some frames as a binary chunk."""
     with state.results.cursor() as cursor:
-        row = find_recording(pages.library(cursor), recording_id)
+        row = find_recording(pages.read_library(cursor), recording_id)
         size_px = (row["width_px"] or 1, row["height_px"] or 1)
         index = pages.boxes.index(cursor, snapshot_name(cursor), recording_id, size_px)
         content = pack_shapes(cursor, recording_id, index.classes, size_px, (first, end))
@@ -132,7 +132,7 @@ def send_shapes(recording_id: str, first: Frame, end: Frame, state: State, pages
 def send_timeline(recording_id: str, state: State, pages: Pages) -> Response:
     """Send the lanes, events and marks of the timeline, and all tracks."""
     with state.results.cursor() as cursor:
-        row = find_recording(pages.library(cursor), recording_id)
+        row = find_recording(pages.read_library(cursor), recording_id)
         timeline = read_timeline(cursor, recording_id, row["duration_s"] or 0)
         return json_response(timeline | {"tracks": read_tracks(cursor, recording_id)})
 
@@ -179,7 +179,7 @@ def send_counts(
 def send_events(recording_id: str, state: State, pages: Pages) -> Response:
     """Send all events as CSV."""
     with state.results.cursor() as cursor:
-        row = find_recording(pages.library(cursor), recording_id)
+        row = find_recording(pages.read_library(cursor), recording_id)
         timeline = read_timeline(cursor, recording_id, row["duration_s"] or 0, max_events=1 << 31)
     return _send_file(write_csv(timeline["events"], _EVENT_COLUMNS), f"{recording_id}-events.csv")
 

@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 
 from serve.pages.camera_pages import camera_router
-from serve.pages.library_pages import library_router
 from serve.pages.queue_pages import queue_router
 from serve.pages.recording_pages import recording_router
+from serve.pages.recordings_overview import library_router
 from serve.pages.search_pages import search_router
 
 pages_router = APIRouter(include_in_schema=False)

@@ -28,9 +28,9 @@ from serve.pages.box_chunks import BoxCache, read_chunk_index
 from serve.pages.camera_rows import find_gaps
 from serve.pages.count_tables import read_interval_counts, write_csv, write_xlsx
 from serve.pages.frame_times import read_frame_times
-from serve.pages.library_rows import Library, LibraryFilter, month_weeks, neighbouring_months
 from serve.pages.mp4_times import read_header_times
 from serve.pages.object_gallery import ObjectFilter, read_objects
+from serve.pages.recording_library import Library, LibraryFilter, month_weeks, neighbouring_months
 from serve.pages.shape_chunks import has_shapes, pack_shapes
 from serve.pages.shape_questions import DrawnShapes, count_at_shapes, drawn_camera
 from serve.pages.similarity import Example, find_embedding_table, similar_sql

@@ -7,10 +7,10 @@ from fastapi.responses import HTMLResponse
 
 from serve.app_state import State
 from serve.media_routes import find_video
-from serve.pages.library_rows import PAGE_SIZE, LibraryFilter, month_weeks, neighbouring_months
 from serve.pages.page_state import Pages
 from serve.pages.page_templates import PageRoute, render
 from serve.pages.posters import read_poster
+from serve.pages.recording_library import PAGE_SIZE, LibraryFilter, month_weeks, neighbouring_months
 from serve.problems import ProblemError
 
 library_router = APIRouter(route_class=PageRoute)
@@ -35,7 +35,7 @@ def show_library(
         return render("message.html", title="No recordings yet", sentence=_first_steps(state))
     selection = LibraryFilter(camera, status, day, text.strip())
     with state.results.cursor() as cursor:
-        library = pages.library(cursor)
+        library = pages.read_library(cursor)
     page = max(1, page)
     rows, count = library.page(selection, page)
     days = library.days(selection)
