@@ -25,7 +25,7 @@ CANCELED_ERROR = "The run was canceled."
 ATTEMPT_TAG = "cv_assets/attempt"
 """Tag of a run that retries: the number of its attempt. A run without it starts again with attempt 1."""
 FLUSH_INTERVAL_S = 10.0
-_PREVIOUS = ("recording_id", "stage", "attempt", "status", "error", "finished_at_utc")
+_PREVIOUS = ("recording_id", "stage", "attempt", "status", "error", "finished_at_utc", "run_id")
 
 
 class AttemptLog:
@@ -40,6 +40,7 @@ class AttemptLog:
 
     Attributes:
         rejected: The reason by recording whose file was rejected earlier.
+        stages_of_run: Names of this stage and of those that the run has executed before it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class AttemptLog:
         self._rows: dict[str, dict[str, dict[str, Any]]] = {recording_id: {} for recording_id in recording_ids}
         for row in rows:
             self._rows[row["recording_id"]][row["stage"]] = row
+        self.stages_of_run = {stage_name, *(row["stage"] for row in rows if row["run_id"] == run.run_id)}
         self._pending: list[StageRun] = []
         self._stored: list[StageRun] = []
         self._flushed_at_s = time.monotonic()

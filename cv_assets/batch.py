@@ -42,13 +42,14 @@ from resources.schema.row_checks import broken_rules
 from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder, disk_problem
 from resources.storage.recording_rows import read_recording_rows
-from resources.storage.results_database import publish
+from resources.storage.results_database import publication_age_s, publish
 
 CHECK_NAME = "keys_and_ranges"
 STOPPED_TAG = "cv_assets/stopped"
 """Tag of a run that stopped for a reason unrelated to its recordings; the run does not count as an attempt."""
 
 _MIN_FREE_BYTES = 100_000_000  # runs stop before Dagster's own storage has no space left
+_PUBLICATION_INTERVAL_S = 5.0  # while stages remain in a run
 _FAILED_KEY = "failed_recordings"
 
 ProcessRecording = Callable[[str, ReportProgress], Mapping[str, Metadata]]
@@ -140,8 +141,12 @@ def process_batch(
         versions = DataVersions.read(context.instance, store, stage.version, stage.input_stages, cameras, observer)
         attempts = AttemptLog(store, stage.name, context.run, recording_ids, versions)
         result = _process_each(stage, context, store, process, recording_ids, attempts, mark_recording)
+        planned = set(context.get_step_execution_context().execution_plan.step_keys_to_execute)
+        is_last = planned <= attempts.stages_of_run or bool(result.failed) or result.stop is not None
         try:
-            publish(store, settings)
+            # Short stages follow each other within a second: one publication then serves several of them.
+            if is_last or publication_age_s(store.data_folder) > _PUBLICATION_INTERVAL_S:
+                publish(store, settings)
         except PipelineError as error:
             result.stop = result.stop or error
         if result.stop:

@@ -43,7 +43,7 @@ from sensors.run_planner import TICK_INTERVAL_S, PlannedRun, exclude_assets, pla
 _NAME = "reconciliation"
 _RECHECK_AFTER_S = 600.0
 _EARLY_RECHECK_AFTER_S = 15.0  # after a check that requested runs or found work on hold, which a person may fix
-_PAUSE_PER_CHECK_S = 5  # times the last check's duration: thousands of recordings must not keep a core busy
+_PAUSE_PER_CHECK_S = 4  # times the last check's duration: thousands of recordings must not keep a core busy
 _GRACE_S = 30.0  # the watched-folder sensor requests the first runs of the recordings that it adds
 _CLOCK_MARGIN_S = 10.0  # a run's end may be stored some seconds after its time
 _SETTINGS_PER_TICK, _SETTINGS_PER_READ = 200, 100

@@ -118,6 +118,14 @@ def publish(store: Store, settings: Settings) -> bool:
     return True
 
 
+def publication_age_s(data_folder: Path) -> float:
+    """Seconds since the last publication by any process; infinite if there is none."""
+    try:
+        return time.time() - results_path(data_folder).stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
 def published_versions(data_folder: Path) -> dict[str, int] | None:
     """The Delta version of every table in results.duckdb; None if it is missing or damaged, or its folder was moved."""
     contents = _read_contents(data_folder)

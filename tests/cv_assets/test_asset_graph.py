@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +12,14 @@ from dagster import AssetCheckKey, AssetKey, DagsterInstance, ExecuteInProcessRe
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from PIL import Image
 
+from cv_assets import batch
 from cv_assets.media_status import find_normalized_video, read_normalized_row
 from resources.dagster_instance.event_log import observations
 from resources.previews import preview_throttle
 from resources.schema.model_tables import DETECTIONS
 from resources.schema.summary_tables import SUMMARIES
 from resources.schema.zone_tables import LINE_MINUTES, ZONE_EVENTS
+from resources.storage import results_database
 from resources.storage.recording_rows import read_recording_rows
 from resources.storage.stage_runs import decode_input_versions, newest_stage_runs
 from tests.builders.pipeline import INGEST_STAGES, RECORDING_NAMES, Pipeline
@@ -102,9 +105,17 @@ def test_data_versions_are_the_same_alone_and_in_a_batch(pipeline: Pipeline) -> 
     assert pipeline.versions("frames", "a")[0] == version == pipeline.versions("frames", "c")[0]
 
 
-def test_the_stages_after_ingest_write_rows_checks_and_metadata(pipeline: Pipeline) -> None:
+def test_the_stages_after_ingest_write_rows_checks_and_metadata(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_PUBLICATION_INTERVAL_S", math.inf)
+    published_before = set((pipeline.store.data_folder / "published").glob("*.duckdb"))
     result = pipeline.run(pipeline.stage_names[2:], "c", "c")
     assert result.success
+    # All stages of the run were published at once, by the last of them.
+    assert len(set((pipeline.store.data_folder / "published").glob("*.duckdb")) - published_before) == 1
+    published_versions = results_database.published_versions(pipeline.store.data_folder)
+    assert published_versions == pipeline.store.versions()
     checks = result.get_asset_check_evaluations()
     assert {check.asset_key.to_user_string() for check in checks} >= {"detections", "tracks", "crops", "class_minutes"}
     assert all(check.passed for check in checks)
