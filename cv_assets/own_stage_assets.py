@@ -23,9 +23,10 @@ from resources.own_stages.stage_code import StageCode
 from resources.own_stages.stage_file import CROPS_INPUT, FRAMES_INPUT, OwnStage, read_stage_file
 from resources.own_stages.stage_process import stage_process
 from resources.schema.row_checks import broken_rules
-from resources.schema.table_registry import TABLES
+from resources.schema.table_registry import TABLES, find_table
 from resources.schema.views import VIEWS
 from resources.storage.own_tables import store_own_table
+from resources.storage.results_database import CATALOG
 
 _LOGIC = "own stage 1"
 DEVICE_SETTINGS = DetectionSettings(weights="stage.pt")
@@ -79,8 +80,11 @@ def _check_names(stage: OwnStage, upstream: Sequence[StageAsset]) -> None:
     """
     file, tables = stage.settings.file, [table.name for asset in upstream for table in asset.stage.tables]
     taken = {*TABLES, *(table.published_name for table in TABLES.values()), *(view.table.name for view in VIEWS)}
-    if stage.name in {*tables, *taken, *(name for asset in upstream for name in asset.stage.asset_names)}:
+    taken |= {CATALOG, *tables, *(name for asset in upstream for name in asset.stage.asset_names)}
+    if stage.name in taken:
         raise PipelineError(f"{file}: a table has the name {stage.name} already: give the function another name.")
+    if find_table(stage.name) is not None:
+        raise PipelineError(f"{file}: tables of models have names like {stage.name}: give the function another name.")
     known = [*dict.fromkeys((FRAMES_INPUT, CROPS_INPUT, *tables))]
     for name in stage.inputs:
         if name not in known:

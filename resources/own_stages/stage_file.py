@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from resources.config.stage_config import OwnStageSettings
 from resources.errors import PipelineError
 from resources.own_stages import stage_api
@@ -48,7 +50,7 @@ _STANDARD_COLUMNS = {
 _DERIVED = {TIME_S.name: (CAPTURED_AT_UTC, TIME_MMSS), START_S.name: (START_UTC,), END_S.name: (END_UTC,)}
 _TYPES = {"text": TEXT, "float": FLOAT, "int": BIG, "flag": FLAG}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")
-_RESERVED_NAMES = ("recording_id", "camera")
+_RESERVED_NAMES = ("recording_id", "camera", CAPTURED_AT_UTC.name)
 _MAX_FILE_BYTES = 1_000_000
 _MAX_COLUMNS = 200
 
@@ -149,6 +151,7 @@ def _build_stage(
 
     name, description = function.name, inspect.cleandoc(ast.get_docstring(function) or "")
     check(bool(_NAME.fullmatch(name)), "", f"the function {name} names a table: use lower-case letters, digits and _.")
+    check(not _is_sql_keyword(name), "", f"the function {name} names a table, and {name} is a word of SQL: rename it.")
     check(bool(description), "", f"{name} has no docstring: its first line says what a row of the table is.")
     inputs, key = values["inputs"], values["key"]
     check(is_texts(inputs), "inputs", "inputs is not a list of names such as ['frames'] or ['track_boxes'].")
@@ -166,7 +169,10 @@ def _build_stage(
     check(is_rate, "max_rate_fps", f"max_rate_fps is {rate!r}: name a number above 0, or None.")
     check(rate is None or FRAMES_INPUT in inputs, "max_rate_fps", "max_rate_fps needs the input frames.")
     nullable = tuple(replace(column, nullable=column.name not in key) for column in columns)
-    derived = tuple(column for name in _DERIVED for column in _DERIVED[name] if name in {c.name for c in columns})
+    names = {column.name for column in columns}
+    derived = tuple(column for name in _DERIVED for column in _DERIVED[name] if name in names)
+    added = [column.name for column in derived if column.name in names]
+    check(not added, "columns", f"the pipeline adds the column {', '.join(added)} itself: leave it out.")
     grain = " ".join(description.split("\n\n")[0].split()).rstrip(".") + "."
     table = Table(name, grain, ("recording_id", *key), (RECORDING_ID, RECORDING_CAMERA, *nullable, *derived))
     version = str(values.get("version", "1"))
@@ -218,31 +224,41 @@ class _DeclarationReader:
 
     def _read_column(self, element: ast.expr) -> Column:
         if isinstance(element, ast.Call) and _called_name(element) == stage_api.Column.__name__:
-            names = [field.name for field in fields(stage_api.Column)]
-            values = dict(zip(names, [self._evaluate(value, "a column") for value in element.args], strict=False))
-            for keyword in element.keywords:
-                if keyword.arg not in names:
-                    self._fail(element, f"Column has no argument {keyword.arg}; {_hint(str(keyword.arg), names)}")
-                values[str(keyword.arg)] = self._evaluate(keyword.value, "a column")
-            if missing := [name for name in names[:3] if not isinstance(values.get(name), str) or not values[name]]:
-                self._fail(element, f"a column needs texts for name, type and meaning; {missing[0]} is missing.")
-            name, kind = values.pop("name"), values.pop("type")
-            if not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
-                self._fail(element, f"the column {name!r} needs another name: lower-case letters, digits and _.")
-            if kind not in _TYPES:
-                self._fail(element, f"the column {name} has the type {kind!r}; known: {', '.join(_TYPES)}.")
-            for bound in ("minimum", "maximum"):
-                if isinstance(values.get(bound), str | list):
-                    self._fail(element, f"the column {name} has the {bound} {values[bound]!r}, which is no number.")
-            return Column(name, _TYPES[kind], **values)
+            return self._declare_column(element, self._read_column_values(element))
         name = self._evaluate(element, "a column")
-        if name not in _STANDARD_COLUMNS:
+        if not isinstance(name, str) or name not in _STANDARD_COLUMNS:
             self._fail(
                 element,
                 f"{name!r} is not a column that other tables have: declare Column(name, type, meaning), or use one of "
                 f"{', '.join(_STANDARD_COLUMNS)}.",
             )
         return _STANDARD_COLUMNS[name]
+
+    def _read_column_values(self, element: ast.Call) -> dict[str, Any]:
+        names = [field.name for field in fields(stage_api.Column)]
+        if len(element.args) > len(names):
+            self._fail(element, f"Column takes {len(names)} arguments at most: {', '.join(names)}.")
+        values = dict(zip(names, [self._evaluate(value, "a column") for value in element.args], strict=False))
+        for keyword in element.keywords:
+            if keyword.arg not in names:
+                self._fail(element, f"Column has no argument {keyword.arg}; {_hint(str(keyword.arg), names)}")
+            values[str(keyword.arg)] = self._evaluate(keyword.value, "a column")
+        if missing := [name for name in names[:3] if not isinstance(values.get(name), str) or not values[name]]:
+            self._fail(element, f"a column needs texts for name, type and meaning; {missing[0]} is missing.")
+        return values
+
+    def _declare_column(self, element: ast.Call, values: dict[str, Any]) -> Column:
+        name, kind = values.pop("name"), values.pop("type")
+        if not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
+            self._fail(element, f"the column {name!r} needs another name: lower-case letters, digits and _.")
+        if kind not in _TYPES:
+            self._fail(element, f"the column {name} has the type {kind!r}; known: {', '.join(_TYPES)}.")
+        if not isinstance(values.get("unit", ""), str):
+            self._fail(element, f"the column {name} has the unit {values['unit']!r}, which is no text.")
+        for bound in ("minimum", "maximum"):
+            if not isinstance(values.get(bound), int | float | None):
+                self._fail(element, f"the column {name} has the {bound} {values[bound]!r}, which is no number.")
+        return Column(name, _TYPES[kind], **values)
 
     def _evaluate(self, expression: ast.expr, name: str) -> Any:
         if isinstance(expression, ast.Name) and expression.id in self.constants:
@@ -285,6 +301,15 @@ def _plain_constants(module: ast.Module) -> dict[str, Any]:
             except (ValueError, TypeError, SyntaxError, RecursionError):
                 repeated.add(name)
     return {name: value for name, value in constants.items() if name not in repeated}
+
+
+def _is_sql_keyword(name: str) -> bool:
+    """Whether SQL takes a name only in quotes: neither the published results nor people write it so."""
+    try:
+        duckdb.extract_statements(f"SELECT {name} FROM {name} ORDER BY {name}")
+    except duckdb.ParserException:
+        return True
+    return False
 
 
 def _called_name(call: ast.Call) -> str:

@@ -40,7 +40,8 @@ _STORAGE_VERSION = "v1.4.0"  # DuckDB clients from 1.4 on can open the file
 _KEEP_OLD_S = 600.0  # under load there is a new file every few seconds; a client that has one open keeps it
 _FIRST_TABLES = (SOURCE_FILES.name, RECORDINGS.name, RECORDING_CLOCKS.name)  # all others need the last of them
 _SIZE = "database_bytes"
-_CATALOG = "published_tables"
+CATALOG = "published_tables"
+"""Name of the table that lists all others."""
 _CONTENTS = {"data_folder", "versions", "clock_version", "declaration_version", "has_corrections", _SIZE}
 _CATALOG_COMMENTS = {
     "": "One row per table or view: grain, key, row count, version and publication time. Key: table_name.",
@@ -241,10 +242,10 @@ def _replace_tables(path: Path, store: Store, versions: dict[str, int], tables: 
             create_macro(connection, macro_between(table, rows.columns, rows.source))
             create_macro(connection, macro_similar(table))
             connection.execute(
-                f"UPDATE {_CATALOG} SET row_count = ?, delta_version = ? WHERE table_name = ?",
+                f"UPDATE {CATALOG} SET row_count = ?, delta_version = ? WHERE table_name = ?",
                 [rows.row_count, versions[table.name], name],
             )
-        connection.execute(f"UPDATE {_CATALOG} SET published_at_utc = now()")
+        connection.execute(f"UPDATE {CATALOG} SET published_at_utc = now()")
 
 
 def _build(path: Path, store: Store, contents: Mapping[str, Any]) -> None:
@@ -257,19 +258,19 @@ def _build(path: Path, store: Store, contents: Mapping[str, Any]) -> None:
         for view in VIEWS:
             publish_view(connection, view, has_corrections=contents["has_corrections"])
         catalog += [_catalog_row(view.table, None, None) for view in VIEWS]
-        catalog.append((_CATALOG, "One row per table or view of the results.", "table_name", len(catalog) + 1, None))
+        catalog.append((CATALOG, "One row per table or view of the results.", "table_name", len(catalog) + 1, None))
         for rows in published:
             create_macro(connection, macro_between(rows.table, rows.columns, rows.source))
             create_macro(connection, macro_similar(rows.table))
         for view in VIEWS:
             create_macro(connection, macro_between(view.table, "stored_rows.*", view.table.name))
         connection.execute(
-            f"CREATE TABLE {_CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
+            f"CREATE TABLE {CATALOG} (table_name TEXT, grain TEXT, key TEXT, row_count BIGINT, delta_version BIGINT, "
             "published_at_utc TIMESTAMPTZ DEFAULT now())"
         )
         names = "table_name, grain, key, row_count, delta_version"
-        connection.executemany(f"INSERT INTO {_CATALOG} ({names}) VALUES (?, ?, ?, ?, ?)", catalog)
-        comment(connection, "TABLE", _CATALOG, _CATALOG_COMMENTS)
+        connection.executemany(f"INSERT INTO {CATALOG} ({names}) VALUES (?, ?, ?, ?, ?)", catalog)
+        comment(connection, "TABLE", CATALOG, _CATALOG_COMMENTS)
 
 
 def _catalog_row(table: Table, row_count: int | None, version: int | None) -> tuple[object, ...]:

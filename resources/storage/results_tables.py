@@ -41,7 +41,7 @@ def publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: St
     if files is None or files.num_rows == 0:
         rows = store.read(table)
         connection.register("stored_rows", rows)
-        columns, order = ", ".join(_column_sql(table)), ", ".join(table.key)
+        columns, order = ", ".join(_column_sql(table)), ", ".join(f'"{name}"' for name in table.key)
         connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM stored_rows {joined_clock} ORDER BY {order}")
         connection.unregister("stored_rows")
         kind, source, count = "TABLE", name, rows.num_rows

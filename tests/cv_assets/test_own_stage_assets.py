@@ -67,12 +67,16 @@ def test_a_broken_file_costs_its_own_asset_and_says_what_is_wrong(tmp_path: Path
     broken = write_stage(tmp_path, "def f(:", "broken.py")
     unknown = write_stage(tmp_path, VALID.replace('"frames"', '"frame"').replace("frame_levels", "a1"), "unknown.py")
     taken = write_stage(tmp_path, VALID.replace("frame_levels", "tracks"), "taken.py")
-    settings = build_settings(broken, write_stage(tmp_path, VALID), unknown, taken)
+    catalog = write_stage(tmp_path, VALID.replace("frame_levels", "published_tables"), "catalog.py")
+    of_model = write_stage(tmp_path, VALID.replace("frame_levels", "late_detections"), "of_model.py")
+    settings = build_settings(broken, write_stage(tmp_path, VALID), unknown, taken, catalog, of_model)
     graph = AssetGraph.build(settings)
     assert "frame_levels" in graph.stage_of_asset
     problems = graph.own_stages.problems
     assert "not valid Python" in problems["broken"]
     assert problems["unknown"].endswith("no stage before it writes the input 'frame'; did you mean frames?")
+    assert "a table has the name published_tables already" in problems["catalog"]
+    assert problems["of_model"].endswith("models have names like late_detections: give the function another name.")
     assert problems["taken"].endswith("a table has the name tracks already: give the function another name.")
     specs = {spec.key.to_user_string(): spec for spec in build_definitions(settings).resolve_all_asset_specs()}
     assert specs["broken"].description == problems["broken"]
@@ -89,6 +93,16 @@ def test_frames_come_in_batches_with_the_rows_of_the_declared_tables(store: Stor
     assert batches[0].frames[1].time_s == pytest.approx(0.2)
     assert batches[0].frames[0].image.shape == (96, 128, 3)
     assert batches[0].tables["frame_levels"].num_rows == 0
+
+
+def test_a_key_with_the_name_of_a_word_of_sql_is_published_without_rows(store: Store, tmp_path: Path) -> None:
+    source = VALID.replace('key=["frame_index"]', 'key=["order"]').replace('"brightness", "float"', '"order", "int"')
+    table = read_stage(write_stage(tmp_path, source)).table
+    store_own_table(store.tables_folder, table)
+    store.replace(table, ["r"], table.empty)
+    publish(store, Settings(data_folder=store.data_folder))
+    with open_results(store.data_folder) as results:
+        assert results.execute('SELECT "order" FROM frame_levels').fetchall() == []
 
 
 def test_rows_that_break_the_declaration_fail_the_recording(store: Store, tmp_path: Path) -> None:

@@ -56,11 +56,26 @@ def test_a_comment_in_the_file_changes_its_content(tmp_path: Path) -> None:
             "the column brightness has the type 'double'; known: text, float, int, flag",
         ),
         ('"brightness", "float"', '"Brightness", "float"', "the column 'Brightness' needs another name"),
+        (
+            '"brightness", "float"',
+            '"time_mmss", "float"',
+            "the pipeline adds the column time_mmss itself: leave it out",
+        ),
+        ('"brightness", "float"', '"captured_at_utc", "float"', "the column 'captured_at_utc' needs another name"),
+        ('"0 to 255", minimum=0', '"0 to 255", 0, 1, 2', "Column takes 6 arguments at most: name, type, meaning, unit"),
+        ('"0 to 255"', "255", "the column brightness has the unit 255, which is no text"),
+        ("maximum=255", "maximum={}", "the column brightness has the maximum {}, which is no number"),
+        (
+            '["frame_index", "time_s"',
+            '["frame_index", ["time_s"]',
+            r"\['time_s'\] is not a column that other tables have",
+        ),
         ("maximum=255", "maximal=255", r"Column has no argument maximal; did you mean maximum\?"),
         ("maximum=255", "maximum='255'", "the column brightness has the maximum '255', which is no number"),
         ("batch_size=SIZE", "batch_size=0", "line 10: batch_size is 0: name a whole number from 1 to 10000"),
         ("batch_size=SIZE", "device='gpu'", "device is 'gpu': name 'cpu' or 'auto'"),
         ("def frame_levels", "def FrameLevels", "the function FrameLevels names a table: use lower-case letters"),
+        ("def frame_levels", "def order", "the function order names a table, and order is a word of SQL: rename it"),
     ],
 )
 def test_a_wrong_declaration_is_one_sentence_with_file_and_line(
