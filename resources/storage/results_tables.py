@@ -1,6 +1,6 @@
 """Tables and views of results.duckdb: rows of one Delta table, a view across tables, their macros and comments."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -52,8 +52,8 @@ def publish_table(connection: duckdb.DuckDBPyConnection, table: Table, store: St
         options = ", union_by_name = true" if missing.in_some_files else ""
         kind, source, count = "VIEW", f"read_parquet([{file_list}]{options})", store.row_count(table)
         replacements = _null_columns(connection, table, missing.in_all_files)
-        newest = files.sort_by([("modification_time", "descending")])["path"][0].as_py()
-        columns = ", ".join(_column_sql(table, replacements | _array_columns(connection, table, newest)))
+        newest_first = files.sort_by([("modification_time", "descending")])["path"].to_pylist()
+        columns = ", ".join(_column_sql(table, replacements | _array_columns(connection, table, newest_first)))
         connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source} AS stored_rows {joined_clock}")
     comment(connection, kind, name, _comments(table))
     return PublishedRows(table, count, columns, source)
@@ -83,19 +83,20 @@ def _null_columns(connection: duckdb.DuckDBPyConnection, table: Table, column_na
     return {name: f"NULL::{kind} AS {name}" for name, kind in types if name in column_names}
 
 
-def _array_columns(connection: duckdb.DuckDBPyConnection, table: Table, newest_file: str) -> dict[str, str]:
+def _array_columns(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequence[str]) -> dict[str, str]:
     """SQL of vectors as arrays, by column name; Parquet has lists. A vector of another length is NULL.
 
     Args:
         connection: Any connection.
         table: The table.
-        newest_file: Its newest Parquet file, whose vectors have the length of the model in use.
+        files: Its Parquet files, newest first: the first one with a vector has the length of the model in use.
     """
     arrays = {}
     for column in table.stored_columns:
         if column.is_vector:
             query = f"SELECT len({column.name}) FROM read_parquet(?) WHERE {column.name} IS NOT NULL LIMIT 1"
-            length = (connection.execute(query, [newest_file]).fetchone() or (1,))[0]
+            lengths = (connection.execute(query, [file]).fetchone() for file in files)
+            length = next((row[0] for row in lengths if row), 1)
             arrays[column.name] = f"TRY_CAST(stored_rows.{column.name} AS FLOAT[{length}]) AS {column.name}"
     return arrays
 

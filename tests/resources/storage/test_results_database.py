@@ -19,7 +19,7 @@ from resources.errors import PipelineError
 from resources.schema.model_tables import DETECTIONS
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDINGS, SOURCE_FILES
 from resources.schema.summary_tables import CLASS_MINUTES, CLASS_PRESENCE
-from resources.schema.table_registry import TABLES
+from resources.schema.table_registry import TABLES, crop_model_tables
 from resources.schema.track_tables import CROPS, TRACK_BOXES
 from resources.schema.views import VIEWS
 from resources.storage.delta_store import Store
@@ -485,3 +485,13 @@ def test_results_that_another_program_has_open_for_writing_give_a_sentence(store
         writer.kill()
         writer.communicate()
     run_query(store.data_folder, "SELECT 1")
+
+
+def test_embeddings_stay_when_the_newest_recording_has_none(store: Store) -> None:
+    (table,) = crop_model_tables("look", "embed")
+    for recording_id, embedding in (("a", [0.6, 0.8]), ("b", None)):
+        row = {"recording_id": recording_id, "track_id": 1, "rank": 1, "embedding": embedding}
+        rows = pa.Table.from_pylist([row | {"model_id": "m", "engine_name": "e"}], table.arrow_schema)
+        store.replace(table, [recording_id], rows)
+    publish(store, SETTINGS)
+    assert query(store, "SELECT recording_id FROM look_crop_embeddings WHERE embedding IS NOT NULL") == [("a",)]
