@@ -5,7 +5,10 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from resources.config.crop_model_config import CropModelSettings
+from resources.config.detection_config import DetectionSettings
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT, find_settings_file, load_settings
 from resources.inference.weights import detection_version
@@ -15,7 +18,8 @@ _REQUIRED_VERSION_FILE = "workers/required_version"
 _CODE_FOLDERS = ("cv_assets", "resources", "sensors")
 # They differ between machines, or do not change the results.
 _LOCAL_FOLDERS = {"data_folder", "watched_folder", "further_watched_folders"}
-_LOCAL_SETTINGS = _LOCAL_FOLDERS | {"notifications", "queue", "retention", "serve"}
+_LOCAL_SETTINGS = _LOCAL_FOLDERS | {"notifications", "queue", "retention", "search", "serve"}
+_WITH_FILES = {"detections", "models", "crop_models", "stages"}
 
 
 class VersionReader:
@@ -34,14 +38,13 @@ class VersionReader:
             PipelineError: The settings are invalid.
         """
         settings = self._read_settings()
-        values = settings.model_dump(mode="json", exclude=_LOCAL_SETTINGS | {"detections", "models", "stages"})
-        models = [
-            [part if isinstance(part, str) else part.model_dump(mode="json") for part in detection_version(model)]
-            for model in settings.all_models
+        values = settings.model_dump(mode="json", exclude=_LOCAL_SETTINGS | _WITH_FILES)
+        models = [_describe_model(model) for model in (settings.detections, *settings.models, *settings.crop_models)]
+        stages = [
+            [stage.model_dump(mode="json", exclude={"file"}), _read_bytes(stage.file).hex()]
+            for stage in settings.stages
         ]
-        stages = [_read_bytes(stage.file).hex() for stage in settings.stages]
-        callables = [hash_callable(model.callable) for model in settings.crop_models if model.callable]
-        content = json.dumps([self._read_code(), values, models, stages, callables], sort_keys=True, default=str)
+        content = json.dumps([self._read_code(), values, models, stages], sort_keys=True, default=str)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def _read_settings(self) -> Settings:
@@ -85,6 +88,19 @@ def read_required_version(data_folder: Path) -> str | None:
 
 def _list_code_files() -> Iterable[Path]:
     return (file for folder in _CODE_FOLDERS for file in sorted((PROJECT_ROOT / folder).rglob("*.py")))
+
+
+def _describe_model(model: DetectionSettings | CropModelSettings) -> list[Any]:
+    """All settings of a model but its device, and the content of its files in place of their paths."""
+    contents: list[object] = []
+    network = model.model_settings if isinstance(model, CropModelSettings) else model
+    if network is not None:
+        contents = list(detection_version(network)[1:])
+    elif isinstance(model, CropModelSettings) and model.callable is not None:
+        contents = [hash_callable(model.callable)]
+    elif isinstance(model, CropModelSettings) and model.task == "probe":
+        contents = [_read_bytes(Path(model.weights)).hex()]
+    return [model.model_dump(mode="json", exclude={"device", "weights"} if contents else {"device"}), contents]
 
 
 def _read_bytes(path: Path) -> bytes:

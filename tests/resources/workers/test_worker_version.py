@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -34,6 +35,42 @@ def test_only_what_changes_results_changes_the_version(tmp_path: Path, monkeypat
     assert changed != version
     (tmp_path / "b" / "model.pt").write_bytes(b"other weights")
     assert reader.read() not in (changed, version)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"detections": {"class_names": ["car"]}},
+        {"detections": {"min_confidence": 0.6}},
+        {"detections": {"regions": {"gate": [[[0, 0], [1, 0], [1, 1]]]}}},
+        {"crop_models": [{"name": "look", "weights": "mobilenet", "classes": ["car"]}]},
+        {"stages": [{"file": "mine.py", "batch_timeout_s": 90}]},
+    ],
+)
+def test_each_setting_of_models_and_stages_changes_the_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    sections: dict[str, Any] = {"crop_models": [{"name": "look", "weights": "mobilenet"}]}
+    sections["stages"] = [{"file": "mine.py"}]
+    write_settings(tmp_path, monkeypatch, **sections)
+    version = VersionReader().read()
+    weights = {"weights": str(tmp_path / "model.pt")}
+    detections = weights | changed.get("detections", {})
+    write_settings(tmp_path, monkeypatch, **(sections | changed | {"detections": detections}))
+    assert VersionReader().read() != version
+
+
+def test_the_content_of_a_probe_changes_the_version_and_its_path_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = []
+    probe = {"name": "red", "task": "probe", "weights": "red.json", "embeddings": "look"}
+    for folder, text in (("a", "1"), ("b", "1"), ("b", "2")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "red.json").write_text(text)
+        write_settings(tmp_path / folder, monkeypatch, crop_models=[{"name": "look", "weights": "mobilenet"}, probe])
+        versions.append(VersionReader().read())
+    assert versions[0] == versions[1] != versions[2]
 
 
 def test_the_content_of_a_stage_changes_the_version_and_its_path_does_not(
