@@ -34,8 +34,12 @@ def add_shapes(file: Path, camera: str, shapes: Mapping[str, Sequence[Mapping[st
     """
     try:
         old_text = file.read_text(encoding="utf-8") if file.exists() else ""
-        text = add_shapes_to_text(old_text, camera, shapes)
-        _check_text(file, text, _with_shapes(_parse(old_text, file), camera, shapes))
+        text = _add_shapes_only(old_text, _parse(old_text, file), camera, shapes)
+        if text is None:
+            raise PipelineError(
+                f"{file}: the section cameras is written in a way that cannot be changed here: copy the zones into it."
+            )
+        _check_settings(file, text)
         copy_of_old = None
         if file.exists():
             copy_of_old = _free_name(file)
@@ -120,16 +124,24 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
     return values
 
 
-def _check_text(file: Path, text: str, expected: Mapping[str, Any]) -> None:
-    """Check that a new text holds the expected values, and that they are valid settings.
+def _add_shapes_only(
+    text: str, values: Mapping[str, Any], camera: str, shapes: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str | None:
+    """Add shapes to a text with some values; None if that is not possible without another change of its values."""
+    try:
+        new_text = add_shapes_to_text(text, camera, shapes)
+        is_right = yaml.safe_load(new_text) == _with_shapes(values, camera, shapes)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError):
+        return None  # what YAML allows, and this module does not know: documents, anchors, sections of another type
+    return new_text if is_right else None
+
+
+def _check_settings(file: Path, text: str) -> None:
+    """Check that a new text has valid settings.
 
     Raises:
-        PipelineError: It does not.
+        PipelineError: They are invalid.
     """
-    if yaml.safe_load(text) != expected:
-        raise PipelineError(
-            f"{file}: the section cameras is written in a way that cannot be changed here: copy the zones into it."
-        )
     # In the same folder, because paths are relative to the file.
     with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".yaml", prefix=".check-", encoding="utf-8") as trial:
         trial.write(text)
@@ -147,7 +159,8 @@ def _free_name(file: Path) -> Path:
 
 
 def _replace_file(file: Path, text: str) -> None:
-    """Write a file so that readers see the old text or the whole new one."""
+    """Write a file, or the one that a link names, so that readers see the old text or the whole new one."""
+    file = file.resolve()
     next_file = file.with_name(f".{file.name}.next")
     next_file.write_text(text, encoding="utf-8")
     if file.exists():

@@ -67,6 +67,15 @@ def test_a_missing_file_is_created(tmp_path: Path) -> None:
     assert load_settings(tmp_path / "pipeline.yaml").camera("gate").zones[0].name == "lawn"
 
 
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    real_file, link = tmp_path / "shared" / "gate.yaml", tmp_path / "pipeline.yaml"
+    real_file.parent.mkdir()
+    real_file.write_text("cameras: {}\n")
+    link.symlink_to(real_file)
+    add_shapes(link, "gate", SHAPES)
+    assert link.is_symlink() and load_settings(real_file).camera("gate").zones[0].name == "lawn"
+
+
 def test_invalid_settings_are_not_written(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.yaml"
     zone = "{name: 'door: 1', points: [[0, 0], [1, 0], [1, 1]]}"
@@ -75,3 +84,21 @@ def test_invalid_settings_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"pipeline.yaml: .*two zones or lines have the name door: 1"):
         add_shapes(file, "gate", SHAPES)
     assert file.read_text() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cameras: [", "the settings file is no valid YAML: correct it first."),
+        ("{}", "is written in a way that cannot be changed here: copy the zones into it."),
+        ("---\ndetections: {}\n...\n", "is written in a way that cannot be changed here: copy the zones into it."),
+        ("cameras:\n  gate: [a]\n", "is written in a way that cannot be changed here: copy the zones into it."),
+    ],
+)
+def test_a_file_that_cannot_be_changed_is_one_sentence_and_stays(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(text)
+    with pytest.raises(PipelineError) as error:
+        add_shapes(file, "gate", SHAPES)
+    assert str(error.value).startswith(str(file)) and str(error.value).endswith(message)
+    assert file.read_text() == text and list(tmp_path.iterdir()) == [file]
