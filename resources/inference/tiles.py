@@ -25,6 +25,7 @@ from resources.media.frame_reader import Image
 _MIN_COMMON_IOU = 0.5  # of two boxes of one object, within what both tiles show
 _MIN_PIECE_SHARE = 0.8  # of a piece at a seam that is inside a whole box
 _MIN_SEAM_PX, _SEAM_SHARE = 2.0, 0.01  # how near to a seam, at most, the edge of a piece is
+_COMPARED_ROWS = 256  # bounds the memory that many boxes need
 _CLASS_OFFSET_PX = 100_000.0  # moves the boxes of different classes apart
 
 
@@ -210,7 +211,7 @@ def merge_tiles(
             continue
         members = is_same[index] & is_left
         if is_cut[index]:
-            members = _connected(index, is_same & is_left[None, :])
+            members = _connected(index, is_same, is_left)
         members[index] = True
         is_left &= ~members
         pieces = xyxy[members] if is_cut[index] else xyxy[index : index + 1]
@@ -221,7 +222,7 @@ def merge_tiles(
     best = np.argsort(-scores, kind="stable")
     boxes = np.array(kept_boxes, np.float32).reshape(-1, 4)[best]
     scores, classes = scores[best], np.array(kept_classes, np.int32)[best]
-    offset = (classes * _CLASS_OFFSET_PX)[:, None].astype(np.float32)
+    offset = (classes * _CLASS_OFFSET_PX)[:, None]  # float64, because float32 has no pixels of classes after the 160th
     selected = greedy_nms(boxes + offset, settings.nms_iou)[: settings.max_per_frame]
     return Detections(boxes[selected], scores[selected], classes[selected])
 
@@ -237,31 +238,45 @@ def _is_cut(xyxy: np.ndarray, edges: np.ndarray, frame_size_px: tuple[int, int])
 
 def _find_same(xyxy: np.ndarray, class_id: np.ndarray, edges: np.ndarray, is_cut: np.ndarray) -> np.ndarray:
     """Which pairs of boxes are of one object, as a boolean matrix."""
-    low = np.maximum(edges[:, None, :2], edges[None, :, :2])  # of what both tiles show
-    high = np.minimum(edges[:, None, 2:], edges[None, :, 2:])
+    is_same = np.zeros((len(xyxy), len(xyxy)), bool)
+    for begin in range(0, len(xyxy), _COMPARED_ROWS):
+        rows = slice(begin, begin + _COMPARED_ROWS)
+        overlaps = class_id[rows, None] == class_id[None, :]
+        for axis in (0, 1):
+            overlaps &= xyxy[rows, None, axis] < xyxy[None, :, axis + 2]
+            overlaps &= xyxy[None, :, axis] < xyxy[rows, None, axis + 2]
+        first, second = np.nonzero(overlaps)  # few of all pairs, so that the rest costs little
+        first += begin
+        is_same[first, second] = _agree(xyxy, edges, is_cut, first, second)
+    return is_same
+
+
+def _agree(
+    xyxy: np.ndarray, edges: np.ndarray, is_cut: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """Whether the boxes of each pair, from different tiles, agree within what both tiles show."""
+    low = np.maximum(edges[first, :2], edges[second, :2])
+    high = np.minimum(edges[first, 2:], edges[second, 2:])
 
     def common_area(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        sides = (np.minimum(ends, high) - np.maximum(starts, low)).clip(0)
-        return np.asarray(sides[..., 0] * sides[..., 1])
+        return np.asarray((np.minimum(ends, high) - np.maximum(starts, low)).clip(0).prod(axis=1))
 
-    starts, ends = xyxy[:, None, :2], xyxy[:, None, 2:]
-    other_starts, other_ends = xyxy[None, :, :2], xyxy[None, :, 2:]
+    starts, ends, other_starts, other_ends = xyxy[first, :2], xyxy[first, 2:], xyxy[second, :2], xyxy[second, 2:]
     area, other_area = common_area(starts, ends), common_area(other_starts, other_ends)
     both = common_area(np.maximum(starts, other_starts), np.minimum(ends, other_ends))
     with np.errstate(divide="ignore", invalid="ignore"):
         agrees = both / (area + other_area - both) >= _MIN_COMMON_IOU
-        is_piece = is_cut[None, :] & ~is_cut[:, None] & (both / other_area >= _MIN_PIECE_SHARE)
-    from_other_tile = (edges[:, None] != edges[None, :]).any(axis=2)
-    same_class = class_id[:, None] == class_id[None, :]
-    return np.asarray((agrees | is_piece) & from_other_tile & same_class & (both > 0))
+        is_piece = is_cut[second] & ~is_cut[first] & (both / other_area >= _MIN_PIECE_SHARE)
+    from_other_tile = (edges[first] != edges[second]).any(axis=1)
+    return np.asarray((agrees | is_piece) & from_other_tile & (both > 0))
 
 
-def _connected(index: int, is_same: np.ndarray) -> np.ndarray:
-    """The boxes that are connected to one by pairs of one object, as a mask."""
+def _connected(index: int, is_same: np.ndarray, is_left: np.ndarray) -> np.ndarray:
+    """The boxes left that are connected to one by pairs of one object, as a mask."""
     members = np.zeros(len(is_same), bool)
     members[index] = True
     while True:
-        reached = members | is_same[members].any(axis=0)
+        reached = members | (is_same[members].any(axis=0) & is_left)
         if (reached == members).all():
             return members
         members = reached

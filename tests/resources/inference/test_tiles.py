@@ -1,5 +1,6 @@
 """Tiles: small objects of a large frame are detected, and an object across a seam is one box."""
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -178,3 +179,26 @@ def test_a_plain_network_runs_on_tiles(models: Models) -> None:
     persons = detections.xyxy[(detections.class_id == 0) & (detections.confidence >= 0.3)]
     assert len(persons) == 1
     assert persons[0][0] >= left - 5 and persons[0][2] <= left + person.shape[1] + 5
+
+
+def test_many_boxes_of_a_large_frame_need_little_memory() -> None:
+    tiles = plan_tiles(3840, 2160, TileSettings())
+    random = np.random.default_rng(0)
+    parts = []
+    for tile in tiles:
+        corner = random.random((60, 2)) * (tile.width_px - 40, tile.height_px - 40) + (tile.left_px, tile.top_px)
+        xyxy = np.concatenate([corner, corner + 10 + 30 * random.random((60, 2))], axis=1).astype(np.float32)
+        parts.append(Detections(xyxy, random.random(60).astype(np.float32), np.zeros(60, np.int32)))
+    tracemalloc.start()
+    try:
+        merge_tiles(tiles, parts, (3840, 2160), DetectionSettings())
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_neighbours_of_a_class_with_a_high_number_stay_apart() -> None:
+    near = ((15, 20, 25, 30, 0.9), (17, 20, 27, 30, 0.8))
+    for class_id in (0, 900):
+        merged = merge_tiles((LEFT, RIGHT), (in_tile(*near, class_id=class_id), in_tile()), (180, 100), SETTINGS)
+        assert len(merged) == 2
