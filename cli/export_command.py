@@ -126,7 +126,7 @@ def _write_boxes(
 ) -> tuple[int, str]:
     """Write the files of a format that has boxes; returns how many of what there are."""
     from resources.exports.annotations import list_classes, read_annotations
-    from resources.exports.image_datasets import write_coco, write_yolo
+    from resources.exports.image_datasets import DETECTED, TRACKED, write_coco, write_yolo
     from resources.exports.track_files import write_cvat, write_label_studio, write_mot
 
     selection = {"is_corrected": options["corrected"], "has_untracked": output_format in _PER_FRAME}
@@ -156,7 +156,8 @@ def _write_boxes(
         assert writer
         return write_yolo(folder, annotations(), classes, every, writer), "boxes"
     names = {"labels_name": "labels.json", "images_name": "data"} if output_format == "fiftyone" else {}
-    return write_coco(folder, annotations(), classes, every, writer, **names), "boxes"
+    boxes_are = TRACKED if options["corrected"] else DETECTED
+    return write_coco(folder, annotations(), classes, every, writer, boxes_are=boxes_are, **names), "boxes"
 
 
 def _write_captions(results: duckdb.DuckDBPyConnection, rows: Sequence[dict[str, Any]], folder: Path) -> int:

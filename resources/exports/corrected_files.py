@@ -12,6 +12,7 @@ import numpy as np
 
 from resources.errors import PipelineError
 from resources.exports.annotations import Box, RecordingAnnotations
+from resources.exports.image_datasets import DETECTED
 from resources.exports.track_files import TRACK_NUMBER
 from resources.geometry.box_overlap import iou
 
@@ -38,7 +39,31 @@ class FileTrack:
         return Counter(name for name, _ in self.boxes.values()).most_common(1)[0][0]
 
 
-def read_annotation_file(file: Path, recording_id: str | None) -> dict[str, list[FileTrack]] | None:
+@dataclass(frozen=True)
+class FileTracks:
+    """What a file has of one recording.
+
+    Attributes:
+        tracks: The tracks.
+        class_names: Classes that the file lists, as of others it has no tracks; None if it lists none.
+        frame_indices: Frames that the file has; None for all.
+    """
+
+    tracks: Sequence[FileTrack]
+    class_names: frozenset[str] | None = None
+    frame_indices: frozenset[int] | None = None
+
+    def may_have(self, boxes: Sequence[Box]) -> bool:
+        """Whether a track with these boxes was exported, so that a person has deleted it if the file lacks it."""
+        return any(
+            (self.class_names is None or box.class_name in self.class_names)
+            and (self.frame_indices is None or box.frame_index in self.frame_indices)
+            and not box.is_interpolated
+            for box in boxes
+        )
+
+
+def read_annotation_file(file: Path, recording_id: str | None) -> dict[str, FileTracks] | None:
     """Read the tracks of a CVAT (.xml), COCO (.json) or MOT (.txt) file.
 
     Args:
@@ -73,7 +98,7 @@ def _sequence_name(file: Path) -> str:
     return (folder.parent if folder.name in ("gt", "det") else folder).name
 
 
-def _read_cvat(file: Path, recording_id: str | None) -> dict[str, list[FileTrack]]:
+def _read_cvat(file: Path, recording_id: str | None) -> dict[str, FileTracks]:
     root = ElementTree.parse(file).getroot()
     name = recording_id or root.findtext("meta/task/name") or root.findtext("meta/job/name") or file.stem
     tracks: dict[int | str, FileTrack] = {}
@@ -85,10 +110,11 @@ def _read_cvat(file: Path, recording_id: str | None) -> dict[str, list[FileTrack
             if box.get("outside") != "1":
                 left, top, right, bottom = (float(box.attrib[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
                 track.boxes[int(box.attrib["frame"])] = (element.attrib["label"], (left, top, right, bottom))
-    return {name: [track for track in tracks.values() if track.boxes]}
+    labels = frozenset(label.text or "" for label in root.iterfind("meta//labels/label/name"))
+    return {name: FileTracks([track for track in tracks.values() if track.boxes], labels or None)}
 
 
-def _read_mot(file: Path) -> list[FileTrack]:
+def _read_mot(file: Path) -> FileTracks:
     labels_file = file.with_name("labels.txt")
     labels = labels_file.read_text(encoding="utf-8").splitlines() if labels_file.exists() else []
     tracks: dict[int, FileTrack] = {}
@@ -97,10 +123,16 @@ def _read_mot(file: Path) -> list[FileTrack]:
         name = labels[int(label) - 1] if 1 <= label <= len(labels) else ""
         corners = (left - 1, top - 1, left - 1 + width, top - 1 + height)
         tracks.setdefault(int(number), FileTrack(int(number))).boxes[int(frame) - 1] = (name, corners)
-    return list(tracks.values())
+    return FileTracks(list(tracks.values()), frozenset(labels) or None)
 
 
-def _read_coco(content: Mapping[str, Any], file: Path) -> dict[str, list[FileTrack]]:
+def _read_coco(content: Mapping[str, Any], file: Path) -> dict[str, FileTracks]:
+    info = content.get("info")
+    if isinstance(info, Mapping) and info.get("boxes") == DETECTED:
+        raise PipelineError(
+            f"The file {file} has detections as the model gave them, not the boxes of tracks: export coco with "
+            "--corrected, and edit that."
+        )
     names = {category["id"]: category["name"] for category in content["categories"]}
     images = {image["id"]: image for image in content["images"]}
     if any("frame_index" not in image or "recording_id" not in image for image in images.values()):
@@ -118,7 +150,13 @@ def _read_coco(content: Mapping[str, Any], file: Path) -> dict[str, list[FileTra
             names[annotation["category_id"]],
             (left, top, left + width, top + height),
         )
-    return {name: list(tracks.values()) for name, tracks in recordings.items()}
+    frames: dict[str, set[int]] = {name: set() for name in recordings}
+    for image in images.values():
+        frames[image["recording_id"]].add(image["frame_index"])
+    return {
+        name: FileTracks(list(tracks.values()), frozenset(names.values()), frozenset(frames[name]))
+        for name, tracks in recordings.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -134,19 +172,18 @@ class FileCorrections:
     left_out: Sequence[str]
 
 
-def find_corrections(recording: RecordingAnnotations, tracks: Sequence[FileTrack]) -> FileCorrections:
+def find_corrections(recording: RecordingAnnotations, content: FileTracks) -> FileCorrections:
     """Compare the tracks of a file with those of a recording.
 
     Args:
         recording: The recording, with its tracks as corrected so far.
-        tracks: The tracks of the file; a track of the recording that is not among them is rejected.
+        content: What the file has of it; a track of the recording that it may have, and lacks, is rejected.
     """
-    present = recording.tracks()
-    rows: list[dict[str, Any]] = []
-    left_out = []
+    present, tracks = recording.tracks(), content.tracks
     matches = _match(present, tracks)
-    for number in present.keys() - matches.keys():
-        rows.append({"action": "reject", "track_id": number})
+    deleted = filter(lambda number: content.may_have(present[number]), present.keys() - matches.keys())
+    rows: list[dict[str, Any]] = [{"action": "reject", "track_id": number} for number in deleted]
+    left_out = []
     for number, track in matches.items():
         boxes = {box.frame_index: box for box in present[number]}
         if (
@@ -160,7 +197,8 @@ def find_corrections(recording: RecordingAnnotations, tracks: Sequence[FileTrack
                 edges = dict(zip(_EDGES, corners, strict=True))
                 time_s = float(recording.times_s[frame_index])
                 rows.append({"action": "move", "track_id": number, "time_s": time_s, **edges})
-        if missing := boxes.keys() - track.boxes.keys():
+        exported = boxes.keys() if content.frame_indices is None else boxes.keys() & content.frame_indices
+        if missing := exported - track.boxes.keys():
             left_out.append(f"track {number} has {len(missing)} boxes fewer, such as that of frame {min(missing)}")
         if added := track.boxes.keys() - boxes.keys():
             left_out.append(f"track {number} has {len(added)} boxes more, such as that of frame {min(added)}")

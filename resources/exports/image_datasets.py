@@ -10,6 +10,8 @@ import yaml
 from resources.exports.annotations import KEYPOINT_NAMES, Box, RecordingAnnotations
 
 _VISIBLE_CONFIDENCE = 0.5  # keypoints of lower confidence are labelled, but not visible
+TRACKED, DETECTED = "tracks", "detections"
+"""What the boxes of a COCO file are."""
 WriteImages = Callable[[RecordingAnnotations, Sequence[int], Sequence[Path]], None]
 """Writes frames of a recording into files."""
 
@@ -21,6 +23,7 @@ def write_coco(
     every: int,
     write_images: WriteImages | None,
     *,
+    boxes_are: str,
     labels_name: str = "annotations.json",
     images_name: str = "images",
 ) -> int:
@@ -32,6 +35,7 @@ def write_coco(
         classes: All classes; their categories are numbered from 1 in this order.
         every: Take each frame whose index is a multiple of this.
         write_images: None writes the labels alone.
+        boxes_are: TRACKED or DETECTED, which is noted in the file.
         labels_name: Name of the JSON file.
         images_name: Name of the folder of the images.
 
@@ -70,6 +74,7 @@ def write_coco(
             "description": "Boxes in pixels of the normalized video, from the top left. frame_index counts from 0, "
             "ids of images, annotations and categories from 1.",
             "version": "1.0",
+            "boxes": boxes_are,
         },
         "licenses": [],
         "categories": [_coco_category(name, category_ids[name], keypoint_counts.get(name, 0)) for name in classes],
