@@ -102,7 +102,7 @@ class ClipPainter:
         for area in self._areas.get(frame_index, ()):
             canvas.make_unreadable(area)
         if overlay.has_zones:
-            self._draw_zones(canvas)
+            self._draw_zones(canvas, frame_index)
         boxes = self._boxes.get(frame_index, ())
         if overlay.has_trails:
             self._draw_trails(canvas, frame_index, boxes)
@@ -127,13 +127,15 @@ class ClipPainter:
                     colour = self._colours[box.class_name]
                     canvas.draw_path(points[begin:end], colour, self._thickness_px, is_closed=False)
 
-    def _draw_zones(self, canvas: FrameCanvas) -> None:
+    def _draw_zones(self, canvas: FrameCanvas, frame_index: int) -> None:
+        is_moving = self._camera.fixed_to == "ground"
+        shift_px = self._recording.ground_shift_px([frame_index]) if is_moving else np.zeros((1, 2))
         for zone in self._camera.zones:
-            points = np.array(zone.points) * self._scale
+            points = np.array(zone.points) * self._scale + shift_px
             canvas.draw_path(points, _ZONE_RGB, self._thickness_px, is_closed=True)
             canvas.draw_text(zone.name, points[:, 0].mean(), points[:, 1].mean(), self._text_px, _ZONE_RGB)
         for line in self._camera.lines:
-            points = np.array(line.points) * self._scale
+            points = np.array(line.points) * self._scale + shift_px
             canvas.draw_path(points, _LINE_RGB, self._thickness_px, is_closed=False)
             canvas.draw_text(line.name, points[0, 0], points[0, 1], self._text_px, _LINE_RGB)
 

@@ -61,6 +61,8 @@ class RecordingAnnotations:
         rate_fps: Frame rate of the normalized video.
         times_s: Time of each frame on the source's clock, shape (frames,).
         boxes: Sorted by frame.
+        camera_px: How far the picture of each frame is shifted from that of the first, shape (frames, 2); None where
+            that was not measured.
     """
 
     recording_id: str
@@ -70,6 +72,20 @@ class RecordingAnnotations:
     rate_fps: Fraction
     times_s: np.ndarray
     boxes: Sequence[Box]
+    camera_px: np.ndarray | None = None
+
+    def ground_shift_px(self, frame_indices: Sequence[int]) -> np.ndarray:
+        """How far what stands still on the ground is shifted in some frames of a moving camera, shape (n, 2).
+
+        Raises:
+            PipelineError: That was not measured.
+        """
+        if self.camera_px is None:
+            raise PipelineError(
+                f"{self.recording_id}: the positions of its moving camera are not known, which fixed_to: ground needs: "
+                "materialize normalized_video again."
+            )
+        return np.asarray(self.camera_px[list(frame_indices)])
 
     def tracks(self) -> Mapping[int, list[Box]]:
         """The boxes of each track, by its number."""
@@ -178,9 +194,10 @@ def read_annotations(
         values,
     ).fetchall():
         keypoints.setdefault((frame, index), []).append((point[0], point[1], point[2]))
-    times_s = results.execute(
-        "SELECT time_s FROM frames WHERE recording_id = $id ORDER BY frame_index", values
-    ).fetchnumpy()["time_s"]
+    frames = results.sql(
+        "SELECT time_s, camera_x_px, camera_y_px FROM frames WHERE recording_id = $id ORDER BY frame_index",
+        params=values,
+    ).to_arrow_table()
     boxes = []
     for frame, track, name, confidence, left, top, right, bottom, interpolated, corrected, index in _fetch(
         results, f"{source} ORDER BY frame_index, track_id, detection_index", values
@@ -194,7 +211,10 @@ def read_annotations(
         )  # fmt: skip
     rate_fps = Fraction(row["rate_fps_num"], row["rate_fps_den"])
     size = (row["width_px"], row["height_px"])
-    return RecordingAnnotations(recording_id, row["camera"], *size, rate_fps, np.asarray(times_s), boxes)
+    times_s, *camera_px = (frames[name].to_numpy() for name in frames.column_names)
+    is_measured = frames["camera_x_px"].null_count == 0
+    position = np.stack(camera_px, axis=1) if is_measured else None
+    return RecordingAnnotations(recording_id, row["camera"], *size, rate_fps, times_s, boxes, position)
 
 
 def _fetch(results: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:

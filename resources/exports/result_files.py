@@ -70,6 +70,9 @@ def write_geojson(
 
     Returns:
         The number of paths.
+
+    Raises:
+        PipelineError: The positions of a moving camera are not known.
     """
     features = []
     for recording in recordings:
@@ -78,7 +81,10 @@ def write_geojson(
         assert camera.ground
         matrix = fit_homography(np.array(camera.ground.points) * scale, np.array(camera.ground.metres))
         for number, boxes in recording.tracks().items():
-            positions = project_to_ground(matrix, anchor_points(np.array([box.xyxy for box in boxes]), camera.anchor))
+            anchors = anchor_points(np.array([box.xyxy for box in boxes]), camera.anchor)
+            if camera.fixed_to == "ground":
+                anchors = anchors - recording.ground_shift_px([box.frame_index for box in boxes])
+            positions = project_to_ground(matrix, anchors)
             is_on_ground = np.isfinite(positions).all(axis=1)
             if is_on_ground.sum() < 2:
                 continue
@@ -137,7 +143,7 @@ def write_flow_counts(
         results: The published results.
         file: The CSV file.
         recording_ids: The recordings.
-        interval_min: Length of an interval in minutes; intervals start with the hour, in UTC.
+        interval_min: Length of an interval in minutes; those that divide an hour start with it, in UTC.
 
     Returns:
         The number of rows.
