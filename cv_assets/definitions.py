@@ -39,11 +39,14 @@ def build_definitions(settings: Settings) -> Definitions:
 
 def _broken_stages(graph: AssetGraph) -> list[AssetSpec]:
     """Assets that cannot be materialized, in place of the stages of one's own whose files are not valid."""
-    names = graph.stage_of_asset
-    return [
-        AssetSpec(name if name not in names else f"{name}_file", description=problem, group_name=ANALYSIS)
-        for name, problem in graph.own_stages.problems.items()
-    ]
+    taken = {*graph.stage_of_asset, *(key.to_user_string() for key in graph.observer.aspects)}
+    specs = []
+    for name, problem in graph.own_stages.problems.items():
+        while name in taken:
+            name += "_file"
+        taken.add(name)
+        specs.append(AssetSpec(name, description=problem, group_name=ANALYSIS))
+    return specs
 
 
 @definitions

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from cv_assets.model_lease import lease_of_model
-from cv_assets.stage_asset import ANALYSIS, StageAsset, StageRun, stage_asset
+from cv_assets.stage_asset import ANALYSIS, INGEST, StageAsset, StageRun, stage_asset
 from cv_assets.stage_inputs import StageInputs, list_input_assets
 from cv_assets.stage_metadata import Metadata, count_metadata
 from resources.config.detection_config import DetectionSettings
@@ -29,6 +29,7 @@ from resources.storage.own_tables import store_own_table
 from resources.storage.results_database import CATALOG
 
 _LOGIC = "own stage 1"
+_DAGSTER_NAMES = (INGEST, ANALYSIS, "retention", "delete_old")  # of jobs and their steps: no asset may have them
 DEVICE_SETTINGS = DetectionSettings(weights="stage.pt")
 """With these, the devices of a stage are those that torch can use."""
 
@@ -80,9 +81,12 @@ def _check_names(stage: OwnStage, upstream: Sequence[StageAsset]) -> None:
     """
     file, tables = stage.settings.file, [table.name for asset in upstream for table in asset.stage.tables]
     taken = {*TABLES, *(table.published_name for table in TABLES.values()), *(view.table.name for view in VIEWS)}
-    taken |= {CATALOG, *tables, *(name for asset in upstream for name in asset.stage.asset_names)}
+    taken |= {CATALOG, *tables, *_DAGSTER_NAMES}
+    # What stages depend on are further assets: the settings of single cameras, and corrections.
+    taken |= {name for asset in upstream for name in (asset.stage.name, *asset.stage.asset_names, *asset.deps)}
     if stage.name in taken:
-        raise PipelineError(f"{file}: a table has the name {stage.name} already: give the function another name.")
+        what = "a job" if stage.name in _DAGSTER_NAMES else "a table or an asset"
+        raise PipelineError(f"{file}: {what} has the name {stage.name} already: give the function another name.")
     if find_table(stage.name) is not None:
         raise PipelineError(f"{file}: tables of models have names like {stage.name}: give the function another name.")
     known = [*dict.fromkeys((FRAMES_INPUT, CROPS_INPUT, *tables))]
@@ -112,12 +116,14 @@ def compute_rows(inputs: StageInputs, progress: ReportProgress) -> pa.Table:
     code = StageCode(str(stage.settings.file), stage.source, stage.name, own_columns)
     process = stage_process(stage.name, code, stage.settings)
     parts, done, total = [own_columns.empty_table()], 0, inputs.item_count
-    with closing(Prefetch(inputs.batches(), 1)) as batches:  # the next batch is decoded meanwhile
-        for batch in batches:
-            parts.append(process.call(batch))
-            done += max(len(batch.frames), len(batch.crops), 1)
-            progress(min(done, total), total)
-    process.free_shared_memory()
+    try:
+        with closing(Prefetch(inputs.batches(), 1)) as batches:  # the next batch is decoded meanwhile
+            for batch in batches:
+                parts.append(process.call(batch))
+                done += max(len(batch.frames), len(batch.crops), 1)
+                progress(min(done, total), total)
+    finally:
+        process.free_shared_memory()
     rows = pa.concat_tables(parts)
     ids = pa.array([recording_id] * rows.num_rows, pa.string())
     rows = rows.add_column(0, schema.field("recording_id"), ids).select(schema.names).cast(schema)

@@ -258,6 +258,8 @@ class _DeclarationReader:
         for bound in ("minimum", "maximum"):
             if not isinstance(values.get(bound), int | float | None):
                 self._fail(element, f"the column {name} has the {bound} {values[bound]!r}, which is no number.")
+            if values.get(bound) is not None and kind not in ("float", "int"):
+                self._fail(element, f"the column {name} is a {kind}, which has no {bound}: leave it out.")
         return Column(name, _TYPES[kind], **values)
 
     def _evaluate(self, expression: ast.expr, name: str) -> Any:

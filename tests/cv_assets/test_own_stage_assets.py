@@ -1,6 +1,7 @@
 """Stages of one's own as assets: tables, versions, broken files, and what a fault of one costs."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,11 +76,28 @@ def test_a_broken_file_costs_its_own_asset_and_says_what_is_wrong(tmp_path: Path
     problems = graph.own_stages.problems
     assert "not valid Python" in problems["broken"]
     assert problems["unknown"].endswith("no stage before it writes the input 'frame'; did you mean frames?")
-    assert "a table has the name published_tables already" in problems["catalog"]
+    assert "a table or an asset has the name published_tables already" in problems["catalog"]
     assert problems["of_model"].endswith("models have names like late_detections: give the function another name.")
-    assert problems["taken"].endswith("a table has the name tracks already: give the function another name.")
+    assert problems["taken"].endswith(
+        "a table or an asset has the name tracks already: give the function another name."
+    )
     specs = {spec.key.to_user_string(): spec for spec in build_definitions(settings).resolve_all_asset_specs()}
     assert specs["broken"].description == problems["broken"]
+
+
+def test_no_file_keeps_the_code_location_from_loading(tmp_path: Path) -> None:
+    definitions = build_definitions(Settings())
+    jobs = definitions.get_repository_def().get_all_jobs()
+    names = {node.name for job in jobs for node in job.graph.nodes} | {job.name for job in jobs}
+    assets = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
+    own_names = sorted((names | assets) - {"__ASSET_JOB"})
+    files = [write_stage(tmp_path, VALID.replace("frame_levels", name), f"{name}.py") for name in own_names]
+    broken = [write_stage(tmp_path / "broken", "def f(:", f"{name}.py") for name in ("tracks", "tracks_file")]
+    settings = build_settings(*files, *broken)
+    specs = build_definitions(settings).resolve_all_asset_specs()
+    problems = [spec for spec in specs if spec.description and ".py" in spec.description and ":" in spec.description]
+    assert len(problems) >= len(files) + len(broken)
+    build_definitions(settings).get_repository_def().get_all_jobs()
 
 
 def test_frames_come_in_batches_with_the_rows_of_the_declared_tables(store: Store, tmp_path: Path) -> None:
@@ -113,6 +131,24 @@ def test_rows_that_break_the_declaration_fail_the_recording(store: Store, tmp_pa
     stage = read_stage(write_stage(tmp_path, VALID.replace('"frame_index": frame.frame_index', '"frame_index": 1')))
     with pytest.raises(RecordingError, match=r"1 keys \(recording_id, frame_index\) are in more than one row"):
         compute_rows(StageInputs.read(stage, "r", store), lambda *_: None)
+
+
+def shared_bytes() -> int:
+    """Size of the memory in which this process exchanges frames with its child processes."""
+    total = 0
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size if "memfd:frames" in str(file.readlink()) else 0
+    return total
+
+
+def test_a_function_that_fails_leaves_no_frames_in_memory(store: Store, tmp_path: Path) -> None:
+    store_normalized_recording(store, frame_count=3)
+    before = shared_bytes()
+    stage = read_stage(write_stage(tmp_path, FRAME_STAGE.format(body="raise ValueError")))
+    with pytest.raises(RecordingError, match="its function raised ValueError"):
+        compute_rows(StageInputs.read(stage, "r", store), lambda *_: None)
+    assert shared_bytes() <= before
 
 
 def test_a_stored_table_outlives_its_stage_and_changes_only_compatibly(store: Store, tmp_path: Path) -> None:

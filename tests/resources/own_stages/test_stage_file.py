@@ -70,6 +70,7 @@ def test_a_comment_in_the_file_changes_its_content(tmp_path: Path) -> None:
             '["frame_index", ["time_s"]',
             r"\['time_s'\] is not a column that other tables have",
         ),
+        ('"float", "Mean', '"text", "Mean', "the column brightness is a text, which has no minimum: leave it out"),
         ("maximum=255", "maximal=255", r"Column has no argument maximal; did you mean maximum\?"),
         ("maximum=255", "maximum='255'", "the column brightness has the maximum '255', which is no number"),
         ("batch_size=SIZE", "batch_size=0", "line 10: batch_size is 0: name a whole number from 1 to 10000"),
