@@ -12,7 +12,7 @@ from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata
 from resources.camera_clock import ClockReading, find_start, parse_clock
 from resources.config.stage_version import StageVersion
-from resources.inference.text_reader import check_text_reader, read_text, text_reader_id
+from resources.inference.text_reader import TextLine, check_text_reader, read_text, text_reader_id
 from resources.media.frame_reader import read_distant_images
 from resources.media.progress import ReportProgress
 from resources.schema.camera_clock_tables import CAMERA_CLOCKS
@@ -50,11 +50,19 @@ def _strips_of(height_px: int) -> Sequence[Strip]:
 
 
 def _read_line(strip: np.ndarray) -> str:
-    """Read all text of a strip, line by line from left to right: date and time may be apart."""
-    lines = read_text(strip)
-    height_px = max((line.xyxy[3] - line.xyxy[1] for line in lines), default=1)
-    ordered = sorted(lines, key=lambda line: (round(line.xyxy[1] / height_px), line.xyxy[0]))
-    return " ".join(line.text for line in ordered)
+    """Read all text of a strip."""
+    return join_lines(read_text(strip))
+
+
+def join_lines(lines: Sequence[TextLine]) -> str:
+    """Join lines of text from top to bottom, those side by side from left to right, as a date and a time may be."""
+    rows: list[list[TextLine]] = []
+    for line in sorted(lines, key=lambda line: line.xyxy[1]):
+        if rows and line.xyxy[1] < rows[-1][0].xyxy[[1, 3]].mean():  # it begins above the middle of the row
+            rows[-1].append(line)
+        else:
+            rows.append([line])
+    return " ".join(line.text for row in rows for line in sorted(row, key=lambda line: line.xyxy[0]))
 
 
 def read_recording_clock(
@@ -101,7 +109,7 @@ def read_recording_clock(
     tables=(CAMERA_CLOCKS,),
     deps=("normalized_video", FRAMES.name),
     version=lambda settings: StageVersion.build(
-        "camera clocks 1", {"camera_clock": settings.camera_clock}, text_reader_id()
+        "camera clocks 2", {"camera_clock": settings.camera_clock}, text_reader_id()
     ),
     kinds=("openvino",),
 )

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-_YEAR_FIRST = re.compile(r"(20\d\d)\D?(\d\d)\D?(\d\d)\D{0,12}?(\d\d)\D?(\d\d)\D?(\d\d)")
-_YEAR_LAST = re.compile(r"(\d\d)\D(\d\d)\D(20\d\d)\D{0,12}?(\d\d)\D?(\d\d)\D?(\d\d)")
+_TIME = r"\D{0,12}?(\d\d|\d(?=\D))\D?(\d\d)\D?(\d\d)(?:\s?([AP])\.?\s?M(?![A-Z]))?"
+_YEAR_FIRST = re.compile(rf"(20\d\d)\D?(\d\d)\D?(\d\d){_TIME}", re.IGNORECASE)
+_YEAR_LAST = re.compile(rf"(\d\d)\D(\d\d)\D(20\d\d){_TIME}", re.IGNORECASE)
 _CONFUSED = str.maketrans({"O": "0", "o": "0", "Q": "0", "D": "0", "I": "1", "l": "1", "|": "1", "Z": "2", "B": "8"})
 _STEP_S = 1.0  # the clock shows whole seconds
 _TOLERANCE_S = 0.3  # a frame is shown a little later than its time says
@@ -52,13 +53,15 @@ def parse_clock(text: str) -> datetime | None:
     """
     for candidate in (text, text.translate(_CONFUSED)):
         if match := _YEAR_FIRST.search(candidate):
-            year, month, day, hour, minute, second = map(int, match.groups())
+            year, month, day, hour, minute, second = map(int, match.groups()[:6])
             orders = [(year, month, day)]
         elif match := _YEAR_LAST.search(candidate):
-            day, month, year, hour, minute, second = map(int, match.groups())
+            day, month, year, hour, minute, second = map(int, match.groups()[:6])
             orders = [(year, month, day), (year, day, month)]
         else:
             continue
+        if (half := match[7]) and hour <= 12:  # the first hour of each half of the day is 12
+            hour = hour % 12 + (12 if half.upper() == "P" else 0)
         for order in orders:
             try:
                 return datetime(*order, hour, minute, second)

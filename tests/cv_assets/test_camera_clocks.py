@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from cv_assets.asset_graph import AssetGraph
-from cv_assets.camera_clocks import read_clocks
+from cv_assets.camera_clocks import join_lines, read_clocks
 from resources.camera_clock import find_start
 from resources.config.camera_clock_config import CameraClockSettings
 from resources.config.settings import Settings
+from resources.inference.text_reader import TextLine
 
 
 @pytest.mark.slow
@@ -28,6 +29,16 @@ def test_the_clock_is_read_at_the_bottom_of_the_picture() -> None:
     found = find_start(readings)
     assert found is not None and found.started_at == start
     assert clock_text is not None and "2026" in clock_text
+
+
+@pytest.mark.parametrize("top_px", [4.0, 14.9, 30.1])
+def test_a_date_and_a_time_side_by_side_are_read_in_this_order(top_px: float) -> None:
+    lines = [
+        TextLine("GATE", 0.9, np.array([10, top_px + 40, 60, top_px + 70])),
+        TextLine("09:00:05", 0.9, np.array([200, top_px, 290, top_px + 30])),
+        TextLine("2026-03-01", 0.9, np.array([10, top_px + 0.4, 190, top_px + 30])),
+    ]
+    assert join_lines(lines) == "2026-03-01 09:00:05 GATE"
 
 
 def test_the_stage_exists_only_where_the_settings_ask_for_it() -> None:
