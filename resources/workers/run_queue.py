@@ -3,6 +3,7 @@
 Dagster's run coordinator launches a run only while a worker of its queue is free, so a queue is nearly always empty.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from resources.errors import PipelineError
 
 if TYPE_CHECKING:
     from kombu import Connection, Queue
+
+logger = logging.getLogger(__name__)
 
 BROKER_VARIABLE = "CV_ASSETS_BROKER"
 GPU_QUEUE, CPU_QUEUE, HOUSEKEEPING_QUEUE = "gpu", "cpu", "housekeeping"
@@ -170,12 +173,16 @@ class BrokerQueue:
         """Remove the oldest run of a queue; None if the queue is empty."""
 
         def get() -> str | None:
+            from kombu.exceptions import KombuError
+
             _, broker_queue = self._open(queue)
-            message = broker_queue.get(no_ack=False)
-            if message is None:
-                return None
-            message.ack()
-            return str(message.payload["run_id"])
+            while (message := broker_queue.get(no_ack=False)) is not None:
+                message.ack()
+                try:
+                    return str(message.payload["run_id"])
+                except (KombuError, KeyError, TypeError) as error:
+                    logger.warning("The queue %s had a message that names no run (%s).", broker_queue.name, error)
+            return None
 
         return self._with_connection(get)
 

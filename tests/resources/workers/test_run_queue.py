@@ -9,7 +9,14 @@ import pytest
 
 from resources.config.settings_file import PROJECT_ROOT
 from resources.errors import PipelineError
-from resources.workers.run_queue import BrokerQueue, FolderQueue, RunQueue, open_run_queue
+from resources.workers.run_queue import (
+    BrokerQueue,
+    FolderQueue,
+    RunQueue,
+    broker_queue_name,
+    open_broker,
+    open_run_queue,
+)
 from tests.builders.redis_server import RedisServer
 
 _TAKE_ALL = """
@@ -39,6 +46,16 @@ def test_each_queue_is_taken_from_in_order(queue: RunQueue) -> None:
     queue.put("gpu", "d")
     assert [queue.take("cpu") for _ in range(4)] == ["a", "b", "c", None]
     assert [queue.take("gpu") for _ in range(2)] == ["d", None]
+
+
+def test_messages_that_name_no_run_are_dropped(redis_server: RedisServer) -> None:
+    queue = BrokerQueue(redis_server.url)
+    assert queue.take("cpu") is None
+    with open_broker(redis_server.url) as connection:
+        for body, serializer in (({"id": 1}, "json"), ("text", "json"), ({"run_id": "x"}, "pickle")):
+            connection.Producer().publish(body, routing_key=broker_queue_name("cpu"), serializer=serializer)
+    queue.put("cpu", "a")
+    assert [queue.take("cpu"), queue.take("cpu")] == ["a", None]
 
 
 def test_each_run_is_taken_by_one_of_several_processes(tmp_path: Path) -> None:
