@@ -241,9 +241,10 @@ def _replace_tables(path: Path, store: Store, versions: dict[str, int], tables: 
             rows = publish_table(connection, table, store)
             create_macro(connection, macro_between(table, rows.columns, rows.source))
             create_macro(connection, macro_similar(table))
+            _, *values = _catalog_row(table, rows.row_count, versions[table.name])  # a stage may declare another grain
             connection.execute(
-                f"UPDATE {CATALOG} SET row_count = ?, delta_version = ? WHERE table_name = ?",
-                [rows.row_count, versions[table.name], name],
+                f"UPDATE {CATALOG} SET grain = ?, key = ?, row_count = ?, delta_version = ? WHERE table_name = ?",
+                [*values, name],
             )
         connection.execute(f"UPDATE {CATALOG} SET published_at_utc = now()")
 

@@ -166,8 +166,15 @@ def test_a_stored_table_outlives_its_stage_and_changes_only_compatibly(store: St
         assert results.execute(comments).fetchall() == [("Mean level [0 to 255]",)]
         assert results.execute("SELECT count(*), any_value(camera) FROM frame_levels").fetchall() == [(3, "gate")]
     assert check_storage(store, contents=True).damages == ()
-    other_type = read_stage(write_stage(tmp_path, VALID.replace('"brightness", "float"', '"brightness", "text"')))
-    with pytest.raises(RecordingError, match="frame_levels: the column brightness was double and is now string"):
+    renamed = read_stage(write_stage(tmp_path, VALID.replace("One row per frame with", "One row per picture with")))
+    store_own_table(store.tables_folder, renamed.table)
+    store.replace(renamed.table, ["r"], rows)
+    publish(store, Settings(data_folder=store.data_folder))
+    with open_results(store.data_folder) as results:
+        grain = results.execute("SELECT grain FROM published_tables WHERE table_name = 'frame_levels'").fetchone()
+    assert grain == ("One row per picture with its brightness.",)
+    other_type = read_stage(write_stage(tmp_path, VALID.replace('"brightness", "float"', '"brightness", "int"')))
+    with pytest.raises(RecordingError, match="frame_levels: the column brightness was double and is now int64"):
         store_own_table(store.tables_folder, other_type.table)
     without = VALID.replace(', Column("brightness", "float", "Mean level", "0 to 255", minimum=0, maximum=255)', "")
     added = without.replace('"time_s"]', '"time_s", Column("note", "text", "A note")]')
