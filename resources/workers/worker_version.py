@@ -18,7 +18,7 @@ _REQUIRED_VERSION_FILE = "workers/required_version"
 _CODE_FOLDERS = ("cv_assets", "resources", "sensors")
 # They differ between machines, or do not change the results.
 _LOCAL_FOLDERS = {"data_folder", "watched_folder", "further_watched_folders"}
-_LOCAL_SETTINGS = _LOCAL_FOLDERS | {"notifications", "queue", "retention", "search", "serve"}
+_LOCAL_SETTINGS = _LOCAL_FOLDERS | {"data_group", "notifications", "queue", "retention", "search", "serve"}
 _WITH_FILES = {"detections", "models", "crop_models", "stages"}
 
 

@@ -27,7 +27,7 @@ def test_only_what_changes_results_changes_the_version(tmp_path: Path, monkeypat
     write_settings(tmp_path / "a", monkeypatch)
     version = reader.read()
     assert version == VersionReader().read()
-    other = {"data_folder": "elsewhere", "queue": {"gpu_runs": 7}, "serve": {"max_upload_gb": 1}}
+    other = {"data_folder": "elsewhere", "data_group": "video", "queue": {"gpu_runs": 7}, "serve": {"max_upload_gb": 1}}
     write_settings(tmp_path / "b", monkeypatch, **other)
     assert reader.read() == version, "another machine, with other folders and the same weights"
     write_settings(tmp_path / "b", monkeypatch, video={"crf": 30})
