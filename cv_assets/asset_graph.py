@@ -138,16 +138,6 @@ class AssetGraph:
         }
 
     @cached_property
-    def last_of_stage(self) -> Mapping[str, str]:
-        """By stage, the last asset of its step; a step has the name of its stage."""
-        return {assets.op.name: list(assets.specs)[-1].key.to_user_string() for assets in self.assets}
-
-    @cached_property
-    def first_of_step(self) -> tuple[str, ...]:
-        """The first asset of every step, upstream first."""
-        return tuple(next(iter(assets.specs)).key.to_user_string() for assets in self.assets)
-
-    @cached_property
     def _upstream(self) -> Mapping[str, frozenset[str]]:
         return {
             spec.key.to_user_string(): frozenset(dep.asset_key.to_user_string() for dep in spec.deps)

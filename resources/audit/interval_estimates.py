@@ -188,8 +188,9 @@ def _recall(right: Interval, missed: Interval) -> Interval | None:
     return Interval(estimate, min(low, estimate), max(high, estimate))
 
 
-def _bisect(is_below: Callable[[float], bool], low: float = 0.0, high: float = 1.0) -> float:
-    """Find where a condition that holds at `low` ends."""
+def _bisect(is_below: Callable[[float], bool]) -> float:
+    """Find where a condition that holds at 0 ends, at most 1."""
+    low, high = 0.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if is_below(middle) else (low, middle)

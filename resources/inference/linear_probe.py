@@ -13,6 +13,7 @@ from resources.errors import PipelineError
 
 _PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)  # of the squared weights, per example; cross-validation selects one
 _NEWTON_STEPS = 25
+_FOLDS = 5
 _KEYS = ("name", "embedding_model_id", "weights", "bias")
 
 
@@ -78,14 +79,14 @@ def train_probe(embeddings: np.ndarray, is_positive: np.ndarray, groups: Sequenc
     return ProbeTraining(tuple(map(float, weights)), float(bias), accuracies[best])
 
 
-def _assign_folds(is_positive: np.ndarray, groups: Sequence[Any], fold_count: int = 5) -> np.ndarray:
+def _assign_folds(is_positive: np.ndarray, groups: Sequence[Any]) -> np.ndarray:
     """Assign examples to folds, those of a group to the same one, and spread both kinds over the folds."""
     folds, numbers = np.zeros(len(groups), int), dict[Any, int]()
     next_fold = {True: 0, False: 0}
     for index, group in enumerate(groups):
         if group not in numbers:
             kind = bool(is_positive[index])
-            numbers[group] = next_fold[kind] % fold_count
+            numbers[group] = next_fold[kind] % _FOLDS
             next_fold[kind] += 1
         folds[index] = numbers[group]
     return folds
