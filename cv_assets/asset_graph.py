@@ -28,6 +28,7 @@ from resources.config.stage_version import StageVersion
 from resources.schema.camera_clock_tables import CAMERA_CLOCKS
 from resources.schema.recording_tables import RECORDINGS
 from resources.schema.table_registry import crop_model_tables
+from resources.schema.track_tables import CROPS
 
 
 def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
@@ -136,6 +137,13 @@ class AssetGraph:
             for assets in self.assets
             for spec in assets.specs
         }
+
+    @cached_property
+    def assets_that_read_crops(self) -> frozenset[str]:
+        """The assets whose stages read the pictures of crops: those of crop models but probes, and of one's own."""
+        probes = [model for model in self.settings.crop_models if model.task == "probe"]
+        of_probes = (self.same_step(crop_model_tables(probe.name, probe.task)[0].name) for probe in probes)
+        return self.direct_downstream(CROPS.name).difference(*of_probes)
 
     @cached_property
     def _upstream(self) -> Mapping[str, frozenset[str]]:

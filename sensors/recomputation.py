@@ -4,8 +4,11 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
+from pyarrow.dataset import field
+
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import cameras_of
+from cv_assets.crops import crops
 from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.stage_asset import ANALYSIS, INGEST
 from resources.corrections.correction_log import corrections_versions
@@ -48,7 +51,8 @@ def select_recomputed(
 
     If retention has deleted the normalized video, the video is recomputed first from the source file, which is not
     cheap. If no file has the content of the recording any more, the assets that need it stay stale with all that
-    depends on them, and keep their results.
+    depends on them, and keep their results; so do answers to crops whose images retention has deleted, unless crops are
+    cut again.
 
     Args:
         store: The tables.
@@ -62,6 +66,7 @@ def select_recomputed(
     for asset in stale:
         if selection == "all" or not asset.is_costly:
             selected.setdefault(asset.recording_id, set()).add(asset.asset_name)
+    _recut_or_keep(store, graph, selected, selection)
     if not selected:
         return {}
     with_file = SourceIndex(store).recordings_with_file(list(selected), graph.settings.watched_folder)
@@ -86,6 +91,35 @@ def select_recomputed(
             uncomputable |= set(graph.with_downstream(frozenset(uncomputable), job_name))
         names -= uncomputable - corrected.get(recording_id, set())
     return {recording_id: names for recording_id, names in selected.items() if names}
+
+
+def _recut_or_keep(
+    store: Store, graph: AssetGraph, selected: dict[str, set[str]], selection: Literal["cheap", "all"]
+) -> None:
+    """Add the crops whose images retention has deleted, where all is recomputed; else keep what was computed from them.
+
+    Without an image a crop model has no answer, and its rows would replace those of the time when there was one.
+    """
+    crop_assets, readers = set(crops.stage.asset_names), graph.assets_that_read_crops
+    ids = [
+        recording_id
+        for recording_id, names in selected.items()
+        if names & readers and crop_assets.isdisjoint(graph.with_downstream(frozenset(names), ANALYSIS))
+    ]
+    for recording_id in _recordings_without_images(store, ids) if ids else ():
+        names = selected[recording_id]
+        if selection == "all":
+            names |= crop_assets
+        else:
+            names -= set(graph.with_downstream(frozenset(names & readers), ANALYSIS))
+
+
+def _recordings_without_images(store: Store, recording_ids: Sequence[str]) -> set[str]:
+    """The recordings among some that have crops, but the image of none."""
+    rows = store.scan(crops.stage.tables[0], recording_ids)
+    parts = (rows, rows.filter(field("jpeg").is_valid()))
+    with_crops, with_images = (set(part.to_table(columns=["recording_id"])[0].to_pylist()) for part in parts)
+    return with_crops - with_images
 
 
 def _assets_that_need_video(graph: AssetGraph) -> frozenset[str]:
