@@ -19,7 +19,7 @@ from typing import Any
 
 from resources.config.settings_file import PROJECT_ROOT
 
-_PARENT_CHECK_INTERVAL_S = 2.0
+_PARENT_CHECK_INTERVAL_S = 1.0
 
 
 class ProcessCrashedError(Exception):
@@ -114,15 +114,11 @@ class IsolatedProcess:
             self._connection, child_connection = Pipe()
             with child_connection:
                 command = [sys.executable, "-P", "-m", self._module, str(child_connection.fileno()), str(os.getpid())]
-                environment = {
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT_ROOT), *sys.path))),
-                }
                 self._process = subprocess.Popen(
                     command,
                     pass_fds=[child_connection.fileno(), *self._inherited_fds],
                     stdin=subprocess.DEVNULL,
-                    env=environment,
+                    env=child_environment(),
                 )
         return self._connection
 
@@ -138,6 +134,11 @@ class IsolatedProcess:
         return f"{name}, as when the system is out of memory" if name == "SIGKILL" else name
 
 
+def child_environment() -> dict[str, str]:
+    """Environment of a child process that can import the same modules as this one."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT_ROOT), *sys.path)))}
+
+
 def serve_requests(handle: Callable[[Any, "Connection[Any, Any]"], Any]) -> None:
     """Handle the requests of the parent until it has ended; the whole program of the process.
 
@@ -145,7 +146,7 @@ def serve_requests(handle: Callable[[Any, "Connection[Any, Any]"], Any]) -> None
         handle: Takes a request and the connection, on which it may send messages before its reply; returns the reply.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interruptions
-    threading.Thread(target=_exit_with_parent, args=(int(sys.argv[2]),), daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(int(sys.argv[2]),), daemon=True).start()
     with contextlib.suppress(BrokenPipeError), Connection(int(sys.argv[1])) as connection:
         while True:
             try:
@@ -173,7 +174,7 @@ def has_free_memory(max_memory_mb: int) -> bool:
     return True
 
 
-def _exit_with_parent(parent_pid: int) -> None:
+def exit_with_parent(parent_pid: int) -> None:
     """Exit when the parent has ended, even while native code is running."""
     while os.getppid() == parent_pid:
         time.sleep(_PARENT_CHECK_INTERVAL_S)

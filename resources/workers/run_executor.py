@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from resources.process_isolation import exit_with_parent
+
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
@@ -27,7 +29,7 @@ WORKER_TAG, WORKER_RUN_TAG = "cv_assets/worker", "cv_assets/worker_run"
 
 def main() -> None:
     """Serve until the parent process has ended."""
-    threading.Thread(target=_exit_with_parent, args=(int(sys.argv[2]),), name="parent check", daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(int(sys.argv[2]),), name="parent check", daemon=True).start()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the worker decides when this process ends
     worker_name, code_module = sys.argv[3], sys.argv[4]
     with suppress(EOFError, ConnectionError), Connection(int(sys.argv[1])) as connection:
@@ -108,13 +110,6 @@ def _cancellation(instance: "DagsterInstance", run_id: str) -> Iterator[None]:
     finally:
         has_ended.set()
         watcher.join()
-
-
-def _exit_with_parent(parent_pid: int) -> None:
-    """Exit when the parent has ended, even while a model is running."""
-    while os.getppid() == parent_pid:
-        time.sleep(_CHECK_INTERVAL_S)
-    os._exit(1)
 
 
 if __name__ == "__main__":

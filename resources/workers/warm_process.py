@@ -13,6 +13,7 @@ import psutil
 import yaml
 
 from resources.config.settings_file import PROJECT_ROOT
+from resources.process_isolation import child_environment
 from resources.workers.run_executor import READY
 
 
@@ -47,11 +48,7 @@ class WarmProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # an interrupt on the terminal is for the command, which ends the run in order
-                env={
-                    **os.environ,
-                    **environment,
-                    "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT_ROOT), *sys.path))),
-                },
+                env=child_environment() | environment,
             )
 
     @property
