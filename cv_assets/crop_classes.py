@@ -184,7 +184,7 @@ def vote_rows(rows: Sequence[Mapping[str, Any]], min_confidence: float) -> list[
     votes: dict[tuple[str, int, str | None], list[str | None]] = defaultdict(list)
     for row in rows:
         if row["class_rank"] == 1:
-            is_vote = (row["confidence"] or -1) >= min_confidence
+            is_vote = row["confidence"] is not None and row["confidence"] >= min_confidence
             key = (row["recording_id"], row["track_id"], row.get("part"))
             votes[key].append(row["class_name"] if is_vote else None)
     # A crop without an answer has no parts: it counts among the crops of each.
@@ -213,7 +213,7 @@ def box_vote_rows(rows: Sequence[Mapping[str, Any]], min_confidence: float) -> l
     votes: dict[tuple[str, int], list[str | None]] = defaultdict(list)
     for row in rows:
         if row["box_index"] == 0:
-            has_box = (row["confidence"] or -1) >= min_confidence
+            has_box = row["confidence"] is not None and row["confidence"] >= min_confidence
             vote = None if row["error"] is not None else row["class_name"] if has_box else NONE
             votes[row["recording_id"], row["track_id"]].append(vote)
     return [

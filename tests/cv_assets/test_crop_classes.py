@@ -93,6 +93,7 @@ def test_uncertain_answers_do_not_vote() -> None:
     assert vote_rows(rows, 0.75)[0]["class_name"] == "unsure"
     (no_vote,) = vote_rows([answer(1, None, None)], 0.5)
     assert (no_vote["class_name"], no_vote["vote_count"], no_vote["voter_count"]) == ("unsure", 0, 0)
+    assert vote_rows([answer(rank, "red", 0.0) for rank in (1, 2, 3)], 0.0)[0]["class_name"] == "red"
 
 
 def test_another_crop_model_makes_only_its_own_assets_stale(settings: CropModelSettings) -> None:
