@@ -70,10 +70,12 @@ def still_track_rows(
     values = {"frame_s": frame_s, "max_extent": _MAX_EXTENT_SIZES}
     rows = select(_STILL_SQL, {"boxes": boxes, "frames": frames}, values)
     xyxy = np.stack([rows[name].to_numpy() for name in _CORNERS], axis=1)
-    scale = np.array(size_px * 2) if camera.units == "relative" else np.ones(4)
     is_left_out = np.zeros(rows.num_rows, bool)
     for place in camera.left_out:
         is_class = np.asarray(pc.equal(rows["class_name"], place.class_name).to_numpy(), bool)
+        # No object is smaller than a pixel: shares, as repeated_objects has them, in the settings of a camera in px.
+        are_shares = camera.units == "relative" or max(place.box) <= 1
+        scale = np.array(size_px * 2) if are_shares else np.ones(4)
         is_left_out |= is_class & (iou(xyxy, np.array(place.box) * scale) >= _MIN_IOU)
     rows = rows.append_column("is_left_out", pa.array(is_left_out))
     return rows.select(STILL_TRACKS.arrow_schema.names).cast(STILL_TRACKS.arrow_schema)

@@ -67,8 +67,8 @@ class LeftOutSettings(Section):
 
     class_name: str = Field(min_length=1, description="Its class in the tables.")
     box: tuple[float, float, float, float] = Field(
-        description="Left, top, right and bottom edge, from the top left of the frame; a still track whose box agrees "
-        "with it by half (IoU) is left out."
+        description="Left, top, right and bottom edge, from the top left of the frame, in the unit of points or as "
+        "shares; a still track whose box agrees with it by half (IoU) is left out."
     )
 
     @field_validator("box")

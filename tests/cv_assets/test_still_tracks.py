@@ -66,9 +66,12 @@ def test_a_sign_in_front_of_a_moving_camera_is_still() -> None:
 def test_a_still_track_is_left_out_at_the_place_and_of_the_class_of_the_settings(
     left_out: dict[str, Any], is_left_out: bool
 ) -> None:
-    camera = CameraSettings.model_validate({"left_out": [left_out]})
-    (row,) = still_rows(sign_and_walker(), camera)
-    assert row["is_left_out"] == is_left_out
+    in_px = left_out | {"box": (np.array(left_out["box"]) * (400, 200, 400, 200)).tolist()}
+    # repeated_objects writes shares, whatever the unit of the camera is.
+    for units, place in (("relative", left_out), ("px", left_out), ("px", in_px)):
+        camera = CameraSettings.model_validate({"units": units, "left_out": [place]})
+        (row,) = still_rows(sign_and_walker(), camera)
+        assert row["is_left_out"] == is_left_out, (units, place)
 
 
 def test_a_left_out_track_does_not_count(store: Store) -> None:
