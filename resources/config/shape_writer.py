@@ -43,8 +43,7 @@ def add_shapes(file: Path, camera: str, shapes: Mapping[str, Sequence[Mapping[st
         copy_of_old = None
         if file.exists():
             copy_of_old = _free_name(file)
-            copy_of_old.write_text(old_text, encoding="utf-8")
-            copy_of_old.chmod(file.stat().st_mode & 0o777)
+            _write_as_readable_as(file, copy_of_old, old_text)
         _replace_file(file, text)
     except OSError as error:
         raise PipelineError(f"{file}: the settings file cannot be written: {error.strerror or error}.") from error
@@ -162,10 +161,18 @@ def _replace_file(file: Path, text: str) -> None:
     """Write a file, or the one that a link names, so that readers see the old text or the whole new one."""
     file = file.resolve()
     next_file = file.with_name(f".{file.name}.next")
-    next_file.write_text(text, encoding="utf-8")
     if file.exists():
-        next_file.chmod(file.stat().st_mode & 0o777)
+        _write_as_readable_as(file, next_file, text)
+    else:
+        next_file.write_text(text, encoding="utf-8")
     next_file.replace(file)
+
+
+def _write_as_readable_as(file: Path, target: Path, text: str) -> None:
+    """Write a text that may contain secrets into a new file, which at no time more people can read than a file."""
+    target.touch(0o600)
+    target.write_text(text, encoding="utf-8")
+    target.chmod(file.stat().st_mode & 0o777)
 
 
 def _find(node: yaml.Node | None, key: str) -> Any:

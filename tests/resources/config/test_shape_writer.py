@@ -60,6 +60,9 @@ def test_the_old_file_is_kept_and_the_new_one_is_valid(tmp_path: Path) -> None:
     assert copy_of_old is not None and copy_of_old.read_text() == "cameras:\n  gate: {}\n"
     assert [line.name for line in load_settings(file).camera("gate").lines] == ["door: 1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["pipeline.yaml", copy_of_old.name])
+    file.chmod(0o640)
+    second_copy = add_shapes(file, "yard", SHAPES)
+    assert second_copy is not None and {path.stat().st_mode & 0o777 for path in (file, second_copy)} == {0o640}
 
 
 def test_a_missing_file_is_created(tmp_path: Path) -> None:
