@@ -88,7 +88,8 @@ class CameraPosition:
         """Measure the next frame.
 
         Args:
-            small_luma: Its luma, uint8, shape (height, width), some 180 pixels high; the same shape for all frames.
+            small_luma: Its luma, uint8, shape (height, width), some 180 pixels high. Where the shape changes, the
+                measurement starts again from the last position.
 
         Returns:
             How far its content lies right of, and below, that of the first frame, in pixels of the small picture. A
@@ -97,6 +98,7 @@ class CameraPosition:
         frame_index, self._frame_count = self._frame_count, self._frame_count + 1
         if not self._references or self._references[0].luma.shape != small_luma.shape:
             self._references = [_Reference.of(small_luma, self._position_px, frame_index)]
+            self._previous = None  # of another shape, it cannot be compared
             return self._position()
         distances = [np.abs(reference.position_px - self._position_px).max() for reference in self._references]
         number = int(np.argmin(distances))

@@ -165,7 +165,8 @@ def _remux(source: _Source, output: Path) -> NormalizedVideo | None:
         try:
             for packet, frames in decoder.packets():
                 for frame in frames:
-                    if not _conforms(frame, stream, settings):
+                    has_other_size = width_px and (frame.width, frame.height) != (width_px, height_px)
+                    if has_other_size or not _conforms(frame, stream, settings):
                         return None
                     index, time_s = decoder.register_frame(frame)
                     repeats, is_kept = slots.assign(index, time_s)

@@ -51,3 +51,11 @@ def test_positions_are_stored_in_pixels_of_the_normalized_video(tmp_path: Path) 
     # The pictures are half as large as the frame of the crowd.
     assert frames["camera_x_px"].to_numpy() == pytest.approx(camera_px[:, 0] / 2, abs=1.5)
     assert frames["camera_y_px"].to_numpy() == pytest.approx(camera_px[:, 1] / 2, abs=1.5)
+
+
+def test_a_picture_of_another_size_starts_again_from_the_last_position() -> None:
+    random, camera = np.random.default_rng(0), CameraPosition()
+    large = random.integers(0, 255, (180, 320), np.uint8)
+    assert camera.add(large) == camera.add(large) == (0, 0)
+    for _ in range(3):  # none of them resembles another
+        assert camera.add(random.integers(0, 255, (136, 240), np.uint8)) == (0, 0)

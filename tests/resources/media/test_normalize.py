@@ -51,6 +51,23 @@ def test_every_frame_of_a_constant_rate_source_keeps_its_index_and_time(
         assert np.allclose(video.frames.time_s, np.arange(37) / float(rate), atol=0.002)
 
 
+def test_a_source_that_changes_its_size_becomes_a_video_of_one_size(make_video: MakeVideo, tmp_path: Path) -> None:
+    joined, small = (
+        make_video(name, count, rate=10, size=size, options={"bf": "0"})
+        for name, count, size in (("a.h264", 8, (256, 192)), ("b.h264", 4, (128, 96)))
+    )
+    joined.write_bytes(joined.read_bytes() + small.read_bytes())
+    with av.open(str(joined)) as source, av.open(str(tmp_path / "a.ts"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for index, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.pts, packet.dts, packet.time_base = 9000 * index, 9000 * index, Fraction(1, 90_000)
+            packet.stream = stream
+            target.mux(packet)
+    video = normalize(tmp_path / "a.ts", tmp_path / "out.mp4", VIDEO)
+    sizes = {(frame.width, frame.height) for frame in av.open(str(tmp_path / "out.mp4")).decode(video=0)}
+    assert (video.normalized_by, len(video.frames), sizes) == ("encode", 12, {(video.width_px, video.height_px)})
+
+
 def test_a_conforming_source_is_remuxed_without_encoding(make_video: MakeVideo, tmp_path: Path) -> None:
     source = make_video("a.mp4", 30, options={"bf": "2"})
     assert normalize(source, tmp_path / "out.mp4", VIDEO).normalized_by == "remux"
