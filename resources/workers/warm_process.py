@@ -48,7 +48,7 @@ class WarmProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # an interrupt on the terminal is for the command, which ends the run in order
-                env=child_environment() | environment,
+                env={**child_environment(), **environment},
             )
 
     @property

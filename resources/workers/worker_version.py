@@ -39,7 +39,8 @@ class VersionReader:
         """
         settings = self._read_settings()
         values = settings.model_dump(mode="json", exclude=_LOCAL_SETTINGS | _WITH_FILES)
-        models = [_describe_model(model) for model in (settings.detections, *settings.models, *settings.crop_models)]
+        models = [_describe_model(model) for model in (settings.detections, *settings.models)]
+        models += [_describe_model(model) for model in settings.crop_models]
         stages = [
             [stage.model_dump(mode="json", exclude={"file"}), _read_bytes(stage.file).hex()]
             for stage in settings.stages

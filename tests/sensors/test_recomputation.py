@@ -1,5 +1,7 @@
 """What a pipeline recomputes of the answers to crops whose images retention has deleted."""
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -25,7 +27,11 @@ def graph(store: Store) -> AssetGraph:
 
 
 def store_crop(store: Store, jpeg: bytes | None) -> None:
-    row = {name: 1 for name in CROPS.arrow_schema.names} | {"recording_id": "r", "class_name": "car", "jpeg": jpeg}
+    row: dict[str, Any] = {name: 1 for name in CROPS.arrow_schema.names} | {
+        "recording_id": "r",
+        "class_name": "car",
+        "jpeg": jpeg,
+    }
     row |= {"confidence": 0.5, "x_max_px": 20.0, "y_max_px": 20.0}
     store.replace(CROPS, ["r"], pa.Table.from_pylist([row], CROPS.arrow_schema))
 
