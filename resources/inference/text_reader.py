@@ -38,8 +38,8 @@ def check_text_reader() -> None:
     """
     if find_spec("rapidocr") is None:
         raise PipelineError(
-            "rapidocr is not installed: run pip install 'cv-assets[text]', or remove what reads text from the "
-            "settings: crop models with weights: rapidocr, and camera_clock.read."
+            "rapidocr is not installed: run pip install 'cv-assets[text]', or remove the crop models with weights: "
+            "rapidocr."
         )
 
 
