@@ -12,7 +12,6 @@ from cv_assets.camera_settings import cameras_of
 from cv_assets.stage_asset import ANALYSIS
 from resources.config.settings import Settings
 from resources.errors import PipelineError
-from resources.inference.weights import check_weights
 from resources.notifications.delivery import send_messages
 from resources.notifications.messages import NotificationEvent
 from resources.source_index import SourceIndex
@@ -20,6 +19,7 @@ from resources.storage.delta_store import Store
 from resources.storage.disk import check_data_folder
 from resources.storage.locks import exclusive_lock
 from resources.watched_files import camera_of, list_watched_files
+from sensors.asset_needs import find_unmet_needs
 from sensors.notification_ledger import FinalResult, NotificationLedger
 from sensors.recording_states import RecordingState, RecordingStates, read_recording_states
 
@@ -162,9 +162,9 @@ def _hold_sentence(store: Store, graph: AssetGraph, states: RecordingStates) -> 
     waiting = [state for state in states.states if not state.is_done(settings.batches.max_attempts)]
     try:
         check_data_folder(store.data_folder)
-        if any(state.missing & {*graph.assets_of(ANALYSIS)} for state in waiting):
-            for model in settings.all_models:
-                check_weights(model, settings.watched_folders)
+        has_analysis = any(state.missing & {*graph.assets_of(ANALYSIS)} for state in waiting)
+        if has_analysis and (unmet := find_unmet_needs(graph)):
+            raise PipelineError(next(iter(unmet.values())))
         for folder in settings.watched_folders:
             if not folder.is_dir():
                 raise PipelineError(f"The watched folder {folder} does not exist: create or mount it.")

@@ -20,13 +20,11 @@ from dagster import (
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import cameras_of
-from cv_assets.detections import models_by_asset
 from cv_assets.partitions import recordings_partitions
 from cv_assets.stage_asset import ANALYSIS
 from resources.dagster_instance.dagster_names import QUEUED_STATUSES
 from resources.dagster_instance.run_launcher import CPU_TAG, GPU_TAG, WorkerRunLauncher
 from resources.errors import PipelineError
-from resources.inference.weights import check_weights
 from resources.schema.recording_tables import RECORDINGS
 from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
@@ -35,6 +33,7 @@ from resources.storage.results_database import publish
 from resources.storage.stage_runs import StageRun, append_stage_runs, later_than, newest_stage_runs
 from resources.workers.run_queue import CPU_QUEUE, GPU_QUEUE
 from resources.workers.worker_states import describe_missing_workers
+from sensors.asset_needs import find_unmet_needs
 from sensors.recording_states import RecordingStates, change_token, read_recording_states, read_unfinished_runs
 from sensors.retention import remove_replaced_recordings
 from sensors.retries import process_start_s, record_dead_runs
@@ -147,14 +146,9 @@ def _check_recordings(
     remove_replaced_recordings(instance, store, states)
     publish(store, graph.settings)
     # A model without weights holds only its own assets and what depends on them: not ingest, not other models.
-    on_hold: set[str] = set()
-    hold_sentences = ""
-    for name, model in models_by_asset(graph.settings).items():
-        try:
-            check_weights(model, graph.settings.watched_folders)
-        except PipelineError as error:
-            on_hold.update(graph.with_downstream(frozenset({name}), ANALYSIS))
-            hold_sentences += f" {name} is on hold: {error}"
+    unmet = find_unmet_needs(graph)
+    on_hold = set(graph.with_downstream(frozenset(unmet), ANALYSIS)) if unmet else set[str]()
+    hold_sentences = "".join(f" {name} is on hold: {problem}" for name, problem in unmet.items())
     states = _delay_new_recordings(store, states)
     planned, now = plan_runs(exclude_assets(states, on_hold), graph), time.time()
     recheck_after_s = _EARLY_RECHECK_AFTER_S if planned or hold_sentences else _RECHECK_AFTER_S
