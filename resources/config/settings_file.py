@@ -145,6 +145,7 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
             ),
             "search": _resolve_text_encoder(settings.search, folder),
             "notifications": _resolve_certificates(settings.notifications, folder),
+            "pack": settings.pack.model_copy(update={"signing_key": _resolve(settings.pack.signing_key, folder)}),
             "watched_folder": folder / settings.watched_folder.expanduser(),
             "further_watched_folders": tuple(
                 folder / further_folder.expanduser() for further_folder in settings.further_watched_folders
@@ -211,6 +212,10 @@ def _resolve_text_encoder(search: SearchSettings, folder: Path) -> SearchSetting
     """Make the folder of the text encoder an absolute path."""
     encoder = search.text_encoder and folder / search.text_encoder.expanduser()
     return search.model_copy(update={"text_encoder": encoder})
+
+
+def _resolve(path: Path | None, folder: Path) -> Path | None:
+    return None if path is None else folder / path.expanduser()
 
 
 def _resolve_certificates(notifications: NotificationSettings, folder: Path) -> NotificationSettings:
