@@ -9,6 +9,7 @@ from resources.config.settings_file import load_settings
 from resources.inference.detector import Models
 from resources.storage.delta_store import Store
 from sensors.notifications_sensor import build_notifications_sensor
+from sensors.recap_schedule import build_recap_job, build_recap_schedules
 from sensors.reconciliation_sensor import build_reconciliation_sensor
 from sensors.retention_schedule import build_retention_job, build_retention_schedule
 from sensors.watched_folder_sensor import build_watched_folder_sensor
@@ -17,11 +18,14 @@ from sensors.watched_folder_sensor import build_watched_folder_sensor
 def build_definitions(settings: Settings) -> Definitions:
     """Build the assets, jobs, schedules, sensors and resources for some settings."""
     graph = AssetGraph.build(settings)
-    retention_job = build_retention_job(graph)
+    retention_job, recap_job = build_retention_job(graph), build_recap_job()
     return Definitions(
         assets=[*graph.assets, *graph.observer.build_assets(), *_broken_stages(graph)],
-        jobs=[graph.ingest_job, graph.analysis_job, retention_job],
-        schedules=[build_retention_schedule(retention_job, settings.retention)],
+        jobs=[graph.ingest_job, graph.analysis_job, retention_job, recap_job],
+        schedules=[
+            build_retention_schedule(retention_job, settings.retention),
+            *build_recap_schedules(recap_job, settings),
+        ],
         sensors=[
             build_watched_folder_sensor(graph),
             build_reconciliation_sensor(graph),

@@ -1,4 +1,4 @@
-"""A recap: the stretches of recordings in which something is there, at a speed that fits a length."""
+"""A recap: the stretches of recordings in which something is there or moves, at a speed that fits a length."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,12 @@ from resources.media.frame_reader import decode_frames
 OpenRecording = Callable[[str], AbstractContextManager[tuple[Path, DrawFrame]]]
 """Opens the normalized video of a recording, and prepares what draws on its frames."""
 RECAP_RATE_FPS = Fraction(25)
-_CONTEXT_S = 1.0  # before and after each stretch with objects
+_CONTEXT_S = 1.0  # before and after each stretch with objects or motion
 _MIN_PART_FRAMES = 5  # of the recap for each stretch, however short, so that a person sees it
+
+
+class NothingToRecapError(PipelineError):
+    """There is no stretch to show."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class RecapRecording:
         frame_count: Number of its frames.
         objects: First frame, last frame and name of each track.
         events: Frame and name of each event, in order.
+        motion: First and last frame of each stretch in which something moves, whether or not an object was found.
     """
 
     recording_id: str
@@ -39,6 +44,7 @@ class RecapRecording:
     frame_count: int
     objects: Sequence[tuple[int, int, str]]
     events: Sequence[tuple[int, str]]
+    motion: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,10 @@ class RecapPart:
 
 
 def active_stretches(recording: RecapRecording) -> list[tuple[int, int]]:
-    """First and last frame of each stretch in which there is an object, with a second before and after."""
+    """First and last frame of each stretch in which there is an object or motion, with a second before and after."""
     context_frames = round(_CONTEXT_S * float(recording.rate_fps))
     changes = np.zeros(recording.frame_count + 1, np.int64)
-    for first, last, _ in recording.objects:
+    for first, last in (*((first, last) for first, last, _ in recording.objects), *recording.motion):
         changes[max(0, first - context_frames)] += 1
         changes[min(recording.frame_count, last + context_frames + 1)] -= 1
     edges = np.flatnonzero(np.diff((np.cumsum(changes) > 0).astype(np.int8), prepend=0))
@@ -77,11 +83,12 @@ def plan_recap(recordings: Sequence[RecapRecording], length_s: float | None) -> 
         length_s: Length of the recap; None, or more than there is to show, plays the stretches at their own speed.
 
     Raises:
-        PipelineError: Nothing was found in the recordings, or the length is too short to show every stretch.
+        NothingToRecapError: Nothing was found in the recordings.
+        PipelineError: The length is too short to show every stretch.
     """
     stretches = [(recording, *stretch) for recording in recordings for stretch in active_stretches(recording)]
     if not stretches:
-        raise PipelineError("No recording has an object: there is nothing to recap.")
+        raise NothingToRecapError("No recording has an object or motion: there is nothing to recap.")
     durations_s = np.array([(last - first + 1) / float(recording.rate_fps) for recording, first, last in stretches])
     frames_wanted = durations_s * float(RECAP_RATE_FPS)
     if length_s is not None and length_s * float(RECAP_RATE_FPS) < frames_wanted.sum():
@@ -91,6 +98,12 @@ def plan_recap(recordings: Sequence[RecapRecording], length_s: float | None) -> 
         indices = np.round(np.linspace(first, last, max(1, int(count)))).astype(int)
         parts.append(RecapPart(recording, first, last, indices))
     return parts
+
+
+def shortest_length_s(recordings: Sequence[RecapRecording]) -> float:
+    """The shortest length of a recap that shows every stretch."""
+    stretch_count = sum(len(active_stretches(recording)) for recording in recordings)
+    return _MIN_PART_FRAMES * stretch_count / float(RECAP_RATE_FPS)
 
 
 def _share_frames(durations_s: np.ndarray, frame_count: int) -> np.ndarray:
@@ -152,7 +165,7 @@ def recap_frames(parts: Sequence[RecapPart], open_recording: OpenRecording) -> I
 
 
 def recap_chapters(parts: Sequence[RecapPart]) -> list[Chapter]:
-    """A chapter for each stretch, named by its first event, or its first object."""
+    """A chapter for each stretch, named by its first event, its first object, or as motion."""
     chapters, start_s = [], 0.0
     for part in parts:
         end_s = start_s + len(part.frame_indices) / float(RECAP_RATE_FPS)
@@ -162,6 +175,6 @@ def recap_chapters(parts: Sequence[RecapPart]) -> list[Chapter]:
             for first, last, title in part.recording.objects
             if first <= part.last_frame and last >= part.first_frame
         ]
-        chapters.append(Chapter(start_s, end_s, (events or objects)[0]))
+        chapters.append(Chapter(start_s, end_s, (*events, *objects, "motion")[0]))
         start_s = end_s
     return chapters

@@ -15,7 +15,7 @@ from resources.config.camera_clock_config import CameraClockSettings
 from resources.config.camera_config import CameraSettings
 from resources.config.crop_model_config import CropModelSettings
 from resources.config.detection_config import DetectionSettings, ModelSettings
-from resources.config.handover_config import PackSettings
+from resources.config.handover_config import PackSettings, RecapSettings
 from resources.config.media_config import IngestSettings, SceneSettings, VideoSettings
 from resources.config.operations_config import BatchSettings, NotificationSettings, QueueSettings, RetentionSettings
 from resources.config.search_config import SearchSettings
@@ -80,6 +80,7 @@ class Settings(Section):
     notifications: NotificationSettings = NotificationSettings()
     retention: RetentionSettings = RetentionSettings()
     pack: PackSettings = PackSettings()
+    recaps: RecapSettings = RecapSettings()
     serve: ServeSettings = ServeSettings()
 
     @property

@@ -146,6 +146,7 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
             "search": _resolve_text_encoder(settings.search, folder),
             "notifications": _resolve_certificates(settings.notifications, folder),
             "pack": settings.pack.model_copy(update={"signing_key": _resolve(settings.pack.signing_key, folder)}),
+            "recaps": settings.recaps.model_copy(update={"folder": _resolve(settings.recaps.folder, folder)}),
             "watched_folder": folder / settings.watched_folder.expanduser(),
             "further_watched_folders": tuple(
                 folder / further_folder.expanduser() for further_folder in settings.further_watched_folders
@@ -179,6 +180,11 @@ def _check_folders(settings: Settings, file: Path) -> None:
             raise PipelineError(
                 f"{file}: the watched folder {nested[0]} is inside the watched folder {folder}, so its recordings "
                 "would be ingested twice: list only one of them."
+            )
+        if settings.recaps.folder and _real_path(settings.recaps.folder).is_relative_to(folder):
+            raise PipelineError(
+                f"{file}: recaps.folder {settings.recaps.folder} is inside the watched folder {folder}, so recaps "
+                "would be ingested as recordings: choose another folder."
             )
     for model in settings.all_models:
         weights = _real_path(Path(model.weights).expanduser())
