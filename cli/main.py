@@ -26,6 +26,7 @@ from cli.serve_command import serve
 from cli.settings_command import print_settings
 from cli.stage_command import stage
 from cli.stale_command import stale
+from cli.synopsis_command import synopsis
 from cli.teach_command import teach
 from cli.worker_command import worker
 from resources.environment import choose_settings
@@ -46,6 +47,7 @@ commands.add_command(stale)
 commands.add_command(crops)
 commands.add_command(clip)
 commands.add_command(recap)
+commands.add_command(synopsis)
 commands.add_command(pack)
 commands.add_command(verify_pack)
 commands.add_command(compare)

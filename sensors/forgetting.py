@@ -16,6 +16,7 @@ from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, RunsFilter
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.crash_marker import delete_crash_marker
 from cv_assets.partitions import recordings_partitions
+from resources.clips.synopsis_file import delete_synopsis
 from resources.config.settings import Settings
 from resources.dagster_instance.dagster_names import (
     ASSET_PARTITION_RANGE_END_TAG,
@@ -363,8 +364,9 @@ def _recordings_with_rows(store: Store, recording_ids: Sequence[str]) -> set[str
 
 
 def _delete_files(store: Store, recording_ids: Sequence[str]) -> None:
-    """Delete the normalized videos and the checkpoints of the recordings."""
+    """Delete the normalized videos, the synopses and the checkpoints of the recordings."""
     for recording_id in recording_ids:
         shutil.rmtree(store.media_folder / recording_id, ignore_errors=True)
+        delete_synopsis(store.data_folder, recording_id)
         for folder in (store.data_folder / "unfinished").glob("*"):
             shutil.rmtree(folder / recording_id, ignore_errors=True)

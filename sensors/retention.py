@@ -16,6 +16,7 @@ from dagster import DagsterInstance, RunRecord, RunsFilter
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.partitions import recordings_partitions
+from resources.clips.synopsis_file import delete_synopsis
 from resources.dagster_instance.dagster_names import FINISHED_STATUSES
 from resources.schema.audit_tables import AUDIT_ANSWERS
 from resources.schema.correction_tables import CORRECTIONS
@@ -246,7 +247,7 @@ def _delete_logs(instance: DagsterInstance, run_id: str) -> None:
 
 
 def _delete_videos(store: Store, recording_ids: Collection[str]) -> int:
-    """Delete normalized videos, except those that are references to the source file; returns how many."""
+    """Delete normalized videos and synopses, except videos that are references to the source; returns how many."""
     rows = store.read(RECORDING_CONTENTS, columns=["recording_id", "video_path"]).to_pylist()
     videos = {
         row["recording_id"]: store.data_folder / row["video_path"]
@@ -259,8 +260,9 @@ def _delete_videos(store: Store, recording_ids: Collection[str]) -> int:
     if own_videos:
         # The rows first, so that no row ever names a missing video; after a kill the files are leftovers.
         store.update(RECORDING_CONTENTS, list(own_videos), {"video_path": None})
-    for path in own_videos.values():
+    for recording_id, path in own_videos.items():
         path.unlink(missing_ok=True)
+        delete_synopsis(store.data_folder, recording_id)
     return len(own_videos)
 
 

@@ -24,6 +24,7 @@ from serve.pages.page_templates import PageRoute, render
 from serve.pages.provenance import read_provenance
 from serve.pages.result_rows import json_response
 from serve.pages.shape_chunks import has_shapes, pack_shapes
+from serve.pages.synopsis_pages import has_synopsis
 from serve.pages.timeline_lanes import read_timeline, read_tracks
 from serve.problems import ProblemError
 
@@ -70,6 +71,7 @@ def show_recording(recording_id: str, state: State, pages: Pages) -> HTMLRespons
         provenance=provenance,
         dagster_address=read_address(state.data_folder, DAGSTER_UI),
         intervals=INTERVALS_MIN,
+        has_synopsis=has_synopsis(state, recording_id),
         previous=of_camera[position - 1] if position else None,
         next=of_camera[position + 1] if position is not None and position + 1 < len(of_camera) else None,
     )
