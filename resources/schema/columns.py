@@ -140,6 +140,8 @@ def mmss_sql(seconds: str) -> str:
 
 TEXT, FLOAT, INT, BIG, FLAG = pa.string(), pa.float64(), pa.int32(), pa.int64(), pa.bool_()
 UTC = pa.timestamp("us", tz="UTC")
+LOCAL = pa.timestamp("us")
+"""Time of a camera's clock, without an offset."""
 STATUSES = ("ok", "partial", "rejected", "failed", "interrupted", "quarantined")
 STATUS_MEANING = (
     "ok; partial: only a part decodes; rejected: the file can never be processed; failed; interrupted: the run was "

@@ -11,6 +11,7 @@ from resources.schema.columns import (
     FLAG,
     FLOAT,
     FRAME_INDEX,
+    LOCAL,
     RECORDING_ID,
     START_S,
     START_UTC,
@@ -58,6 +59,8 @@ OBJECTS = View(
             CLASS_NAME,
             START_UTC,
             END_UTC,
+            Column("start_local", LOCAL, "start_utc in the camera's time zone", nullable=True),
+            Column("end_local", LOCAL, "end_utc in the camera's time zone", nullable=True),
             DURATION_S,
             START_S,
             END_S,
@@ -106,7 +109,7 @@ OBJECTS = View(
     f"""
     WITH objects AS (
         SELECT recording_id, track_id, camera, class_name, start_utc, end_utc, duration_s, start_s, end_s, width_px,
-            is_doubtful, coalesce(is_left_out, false) AS is_left_out,
+            time_zone, is_doubtful, coalesce(is_left_out, false) AS is_left_out,
             last_x_px - first_x_px AS right_px, last_y_px - first_y_px AS down_px,
             mean_speed_m_s * 3.6 AS mean_speed_km_h, max_speed_m_s * 3.6 AS max_speed_km_h, best_crop_frame_index
         FROM tracks LEFT JOIN (SELECT recording_id, width_px FROM recording_contents) USING (recording_id)
@@ -114,8 +117,11 @@ OBJECTS = View(
                 USING (recording_id, track_id)
             LEFT JOIN ({_BEST_CROPS}) USING (recording_id, track_id)
             LEFT JOIN (SELECT recording_id, track_id, is_left_out FROM still_tracks) USING (recording_id, track_id)
+            LEFT JOIN (SELECT recording_id, time_zone FROM recording_clocks) USING (recording_id)
     )
-    SELECT recording_id, track_id, camera, class_name, start_utc, end_utc, duration_s, start_s, end_s,
+    SELECT recording_id, track_id, camera, class_name, start_utc, end_utc,
+        timezone(time_zone, start_utc) AS start_local, timezone(time_zone, end_utc) AS end_local,
+        duration_s, start_s, end_s,
         {mmss_sql("floor(start_s)")} AS start_mmss, {mmss_sql("floor(end_s)")} AS end_mmss,
         CASE WHEN sqrt(right_px ** 2 + down_px ** 2) < width_px * {_STAYS_BELOW_SHARE} THEN 'stays'
             ELSE {list(_DIRECTIONS)}[1 + (round(degrees(atan2(down_px, right_px)) / 45)::INTEGER + 8) % 8]

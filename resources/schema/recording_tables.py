@@ -266,6 +266,10 @@ RECORDING_CONTENTS = Table(
     is_small=True,
 )
 
+TIME_ZONE = Column(
+    "time_zone", TEXT, "Time zone of the camera in the settings, in which local times are", nullable=True
+)
+
 RECORDING_CLOCKS = Table(
     "recording_clocks",
     "One row per recording: the wall-clock time of its first frame, from which all wall-clock times are computed.",
@@ -280,6 +284,7 @@ RECORDING_CLOCKS = Table(
             "Source of started_at_utc; with mtime, the time of the file's last change, the time is a guess",
             allowed=("file_name", "container", "mtime"),
         ),
+        TIME_ZONE,
     ),
     is_small=True,
 )

@@ -26,6 +26,7 @@ from resources.schema.columns import (
     wall_clock_sql,
 )
 from resources.schema.correction_tables import CORRECTIONS_VIEW, TRACK_BOXES_VIEW, TRACKS_VIEW
+from resources.schema.event_view import EVENTS
 from resources.schema.object_view import OBJECTS
 from resources.schema.recording_tables import RECORDING_CLOCKS, RECORDING_CONTENTS, RECORDINGS
 from resources.schema.repeated_view import REPEATED_OBJECTS
@@ -172,7 +173,7 @@ _CAMERA_TIMELINE = View(
 
 VIEWS = (
     *(RECORDING_STATUS, RECORDINGS_VIEW, _CAMERA_TIMELINE, TRACKS_VIEW, TRACK_BOXES_VIEW, CORRECTIONS_VIEW),
-    *(*CLOCK_VIEWS, OBJECTS, REPEATED_OBJECTS, CAMERA_HEALTH),
+    *(*CLOCK_VIEWS, OBJECTS, EVENTS, REPEATED_OBJECTS, CAMERA_HEALTH),
 )
 """All views, in the order in which they are created."""
 

@@ -24,18 +24,21 @@ def update_recording_clocks(store: Store, settings: Settings) -> bool:
         PipelineError: The data folder is full, read-only or not accessible.
     """
     rows = read_recording_rows(store, columns=CLOCK_COLUMNS)
-    starts = {recording_id: recording_start(row, settings) for recording_id, row in rows.items()}
+    starts = {
+        recording_id: (*start, settings.camera(row["camera"]).time_zone or settings.ingest.time_zone)
+        for recording_id, row in rows.items()
+        if (start := recording_start(row, settings))
+    }
     stored = {
-        row["recording_id"]: (row["started_at_utc"], row["started_at_source"])
+        row["recording_id"]: (row["started_at_utc"], row["started_at_source"], row["time_zone"])
         for row in store.read(RECORDING_CLOCKS).to_pylist()
     }
     changed = sorted(name for name in {*starts, *stored} if starts.get(name) != stored.get(name))
     if not changed:
         return False
-    changed_starts = [(name, start) for name in changed if (start := starts.get(name))]
+    columns = ("started_at_utc", "started_at_source", "time_zone")
     clocks = [
-        {"recording_id": name, "started_at_utc": started_at_utc, "started_at_source": source}
-        for name, (started_at_utc, source) in changed_starts
+        {"recording_id": name, **dict(zip(columns, starts[name], strict=True))} for name in changed if name in starts
     ]
     store.replace(RECORDING_CLOCKS, changed, pa.Table.from_pylist(clocks, RECORDING_CLOCKS.arrow_schema))
     return True

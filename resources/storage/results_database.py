@@ -192,7 +192,8 @@ def _declaration_version() -> str:
 
 
 def _have_clocks_changed(contents: dict[str, Any], published: dict[str, Any] | None) -> bool:
-    if published is None or published["clock_version"] != contents["clock_version"]:
+    decisive = ("clock_version", "declaration_version")  # a new program version may compute more columns
+    if published is None or any(published[name] != contents[name] for name in decisive):
         return True
     tables = (RECORDINGS, RECORDING_CONTENTS, RECORDING_CLOCKS)
     return any(published["versions"].get(table.name) != contents["versions"].get(table.name) for table in tables)

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from resources.schema.summary_tables import CLASS_MINUTES, CLASS_PRESENCE
 from resources.schema.table_registry import TABLES, crop_model_tables
 from resources.schema.track_tables import CROPS, TRACK_BOXES
 from resources.schema.views import VIEWS
+from resources.schema.zone_tables import ZONE_EVENTS
 from resources.storage.delta_store import Store
 from resources.storage.recording_clocks import guessed_clocks_sentence
 from resources.storage.results_database import (
@@ -36,6 +38,7 @@ from tests.builders.class_minutes import class_minutes
 from tests.builders.damaged_tables import DamageTable, cut_file, lose_file
 from tests.builders.table_rows import STARTED_JUST_BEFORE_NINE, sparse_rows, store_recordings
 from tests.builders.track_rows import moving_track_boxes
+from tests.builders.walk_recording import stored_rows
 
 SETTINGS = Settings()
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -206,8 +209,25 @@ def test_settings_that_change_no_clock_are_published_without_new_clocks(store: S
     store_recordings(store, {"recording_id": "a"})
     publish(store, SETTINGS)
     version = store.versions()["recording_clocks"]
-    assert publish(store, Settings.model_validate({"ingest": {"time_zone": "Asia/Tokyo"}}))
+    assert publish(store, Settings.model_validate({"ingest": {"captured_at_patterns": []}}))
     assert store.versions()["recording_clocks"] == version
+
+
+def test_local_times_are_those_of_the_camera_also_after_an_older_version(store: Store) -> None:
+    settings = Settings(cameras={"gate": CameraSettings(time_zone="Asia/Tokyo")})
+    store_recordings(store, {"recording_id": "a", "started_at_utc": NOON})
+    event = {"track_id": 1, "event": "in", "line_name": "entrance", "class_name": "car", "time_s": 1.5}
+    store.replace(ZONE_EVENTS, ["a"], stored_rows(ZONE_EVENTS, [event], "a"))
+    publish(store, settings)
+    # As a version without the column has left it.
+    store.update(RECORDING_CLOCKS, "a", {"time_zone": None})
+    (contents_file,) = (store.data_folder / "published").glob("*.json")
+    contents = json.loads(contents_file.read_text())
+    contents_file.write_text(json.dumps(contents | {"declaration_version": "older", "versions": store.versions()}))
+    publish(store, settings)
+    sql = "SELECT camera, captured_at_local, place, place_kind, event FROM v_events"
+    in_tokyo = NOON.replace(tzinfo=None) + timedelta(hours=9, seconds=1.5)
+    assert query(store, sql) == [("gate", in_tokyo, "entrance", "line", "in")]
 
 
 def test_the_clock_of_a_recording_without_header_is_removed(store: Store) -> None:
@@ -252,7 +272,7 @@ def test_macros_return_the_rows_of_one_camera_between_two_times(store: Store) ->
         *("frames_between", "detections_between", "frame_classes_between", "track_boxes_between", "crops_between"),
         *("masks_between", "keypoints_between", "oriented_boxes_between", "zone_events_between", "line_trips_between"),
         *("class_minutes_between", "zone_minutes_between", "line_minutes_between"),
-        *("tracker_track_boxes_between", "corrected_boxes_between"),
+        *("tracker_track_boxes_between", "corrected_boxes_between", "v_events_between"),
     }
 
 
