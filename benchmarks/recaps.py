@@ -34,6 +34,7 @@ from resources.clips.recap import RecapPart
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
 from resources.exports.annotations import select_recordings
+from resources.inference.text_reader import read_text
 from resources.storage.results_database import open_results
 
 _HOURS = (6, 8, 11, 14, 18, 21)
@@ -42,7 +43,7 @@ _COUNTS = {"person": 5, "car": 6, "bicycle": 3}
 _DAY_LENGTH_S, _VTEST_LENGTH_S = 120.0, 20.0
 _STREET_MODEL = PROJECT_ROOT / "demo" / "model" / "street.pt"
 _EVERY = 5  # frames, of which one is read
-_CLOCK_SCALE = 3
+_CLOCK_SCALE, _BORDER_PX = 3, 20
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,6 @@ def expected_clocks(parts: Sequence[RecapPart], rows: Sequence[dict[str, Any]], 
 
 def clock_errors(video: Path, clocks: Sequence[str]) -> list[int]:
     """Read the clock of some frames of a recap; returns the number of wrong characters of each."""
-    from rapidocr import RapidOCR
-
-    reader = RapidOCR(params={"Global.log_level": "error"})
     errors = []
     with av.open(str(video)) as container:
         for number, frame in enumerate(container.decode(video=0)):
@@ -170,10 +168,12 @@ def clock_errors(video: Path, clocks: Sequence[str]) -> list[int]:
             image = frame.to_ndarray(format="bgr24")
             height = max(14, round(min(image.shape[:2]) / 36))
             width = round(height * 0.62 * len(clocks[number]))
-            field = cv2.resize(image[:height, :width], None, fx=_CLOCK_SCALE, fy=_CLOCK_SCALE,
-                               interpolation=cv2.INTER_CUBIC)  # fmt: skip
-            read = reader(np.asarray(field), use_det=False, use_cls=False, use_rec=True)
-            text = read.txts[0] if read.txts else ""
+            field = cv2.resize(
+                image[:height, :width], None, fx=_CLOCK_SCALE, fy=_CLOCK_SCALE, interpolation=cv2.INTER_CUBIC
+            )
+            framed = cv2.copyMakeBorder(field, *[_BORDER_PX] * 4, cv2.BORDER_CONSTANT)
+            lines = sorted(read_text(np.asarray(framed)), key=lambda line: line.xyxy[0])
+            text = "".join(line.text for line in lines)
             errors.append(count_wrong(_digits(text), _digits(clocks[number])))
     return errors
 
