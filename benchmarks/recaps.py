@@ -210,11 +210,15 @@ def synopsis_cases(name: str, data_folder: Path, length_s: float | None, scratch
     yield figure_case(f"{name}: recordings / time to write the synopsis, x", outcome.recorded_s / elapsed_s)
 
 
-def all_cases(folder: Path) -> Iterator[Case]:
-    """The cases of both."""
+def day_cases(folder: Path) -> Iterator[Case]:
+    """The cases of the drawn day."""
     prepare_day(folder / "day")
     yield from recap_cases("day", folder / "day" / "data", _DAY_LENGTH_S, true_events(), folder)
     yield from synopsis_cases("day", folder / "day" / "data", None, folder)
+
+
+def vtest_cases(folder: Path) -> Iterator[Case]:
+    """The cases of vtest.avi; none without the corpus."""
     if (CORPUS / "recordings" / "vtest.avi").exists():
         prepare_vtest(folder / "vtest")
         yield from recap_cases("vtest", folder / "vtest" / "data", _VTEST_LENGTH_S, None, folder)
@@ -224,5 +228,6 @@ def all_cases(folder: Path) -> Iterator[Case]:
 if __name__ == "__main__":
     click.echo(f"Measuring on {describe_machine()}")
     with tempfile.TemporaryDirectory() as temporary:
-        print_table(list(all_cases(Path(sys.argv[1] if len(sys.argv) > 1 else temporary))))
+        for cases in (day_cases, vtest_cases):
+            print_table(list(cases(Path(sys.argv[1] if len(sys.argv) > 1 else temporary))))
     end_process(0)
