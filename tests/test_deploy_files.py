@@ -52,6 +52,10 @@ def test_the_compose_file_is_valid(tmp_path: Path) -> None:
     assert services.keys() == read_compose_file().keys()
     devices = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert [device["driver"] for device in devices] == ["nvidia"]
+    with environment_file.open("a") as file:
+        file.write("AWS_ACCESS_KEY_ID=of the bucket\n")
+    with_bucket = config("--env-file", str(environment_file)).stdout
+    assert yaml.safe_load(with_bucket)["services"]["worker-cpu"]["environment"]["AWS_ACCESS_KEY_ID"] == "of the bucket"
     without_passwords = config("--env-file", os.devnull)
     assert without_passwords.returncode != 0
     assert "set it in deploy/.env" in without_passwords.stderr
@@ -63,6 +67,14 @@ def test_every_service_has_a_health_check_a_memory_limit_and_restarts() -> None:
         assert service["restart"] == "unless-stopped", name
         assert all("127.0.0.1" in port for port in service.get("ports", ())), name
         assert "latest" not in service["image"], name
+
+
+def test_the_containers_get_the_variables_of_tables_in_a_bucket() -> None:
+    documented = set(re.findall(r"^(AWS_\w+)=", PAGE.read_text(), re.MULTILINE))
+    assert documented == set(re.findall(r"^#(AWS_\w+)=", (DEPLOY / "env.example").read_text(), re.MULTILINE))
+    for name, service in read_compose_file().items():
+        if service["image"] == "cv-assets" and name != "flower":
+            assert documented <= service["environment"].keys(), name
 
 
 def test_no_password_is_in_a_file_of_the_repository() -> None:
