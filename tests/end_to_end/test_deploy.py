@@ -41,7 +41,7 @@ class Deployment:
     def __init__(self, folder: Path, addresses: dict[str, str]) -> None:
         self.share = folder / "share"
         self.share.mkdir()
-        (block,) = re.findall(r"^```ini\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+        (block,) = re.findall(r"^```ini\n(CV_ASSETS_.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
         documented = dict(line.split("=", 1) for line in block.replace(SHARE, str(self.share)).splitlines())
         assert addresses.keys() < documented.keys()
         self._environment = clean_environment() | documented | addresses
