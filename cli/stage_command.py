@@ -85,7 +85,9 @@ def _test_stage(declared: "OwnStage", recording_id: str, store: Store, shown_cou
         if len(changes) > shown_count:
             click.echo(f"  … and {len(changes) - shown_count} more")
     last.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(computed, last)
+    draft = last.with_suffix(".draft")
+    pq.write_table(computed, draft)
+    draft.replace(last)
 
 
 def _read_last_rows(

@@ -1,7 +1,9 @@
 """cv-assets stage test: the rows of a stage on stored inputs, and how they differ from the last ones."""
 
+import errno
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -36,6 +38,22 @@ def test_the_rows_are_shown_and_compared_with_those_of_the_last_test(folder: Pat
     changed = run(folder, write_stage(folder, fewer))
     assert "UTC: 3 differences\n  ~ frame_index=0: brightness 7 (was " in changed.output
     assert "\n  - frame_index=2  time_s=0.2  brightness=" in changed.output
+
+
+def test_a_test_that_cannot_store_its_rows_keeps_those_of_the_last_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_stage(folder, VALID)
+    assert run(folder, file).exit_code == 0
+
+    def fill_disk(_: object, path: Path) -> None:
+        path.write_bytes(b"PAR1 half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as context:
+        context.setattr(pq, "write_table", fill_disk)
+        assert run(folder, file).exit_code == 2
+    assert "UTC: no differences" in run(folder, file).output
 
 
 def test_a_fault_is_one_sentence(folder: Path) -> None:
