@@ -1,7 +1,6 @@
 """Strips of frames for an audit: what a person looks at to judge a counted event or a stretch of time."""
 
 import base64
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +17,7 @@ from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
 from resources.corrections.corrected_rows import read_track_boxes
 from resources.errors import PipelineError, RecordingError
-from resources.media.frame_reader import read_images
+from resources.media.frame_reader import read_distant_images
 from resources.previews.image_encoding import encode_jpeg
 from resources.previews.timeline_chart import format_clock
 from resources.schema.recording_tables import FRAMES
@@ -125,12 +124,10 @@ class _Recording:
         rate_fps = Fraction(self._row["rate_fps_num"], self._row["rate_fps_den"])
         images: dict[int, np.ndarray] = {}
         with find_normalized_video(self._row, self._settings.data_folder).reading() as path:
-            # One call per group of neighbours: between distant frames, it is faster to seek than to decode.
-            for group in _groups(indices, round(4 * rate_fps)):
-                for index, image in zip(group, read_images(path, group, rate_fps), strict=False):
-                    scale = min(1.0, 2 * _SIDE_PX / max(image.shape[:2]))
-                    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-                    images[index] = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+            for index, image in zip(indices, read_distant_images(path, indices, rate_fps), strict=False):
+                scale = min(1.0, 2 * _SIDE_PX / max(image.shape[:2]))
+                size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+                images[index] = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         if len(images) < len(indices):
             raise PipelineError(
                 f"The normalized video of {self._row['recording_id']} is damaged: materialize normalized_video again."
@@ -220,10 +217,3 @@ class _Recording:
             if event.count_name == item.count_name and abs(event.start_s - item.start_s) <= _NEAR_S and event != item
         ]
         return f"{caption} · also counted: {', '.join(others)}" if others and item.kind == "event" else caption
-
-
-def _groups(indices: Sequence[int], max_distance: int) -> Iterator[list[int]]:
-    """Divide ascending indices where they are far apart."""
-    cuts = [0, *(np.flatnonzero(np.diff(indices) > max_distance) + 1).tolist(), len(indices)]
-    for start, end in itertools.pairwise(cuts):
-        yield list(indices[start:end])

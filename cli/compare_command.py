@@ -190,7 +190,7 @@ def _crop_images(chosen: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]
     import numpy as np
 
     from cv_assets.media_status import find_normalized_video, read_normalized_row
-    from resources.media.frame_reader import read_images
+    from resources.media.frame_reader import read_distant_images
     from resources.storage.delta_store import Store
 
     store, images = Store(side.data_folder), dict[int, np.ndarray]()
@@ -203,9 +203,13 @@ def _crop_images(chosen: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]
             stored = read_normalized_row(row["recording_id"], store)
             with find_normalized_video(stored, side.data_folder).reading() as video:
                 rate_fps = Fraction(row["rate_fps_num"], row["rate_fps_den"])
-                pictures = dict(zip(indices, read_images(video, indices, rate_fps), strict=True))
+                pictures = dict(zip(indices, read_distant_images(video, indices, rate_fps), strict=False))
         except RecordingError as error:
             raise PipelineError(f"{row['recording_id']}: {error}") from error
+        if len(pictures) < len(indices):
+            raise PipelineError(
+                f"The normalized video of {row['recording_id']} is damaged: materialize normalized_video again."
+            )
         for position in positions:
             item = chosen[position]
             image = pictures[item["frame_index"]].copy()

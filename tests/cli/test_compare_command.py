@@ -51,6 +51,18 @@ def test_what_only_one_side_finds_is_counted_and_shown(folders: tuple[Path, Path
     assert ["all", "27", "0", "15", "64%"] in [line.split() for line in again.output.splitlines()]
 
 
+def test_a_video_that_is_shorter_than_its_detections_is_one_sentence(
+    folders: tuple[Path, Path], make_video: MakeVideo, tmp_path: Path
+) -> None:
+    a, b = folders
+    make_video("walk.mp4", 5, rate=10, size=(320, 200))
+    result = compare(a, b, "--out", tmp_path / "out", "--data", a)
+    assert (result.exit_code, result.output.splitlines()[-1]) == (
+        2, "cv-assets: The normalized video of walk is damaged: materialize normalized_video again."
+    )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("sides", "sentence"),
     [
