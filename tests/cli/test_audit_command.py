@@ -27,7 +27,8 @@ from resources.storage.delta_store import Store
 from resources.storage.results_database import open_results
 from tests.builders.damaged_tracks import track_rows
 from tests.builders.numbered_videos import MakeVideo
-from tests.builders.table_rows import sparse_rows, store_recordings
+from tests.builders.own_stage_files import complete_rows
+from tests.builders.table_rows import store_recordings
 from tests.builders.track_rows import moving_track_boxes
 
 PATH_PX = [*np.linspace(40, 280, 40), *np.linspace(280, 40, 40)]
@@ -52,8 +53,8 @@ def arguments(store: Store, make_video: MakeVideo, tmp_path: Path) -> list[str]:
     tracks = track_rows(boxes, rate).to_pylist()
     tracks[3]["is_doubtful"] = True
     frame_index = np.arange(400, dtype=np.int32)
-    frames = [{"frame_index": index, "time_s": index / rate} for index in frame_index.tolist()]
-    store.replace(FRAMES, ["r"], _with_zeros(frames))
+    frames = [{"recording_id": "r", "frame_index": index, "time_s": index / rate} for index in frame_index.tolist()]
+    store.replace(FRAMES, ["r"], complete_rows(FRAMES, *frames))
     store.replace(TRACK_BOXES, ["r"], boxes)
     store.replace(TRACKS, ["r"], pa.Table.from_pylist(tracks, TRACKS.arrow_schema))
     settings = tmp_path / "pipeline.yaml"
@@ -64,14 +65,6 @@ def arguments(store: Store, make_video: MakeVideo, tmp_path: Path) -> list[str]:
     frame_table = pa.table({"frame_index": frame_index, "time_s": frame_index / rate})
     store.replace(ZONE_EVENTS, ["r"], zone_rows("r", boxes, frame_table, camera, 320, 200)["zone_events"])
     return ["--data", str(store.data_folder), "--settings", str(settings)]
-
-
-def _with_zeros(rows: list[dict[str, Any]]) -> pa.Table:
-    table = sparse_rows(FRAMES, *rows, recording_id="r")
-    for position, field in enumerate(FRAMES.arrow_schema):
-        if not field.nullable and table.column(position).null_count:
-            table = table.set_column(position, field.name, pa.array(np.zeros(len(rows))).cast(field.type))
-    return table
 
 
 def run(*command: str) -> Result:
