@@ -5,13 +5,9 @@ and the Chromium of the system; without them, it is left out.
 """
 
 import os
-import shutil
-import socket
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.corrections import store_recording
+from benchmarks.page_server import find_chromium, serving
 from benchmarks.report import Case, figure_case, max_case, print_table
 from cli.options import end_process
 from resources.config.settings import Settings
@@ -32,8 +29,6 @@ from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORD
 from resources.schema.track_tables import TRACK_BOXES, TRACKS
 from resources.storage.delta_store import Store
 from resources.storage.results_database import publish
-from serve.access_control import Access
-from serve.app import build_app
 
 _SHORT_COUNT, _SHORT_FRAMES = 100, 1500
 _HTML = {"Accept": "text/html"}
@@ -124,25 +119,6 @@ def store_library(store: Store, recording_count: int) -> None:
         store.replace(table, short_ids, pa.concat_tables([copy.cast(table.arrow_schema) for copy in copies]))
 
 
-@contextmanager
-def serving(settings: Settings) -> Iterator[str]:
-    """Serve the pages on a free port; yields their address."""
-    import uvicorn
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        app = build_app(settings, Access.to_address("127.0.0.1", port, None))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-        server.should_exit = True
-        thread.join()
-
-
 def server_cases(address: str, recording_count: int) -> Iterator[Case]:
     """Seconds until the server has answered."""
     with httpx2.Client(base_url=address, timeout=60) as client:
@@ -165,7 +141,7 @@ def server_cases(address: str, recording_count: int) -> Iterator[Case]:
 
 def browser_cases(address: str) -> Iterator[Case]:
     """The page of the hour in Chromium: time to the first boxes, script time per frame, memory."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    program = find_chromium()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

@@ -31,7 +31,6 @@ from benchmarks.report import (
     min_ratio_case,
     print_table,
 )
-from cli.crop_search import CropQuery, search_crops
 from cli.options import end_process
 from cv_assets.crop_texts import normalize_text, vote_on_text
 from demo.drawn_scenes.random_scenes import random_scene
@@ -39,6 +38,7 @@ from demo.drawn_scenes.rendering import draw_frame
 from resources.camera_clock import find_start
 from resources.config.crop_model_config import CropModelSettings
 from resources.config.settings import Settings
+from resources.crop_search import CropQuery, search_crops
 from resources.inference.detector import Detector, Models
 from resources.inference.linear_probe import LinearProbe, train_probe
 from resources.schema.columns import BOX, Table

@@ -1,7 +1,6 @@
 """Crops of tracked objects as JPEG files, with an index and a contact sheet."""
 
 import csv
-import difflib
 import re
 import shutil
 from collections import Counter
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from resources.config.settings import Settings
+from resources.crop_search import check_value
 from resources.errors import PipelineError
 from resources.previews.annotated_frames import drawable_name, shrink_to_preview
 from resources.previews.contact_sheet import contact_sheet
@@ -190,22 +190,6 @@ def _joined_sql(connection: duckdb.DuckDBPyConnection) -> str:
             FROM crops JOIN tracks USING (recording_id, track_id) JOIN recordings USING (recording_id)
         )
     """
-
-
-def check_value(connection: duckdb.DuckDBPyConnection, column: str, table: str, value: str) -> None:
-    """Check that a camera or class exists.
-
-    Raises:
-        PipelineError: It does not; the sentence gives the nearest name.
-    """
-    rows = connection.execute(f"SELECT DISTINCT coalesce({column}, '') FROM {table} ORDER BY 1").fetchall()
-    known = [name for (name,) in rows]
-    if value in known:
-        return
-    nearest = difflib.get_close_matches(value, known, n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(map(repr, known)) or 'none'}."
-    kind = column.removesuffix("_name")
-    raise PipelineError(f"The {kind} {value!r} has no {'recording' if kind == 'camera' else 'object'}; {hint}")
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, int, int]:

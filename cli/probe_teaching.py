@@ -10,9 +10,9 @@ import duckdb
 import numpy as np
 
 from cli.crop_files import INDEX_NAME, SHEET_NAME
-from cli.crop_search import embed_image, open_embeddings
-from cli.crop_search import embedding_model as find_embedding_model
 from resources.config.settings import Settings
+from resources.crop_search import embed_image, open_embeddings
+from resources.crop_search import embedding_model as find_embedding_model
 from resources.errors import PipelineError
 from resources.inference.linear_probe import LinearProbe, train_probe
 

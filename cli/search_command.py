@@ -53,7 +53,10 @@ def search(
     Each object is listed once, with its most similar crop and the score: the cosine of the two embeddings, at most 1.
     All filters hold at once. --build-index speeds up searches without filters among more than a million crops.
     """
-    from cli.crop_search import (
+    from cli.crop_sheet import write_sheet
+    from cli.result_formats import print_csv, print_json
+    from cli.start_check import publish_for_query
+    from resources.crop_search import (
         CropQuery,
         build_embedding_index,
         embed_image,
@@ -64,10 +67,7 @@ def search(
         read_embedding,
         search_crops,
         with_candidates,
-        write_sheet,
     )
-    from cli.result_formats import print_csv, print_json
-    from cli.start_check import publish_for_query
 
     if sum(value is not None for value in (crop, image, text)) != (0 if build_index else 1):
         raise QueryError("search needs exactly one of --crop, --image and --text, or --build-index alone.")
@@ -120,8 +120,9 @@ def _parse_attribute(text: str) -> tuple[str, str | None, str]:
     Raises:
         QueryError: The text is not of this form.
     """
-    name, separator, class_name = text.partition("=")
-    model, _, part = name.partition(".")
-    if not separator or not model.isidentifier() or not class_name:
+    from resources.crop_search import parse_attribute
+
+    attribute = parse_attribute(text)
+    if attribute is None:
         raise QueryError(f"--attribute {text!r} is not of the form MODEL=CLASS or MODEL.PART=CLASS.")
-    return model, part or None, class_name
+    return attribute

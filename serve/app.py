@@ -24,6 +24,7 @@ from serve.api.sql_routes import sql_router
 from serve.api.table_routes import table_router
 from serve.api.upload_routes import upload_router
 from serve.app_state import AppState
+from serve.body_limit import BodyLimit
 from serve.callback_sender import CallbackSender
 from serve.media_routes import media_router
 from serve.pages.router import pages_router
@@ -77,6 +78,7 @@ def build_app(
     )
     app.state.cv_assets = state
     app.state.access = access or Access.to_address("127.0.0.1", DEFAULT_PORT, None)
+    app.add_middleware(BodyLimit, unlimited_paths=("/api/recordings", "/search/picture"))
     app.add_middleware(AccessGuard, access=app.state.access)
     add_problem_handlers(app)
     for router in (upload_router, recording_router, table_router, sql_router, media_router, health_router):

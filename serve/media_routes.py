@@ -5,14 +5,20 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from resources.errors import RecordingError
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
 from resources.watched_files import resolve_source_path
 from serve.app_state import AppState, State
-from serve.problems import PROBLEM_RESPONSES, ProblemError
+from serve.problems import PROBLEM_RESPONSES, ProblemError, problem_response
 
 media_router = APIRouter(tags=["media"], responses=PROBLEM_RESPONSES)
+_RANGE_SENTENCES = {
+    400: "Range: the header is malformed: write bytes=0-999.",
+    416: "Range: the video has no such bytes: Content-Range has its length.",
+}
 
 
 @media_router.head("/media/{recording_id}/video", include_in_schema=False)
@@ -27,7 +33,27 @@ media_router = APIRouter(tags=["media"], responses=PROBLEM_RESPONSES)
 )
 def send_video(recording_id: str, state: State) -> FileResponse:
     """Send the normalized video of a recording: upright, with square pixels, and seekable by byte ranges."""
-    return FileResponse(find_video(state, recording_id), media_type="video/mp4", content_disposition_type="inline")
+    return VideoResponse(find_video(state, recording_id), media_type="video/mp4", content_disposition_type="inline")
+
+
+class VideoResponse(FileResponse):
+    """A file in byte ranges, whose refusals are problem documents, too."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, or the range of it."""
+        is_refused = False
+
+        async def send_problem_instead(message: Message) -> None:
+            nonlocal is_refused
+            if message["type"] == "http.response.start" and message["status"] in _RANGE_SENTENCES:
+                is_refused = True
+                status, headers = message["status"], Headers(raw=message["headers"])
+                kept = {"content-range": headers["content-range"]} if "content-range" in headers else {}
+                await problem_response(status, _RANGE_SENTENCES[status], kept)(scope, receive, send)
+            elif not is_refused:
+                await send(message)
+
+        await super().__call__(scope, receive, send_problem_instead)
 
 
 def find_video(state: AppState, recording_id: str) -> Path:

@@ -1,9 +1,11 @@
 """Errors of the API as problem documents (RFC 9457): one sentence each, with the status of HTTP."""
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import duckdb
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -11,6 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from resources.errors import PipelineError
 
+_logger = logging.getLogger(__name__)
 _MEDIA_TYPE = "application/problem+json"
 _MAX_QUOTE_LENGTH = 100
 
@@ -44,21 +47,30 @@ def add_problem_handlers(app: FastAPI) -> None:
             detail = _router_sentence(request, error.status_code)
         return problem_response(error.status_code, detail, error.headers)
 
-    async def answer_invalid_request(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return problem_response(422, _describe_invalid_value(error.errors()[0]))
-
-    async def answer_pipeline_error(_: Request, error: Exception) -> JSONResponse:
-        return problem_response(503, str(error))
+    async def answer_known_error(_: Request, error: Exception) -> JSONResponse:
+        return problem_response(*describe_error(error))
 
     async def answer_bug(request: Request, _: Exception) -> JSONResponse:
         sentence = f"{request.method} {request.url.path} failed: the server's log has the reason."
         return problem_response(500, sentence)
 
     app.add_exception_handler(StarletteHTTPException, answer_http_error)
-    app.add_exception_handler(RequestValidationError, answer_invalid_request)
-    app.add_exception_handler(PipelineError, answer_pipeline_error)
+    for kind in (RequestValidationError, PipelineError, duckdb.Error):
+        app.add_exception_handler(kind, answer_known_error)
     app.add_exception_handler(Exception, answer_bug)
+
+
+def describe_error(error: Exception) -> tuple[int, str]:
+    """Status and sentence of an error that handlers raise or leave to the application."""
+    if isinstance(error, HTTPException):
+        return error.status_code, str(error.detail)
+    if isinstance(error, RequestValidationError):
+        return 422, _describe_invalid_value(error.errors()[0])
+    if isinstance(error, duckdb.Error):  # their files are damaged or gone; a query of ours has no other reason to fail
+        _logger.error("the results cannot be read", exc_info=error)
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        return 503, f"The results cannot be read: {reason}. Try again; if it remains, run cv-assets repair."
+    return 503, str(error)
 
 
 def _router_sentence(request: Request, status: int) -> str:
@@ -67,6 +79,8 @@ def _router_sentence(request: Request, status: int) -> str:
         return f"{path} does not exist: /docs lists the paths of the API."
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         return f"{path} has no method {request.method}: /docs lists the methods of each path."
+    if status == HTTPStatus.BAD_REQUEST:
+        return f"body: that of {request.method} {path} cannot be read: send JSON as /docs describes it."
     return f"{request.method} {path} is refused: {HTTPStatus(status).phrase.lower()}."
 
 

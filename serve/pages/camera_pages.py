@@ -19,6 +19,7 @@ from serve.problems import ProblemError
 
 camera_router = APIRouter(route_class=PageRoute)
 _DAY_MS = 86_400_000
+_FIRST_YEAR, _LAST_YEAR = 1971, 2199
 _NO_NAME = "Recordings without a camera have no section in the settings: put them into a folder of their own."
 
 
@@ -110,6 +111,9 @@ def _drawn(state: State, camera: str | None, shapes: DrawnShapes) -> Any:
 
 def _day_ms(text: str) -> int:
     try:
-        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         raise ProblemError(422, f"The day {text[:20]!a} is no date: write it as 2026-03-01.") from None
+    if not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+        raise ProblemError(422, f"The day {text[:20]!a} is not between {_FIRST_YEAR} and {_LAST_YEAR}.")
+    return int(day.timestamp() * 1000)

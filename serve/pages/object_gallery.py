@@ -7,11 +7,16 @@ from dataclasses import dataclass, field
 
 import duckdb
 
+from resources.crop_search import parse_attribute, vote_condition
+from resources.errors import PipelineError
 from serve.pages.result_rows import Row, fetch_rows
-from serve.pages.similarity import Example, find_embedding_table, similar_sql
+from serve.problems import ProblemError
 
 PAGE_SIZE = 60
 """Objects of a page of the gallery."""
+OBJECT_COLUMNS = """
+    recording_id, track_id, camera, class_name, start_s, end_s, duration_s, epoch_ms(start_utc) AS start_utc, direction,
+    mean_speed_km_h, is_doubtful"""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ class ObjectFilter:
         camera: One camera; "-" means the recordings without a camera.
         class_name: One class.
         place: Name of a zone that the object entered or a line that it crossed.
-        attribute: Value of an attribute that a person gave it, or its name.
+        attribute: Value of an attribute that a person gave it, or its name; or the vote of a crop model, MODEL=CLASS
+            or MODEL.PART=CLASS.
         from_utc: Earliest time at which it may have been last seen, ISO 8601, UTC.
         to_utc: Latest time at which it may have been first seen.
         from_s: Earliest time of the recording at which it may have been last seen.
@@ -44,8 +50,17 @@ class ObjectFilter:
     min_duration_s: float = 0
     is_doubtful: bool = False
 
-    def conditions(self) -> tuple[list[str], dict[str, object]]:
-        """The conditions on rows of v_objects in SQL, and the values of their parameters."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether all objects fit."""
+        return self == ObjectFilter()
+
+    def conditions(self, connection: duckdb.DuckDBPyConnection) -> tuple[list[str], dict[str, object]]:
+        """The conditions on rows of v_objects in SQL, and the values of their parameters.
+
+        Raises:
+            ProblemError: The attribute is the vote of a crop model that has none.
+        """
         conditions, values = ["NOT is_left_out"], dict[str, object]()
         for name, condition in _CONDITIONS.items():
             if (value := getattr(self, name)) and value != math.inf:
@@ -55,6 +70,14 @@ class ObjectFilter:
         if self.camera == "-":
             conditions[conditions.index(_CONDITIONS["camera"])] = "camera IS NULL"
             del values["camera"]
+        if vote := parse_attribute(self.attribute):
+            try:
+                condition, parameters = vote_condition(connection, *vote, "vote")
+            except PipelineError as error:
+                raise ProblemError(422, str(error)) from error
+            conditions[conditions.index(_ATTRIBUTE_SQL)] = condition
+            del values["attribute"]
+            values |= parameters
         return conditions, values
 
 
@@ -91,9 +114,7 @@ class ObjectPage:
     objects: list[Row] = field(default_factory=list)
 
 
-def read_objects(
-    connection: duckdb.DuckDBPyConnection, selection: ObjectFilter, offset: int, order: str, like: Example | None = None
-) -> ObjectPage:
+def read_objects(connection: duckdb.DuckDBPyConnection, selection: ObjectFilter, offset: int, order: str) -> ObjectPage:
     """Read a page of objects with their best crops.
 
     Args:
@@ -101,21 +122,14 @@ def read_objects(
         selection: Which objects.
         offset: How many objects to skip.
         order: "time", "newest" or "longest".
-        like: Only objects that have embeddings, the most similar to this one first.
     """
-    conditions, values = selection.conditions()
+    conditions, values = selection.conditions(connection)
     where = " AND ".join(conditions)
     by = {"time": "start_utc, start_s", "newest": "start_utc DESC, start_s", "longest": "duration_s DESC"}[order]
-    source, score = "v_objects", "NULL"
-    if like and (table := find_embedding_table(connection)):
-        source = f"v_objects JOIN ({similar_sql(table)}) USING (recording_id, track_id)"
-        score, by = "score", "score DESC"
-        values |= {"like_recording_id": like.recording_id, "like_track_id": like.track_id}
-    counted = fetch_rows(connection, f"SELECT count(*) AS count FROM {source} WHERE {where}", values)
+    counted = fetch_rows(connection, f"SELECT count(*) AS count FROM v_objects WHERE {where}", values)
     query = f"""
-        SELECT recording_id, track_id, camera, class_name, start_s, end_s, duration_s, epoch_ms(start_utc) AS start_utc,
-            direction, mean_speed_km_h, is_doubtful, best_crop_frame_index, {score} AS score
-        FROM {source} WHERE {where} ORDER BY {by}, recording_id, track_id LIMIT {PAGE_SIZE} OFFSET $offset
+        SELECT {OBJECT_COLUMNS}, best_crop_frame_index, NULL AS score
+        FROM v_objects WHERE {where} ORDER BY {by}, recording_id, track_id LIMIT {PAGE_SIZE} OFFSET $offset
     """
     objects = fetch_rows(connection, query, values | {"offset": offset})
     pictures = _read_pictures(connection, objects)

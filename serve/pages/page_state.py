@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from resources.config.settings import Settings
 from serve.pages.box_chunks import BoxCache
+from serve.pages.picture_examples import PictureExamples
 from serve.pages.recording_library import NO_CAMERA, Library
 from serve.pages.result_rows import Row
 from serve.problems import ProblemError
@@ -20,9 +21,11 @@ class PageState:
 
     Attributes:
         boxes: Boxes of the recordings that pages show.
+        pictures: Pictures that people have uploaded.
     """
 
     boxes: BoxCache = field(default_factory=BoxCache)
+    pictures: PictureExamples = field(default_factory=PictureExamples)
     _library: Library | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import duckdb
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from resources.errors import PipelineError
 from serve.pages.result_rows import script_json
-from serve.problems import ProblemError
+from serve.problems import ProblemError, describe_error
 
 _FOLDER = Path(__file__).parents[1] / "templates"
 
@@ -41,13 +43,11 @@ class PageRoute(APIRoute):
         async def handle_page(request: Request) -> Response:
             try:
                 return await handle(request)
-            except (ProblemError, PipelineError) as error:
+            except (ProblemError, PipelineError, RequestValidationError, duckdb.Error) as error:
                 if "text/html" not in request.headers.get("accept", ""):
                     raise
-                status, sentence = (
-                    (error.status_code, error.detail) if isinstance(error, ProblemError) else (503, error)
-                )
-                return render("message.html", status, title="Not available", sentence=str(sentence))
+                status, sentence = describe_error(error)
+                return render("message.html", status, title="Not available", sentence=sentence)
 
         return handle_page
 
@@ -63,6 +63,8 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "clock": format_clock_ms,
+        "clock_utc": lambda time_ms: "–" if time_ms is None else f"{format_clock_ms(time_ms)} UTC",
+        "month_name": lambda month: datetime.strptime(month, "%Y-%m").strftime("%B %Y"),
         "duration": format_duration,
         "address": lambda text: quote(str(text), safe=""),
         "script_json": script_json,

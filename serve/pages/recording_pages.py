@@ -1,13 +1,16 @@
 """The page of a recording and the data that it loads: GET /recordings/{recording_id}."""
 
+import math
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from resources.dagster_instance.server_addresses import DAGSTER_UI, read_address
-from serve.app_state import State
+from resources.errors import PipelineError
+from serve.app_state import AppState, State
 from serve.media_routes import find_video
 from serve.pages.count_tables import (
     INTERVALS_MIN,
@@ -19,14 +22,15 @@ from serve.pages.count_tables import (
 )
 from serve.pages.frame_times import read_frame_times
 from serve.pages.object_gallery import PAGE_SIZE, ObjectFilter, read_objects
-from serve.pages.page_state import Pages, find_recording, relative_shapes, snapshot_name
+from serve.pages.page_state import Pages, PageState, find_recording, relative_shapes, snapshot_name
 from serve.pages.page_templates import PageRoute, render
 from serve.pages.provenance import read_provenance
 from serve.pages.result_rows import json_response
 from serve.pages.shape_chunks import has_shapes, pack_shapes
-from serve.pages.synopsis_pages import has_synopsis
+from serve.pages.similarity import find_table
 from serve.pages.timeline_lanes import read_timeline, read_tracks
 from serve.problems import ProblemError
+from serve.recording_report import read_report
 
 recording_router = APIRouter(prefix="/recordings/{recording_id}", route_class=PageRoute)
 _COUNT_COLUMNS = ("interval_start_s", "interval_start_utc", "name", "event", "class_name", "count")
@@ -36,20 +40,28 @@ _EVENT_COLUMNS = (
     "is_at_track_end",
 )
 _BINARY = "application/octet-stream"
+_FINAL_STATUSES = ("failed", "rejected", "quarantined")
 _FORMAT_TYPES = {
     "csv": "text/csv; charset=utf-8",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
 Frame = Annotated[int, Query(ge=0, lt=1 << 31)]
+Seconds = Annotated[float, Query(allow_inf_nan=False)]
 
 
-@recording_router.get("")
-def show_recording(recording_id: str, state: State, pages: Pages) -> HTMLResponse:
-    """Show a recording: its video with what was found in it, its timeline, objects, events and counts."""
+@recording_router.get("", response_class=HTMLResponse)
+def show_recording(recording_id: str, state: State, pages: Pages) -> Response:
+    """Show a recording: its video with what was found in it, its timeline, objects, events and counts.
+
+    Before its first results are published, the page follows its progress.
+    """
+    if progress_page := _show_progress(recording_id, state, pages):
+        return progress_page
     with state.results.cursor() as cursor:
         library = pages.read_library(cursor)
         row = find_recording(library, recording_id)
         provenance = read_provenance(cursor, recording_id)
+        has_embeddings = find_table(cursor, state.settings) is not None
     of_camera = sorted(
         (other for other in library.rows if other["camera"] == row["camera"] and other["started_at_utc"] is not None),
         key=lambda other: (other["started_at_utc"], other["recording_id"]),
@@ -63,10 +75,12 @@ def show_recording(recording_id: str, state: State, pages: Pages) -> HTMLRespons
         "width_px": size_px[0],
         "height_px": size_px[1],
         "shapes": relative_shapes(state.settings, row["camera"], size_px),
+        "has_embeddings": has_embeddings,
     }
     return render(
         "recording.html",
         row=row,
+        is_complete=row["track_count"] is not None or row["status"] in _FINAL_STATUSES,
         page_data=page_data,
         provenance=provenance,
         dagster_address=read_address(state.data_folder, DAGSTER_UI),
@@ -75,6 +89,29 @@ def show_recording(recording_id: str, state: State, pages: Pages) -> HTMLRespons
         previous=of_camera[position - 1] if position else None,
         next=of_camera[position + 1] if position is not None and position + 1 < len(of_camera) else None,
     )
+
+
+def _show_progress(recording_id: str, state: AppState, pages: PageState) -> Response | None:
+    """The page of a recording that is submitted but has no results yet; None for any other."""
+
+    def has_results(name: str) -> bool:
+        if not state.results.exist:
+            return False
+        with state.results.cursor() as cursor:
+            return pages.read_library(cursor).find(name) is not None
+
+    if has_results(recording_id):
+        return None
+    try:
+        report = read_report(state, recording_id)
+    except PipelineError:  # without a pipeline nothing is in progress
+        return None
+    if report is None:
+        return None
+    if has_results(report.recording_id):  # under the id that the pipeline has given to an upload
+        return RedirectResponse(f"/recordings/{quote(report.recording_id, safe='')}", 307)
+    name = (report.source_path or recording_id).rpartition("/")[2]
+    return render("recording_progress.html", recording_id=report.recording_id, name=name, camera=report.camera)
 
 
 @recording_router.get("/times")
@@ -143,10 +180,11 @@ def send_timeline(recording_id: str, state: State, pages: Pages) -> Response:
 def send_objects(
     recording_id: str,
     state: State,
+    pages: Pages,
     class_name: str = "",
     offset: Frame = 0,
-    from_s: float = 0,
-    to_s: float = float("inf"),
+    from_s: Seconds = 0,
+    to_s: Seconds = math.inf,
     doubtful: bool = False,
 ) -> Response:
     """Send a page of the objects of a recording in order of time, with their best crops."""
@@ -154,6 +192,7 @@ def send_objects(
         recording_id=recording_id, class_name=class_name, is_doubtful=doubtful, from_s=from_s, to_s=to_s
     )
     with state.results.cursor() as cursor:
+        find_recording(pages.read_library(cursor), recording_id)
         page = read_objects(cursor, selection, offset, "time")
     return json_response({"count": page.count, "page_size": PAGE_SIZE, "objects": page.objects})
 
@@ -162,11 +201,13 @@ def send_objects(
 def send_counts(
     recording_id: str,
     state: State,
+    pages: Pages,
     minutes: Literal["1", "5", "15", "60"] = "15",
     format: Literal["json", "csv", "xlsx"] = "json",
 ) -> Response:
     """Send the counts per interval, and those by pair of lines in JSON and Excel."""
     with state.results.cursor() as cursor:
+        find_recording(pages.read_library(cursor), recording_id)
         counts = read_interval_counts(cursor, recording_id, int(minutes))
         pairs = read_line_pairs(cursor, recording_id)
     if format == "json":
@@ -187,9 +228,10 @@ def send_events(recording_id: str, state: State, pages: Pages) -> Response:
 
 
 @recording_router.get("/heatmap")
-def send_heatmap(recording_id: str, state: State) -> Response:
+def send_heatmap(recording_id: str, state: State, pages: Pages) -> Response:
     """Send the time that objects spent in each cell of the frame."""
     with state.results.cursor() as cursor:
+        find_recording(pages.read_library(cursor), recording_id)
         return json_response(read_heatmap(cursor, recording_id))
 
 

@@ -38,6 +38,10 @@ def show_library(
         library = pages.read_library(cursor)
     page = max(1, page)
     rows, count = library.page(selection, page)
+    page_count = max(1, -(-count // PAGE_SIZE))
+    if page > page_count:  # of an old address
+        page = page_count
+        rows, _ = library.page(selection, page)
     days = library.days(selection)
     if not _is_month(month):
         month = day[:7] if _is_month(day[:7]) else max(days, default=f"{datetime.now(UTC):%Y-%m}")[:7]
@@ -50,7 +54,7 @@ def show_library(
         count=count,
         total=len(library.rows),
         page=page,
-        page_count=max(1, -(-count // PAGE_SIZE)),
+        page_count=page_count,
         weeks=month_weeks(days, month),
         month=month,
         month_before=before,

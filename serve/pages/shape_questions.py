@@ -11,9 +11,10 @@ from typing import Any
 
 import duckdb
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resources.config.camera_config import CameraSettings, LineSettings, ZoneSettings
+from resources.config.section import MAX_SHAPES
 from resources.errors import PipelineError
 from resources.geometry.zone_geometry import SideChanges, find_line_crossings, find_zone_transitions
 from serve.pages.result_rows import Row, fetch_rows
@@ -21,14 +22,15 @@ from serve.pages.result_rows import Row, fetch_rows
 MAX_RECORDINGS = 500
 """Recordings of one question about a camera; the newest are taken."""
 _MAX_EVENTS = 2000
+_MAX_NAME_LENGTH = 200
 
 
 class DrawnShapes(BaseModel):
     """Zones and lines that a person has drawn; points are fractions of the frame's width and height."""
 
     model_config = ConfigDict(extra="forbid")
-    zones: list[dict[str, Any]] = []
-    lines: list[dict[str, Any]] = []
+    zones: list[dict[str, Any]] = Field([], max_length=MAX_SHAPES)
+    lines: list[dict[str, Any]] = Field([], max_length=MAX_SHAPES)
 
 
 def drawn_camera(shapes: DrawnShapes, camera: CameraSettings) -> CameraSettings:
@@ -43,6 +45,8 @@ def drawn_camera(shapes: DrawnShapes, camera: CameraSettings) -> CameraSettings:
     """
     if not shapes.zones and not shapes.lines:
         raise PipelineError("The question has no zone and no line: draw one.")
+    for shape in (*shapes.zones, *shapes.lines):
+        _check_name(str(shape.get("name", "")))
     try:
         drawn = CameraSettings(
             zones=tuple(ZoneSettings.model_validate(zone) for zone in shapes.zones),
@@ -53,6 +57,18 @@ def drawn_camera(shapes: DrawnShapes, camera: CameraSettings) -> CameraSettings:
         message = first["msg"].removeprefix("Value error, ")
         raise PipelineError(f"The drawn shape is invalid: {message}.") from None
     return camera.model_copy(update={"zones": drawn.zones, "lines": drawn.lines, "ground": None, "units": "relative"})
+
+
+def _check_name(name: str) -> None:
+    """Check that a name fits into a table and into the settings.
+
+    Raises:
+        PipelineError: It does not.
+    """
+    if len(name) > _MAX_NAME_LENGTH or not name.isprintable():
+        raise PipelineError(
+            f"The name {name[:50]!a} of a drawn shape is invalid: use at most {_MAX_NAME_LENGTH} printable characters."
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 // Filters of lists: each change loads the results again and keeps the address in step, so that it can be shared.
 
-const form = document.getElementById("filters"), results = document.getElementById("results");
+export const form = document.getElementById("filters");
+const results = document.getElementById("results");
 let request = 0, timer;
 
 function address(page) {
@@ -10,7 +11,23 @@ function address(page) {
   return query;
 }
 
-async function load(page = 1, isNew = true) {
+// On a phone the calendar would hide the recordings.
+function foldCalendar() {
+  const calendar = results.querySelector("details");
+  if (calendar) calendar.open = !matchMedia("(max-width: 700px)").matches;
+}
+
+foldCalendar();
+
+export function showSentence(text) {
+  const notice = document.createElement("p");
+  notice.className = "card notice";
+  notice.textContent = text;
+  results.replaceChildren(notice);
+}
+
+export async function load(page = 1) {
+  if (form.elements.like) form.elements.order.disabled = form.elements.like.value !== ""; // similar objects have their own
   const number = ++request, query = address(page), shown = `${form.action.replace(/\?.*/, "")}${query.size ? `?${query}` : ""}`;
   results.setAttribute("aria-busy", "true");
   query.set("part", "1");
@@ -18,18 +35,28 @@ async function load(page = 1, isNew = true) {
     const response = await fetch(`${form.action}?${query}`, { headers: { Accept: "text/html" } });
     const text = await response.text();
     if (number !== request) return; // a later change has its own request
-    results.innerHTML = response.ok ? text : `<p class="card notice">${new DOMParser().parseFromString(text, "text/html").querySelector("main p")?.textContent ?? "The server did not answer."}</p>`;
-    if (isNew) history.pushState(null, "", shown);
+    if (response.ok) { results.innerHTML = text; foldCalendar(); }
+    else showSentence(new DOMParser().parseFromString(text, "text/html").querySelector("main p")?.textContent ?? `The server answered with ${response.status}.`);
+    history.pushState(null, "", shown);
   } catch {
-    if (number === request) results.textContent = "The server does not answer: is cv-assets serve running?";
+    if (number === request) showSentence("The server does not answer: is cv-assets serve running?");
   }
-  results.removeAttribute("aria-busy");
+  if (number === request) results.removeAttribute("aria-busy");
+}
+
+const labelOf = (button) => button.getAttribute("aria-label") || button.textContent;
+
+// The button that was pressed has been replaced: the one in its place gets the focus, or else the results.
+function focusAgain(label) {
+  const button = [...results.querySelectorAll("button:not(:disabled)")].find((other) => labelOf(other) === label);
+  (button ?? results).focus({ preventScroll: true });
 }
 
 form.addEventListener("submit", (event) => { event.preventDefault(); load(); });
 form.addEventListener("input", (event) => {
+  if (event.target.type === "file") return;
   clearTimeout(timer);
-  timer = setTimeout(load, event.target.type === "search" || event.target.type === "number" ? 200 : 0);
+  timer = setTimeout(() => load(), event.target.type === "search" || event.target.type === "number" ? 200 : 0);
 });
 results.addEventListener("click", (event) => {
   const button = event.target.closest("button");
@@ -38,7 +65,7 @@ results.addEventListener("click", (event) => {
   if (day !== undefined) form.elements.day.value = day;
   if (like !== undefined) form.elements.like.value = like;
   if (month) form.elements.month.value = month;
-  load(page ? Number(page) : 1);
+  load(page ? Number(page) : 1).then(() => focusAgain(labelOf(button)));
   if (page || like) scrollTo({ top: 0 });
 });
 addEventListener("popstate", () => location.reload());

@@ -7,7 +7,7 @@ import { FrameClock } from "./frame_clock.js";
 import { Overlay } from "./overlay.js";
 import { Player, RATES } from "./player.js";
 import { Counts, EventTable, Gallery, paintHeatmap } from "./side_panel.js";
-import { byId, getJson, listenToTabs, make } from "./tables.js";
+import { byId, getJson, listenToTabs, make, readJson } from "./tables.js";
 import { formatTime, Timeline } from "./timeline.js";
 
 const page = JSON.parse(byId("page-data").textContent);
@@ -15,14 +15,21 @@ const address = `/recordings/${encodeURIComponent(page.recording_id)}`;
 const LAYERS = { boxes: "Boxes", labels: "Labels", trails: "Trails", masks: "Masks", keypoints: "Keypoints", zones: "Zones and lines" };
 const SECOND = 1;
 
+// The request that early.js has started, or the same now.
+const requestEarly = (name) => window.earlyRequests?.[name] ?? fetch(`${address}/${name}`);
+
 async function readTimes() {
-  const response = await fetch(`${address}/times`);
+  const response = await requestEarly("times");
   if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail || "The times of the frames cannot be read.");
   const times = new Float64Array(await response.arrayBuffer()), count = times.length / 2;
   return new FrameClock(times.subarray(0, count), times.subarray(count));
 }
 
+let waitText = "";
+
 function showWait(text) {
+  if (text === waitText) return; // called with every frame
+  waitText = text;
   const wait = byId("wait");
   wait.hidden = !text;
   wait.textContent = text;
@@ -55,14 +62,13 @@ function buildLanes(timeline, classes) {
   const kinds = [...new Set(timeline.marks.map((mark) => mark.kind))];
   for (const kind of kinds) lanes.push({ name: kind, spans: timeline.marks.filter((mark) => mark.kind === kind) });
   if (timeline.cuts.length) lanes.push({ name: "cuts", cuts: timeline.cuts });
-  if (!lanes.length) lanes.push({ name: "nothing found", ticks: [] });
   return lanes;
 }
 
 async function start() {
   const timelineRequest = getJson(`${address}/timeline`);
   timelineRequest.catch(() => {}); // reported where it is awaited
-  const [clock, index] = await Promise.all([readTimes(), getJson(`${address}/index`)]);
+  const [clock, index] = await Promise.all([readTimes(), requestEarly("index").then(readJson)]);
   const canvas = byId("canvas");
   let player = null;
   const store = new BoxStore(address, index, clock.count, () => player?.redraw());
@@ -113,7 +119,8 @@ async function start() {
       const only = make("button", { type: "button", textContent: "Only this" }), hide = make("button", { type: "button", textContent: "Hide" });
       only.addEventListener("click", () => { overlay.onlyTrack = overlay.onlyTrack === null ? track : null; only.textContent = overlay.onlyTrack === null ? "Only this" : "Show others"; redraw(); });
       hide.addEventListener("click", () => { overlay.hiddenTracks.add(track); select(null); });
-      area.replaceChildren(make("span", { className: "small", textContent: `Track ${track}` }), only, hide, make("button", { type: "button", textContent: "×", title: "Show all tracks", ariaLabel: "Show all tracks", onclick: showAll }));
+      const similar = page.has_embeddings ? [make("a", { className: "button", textContent: "Similar", title: "Objects of all recordings that look like it", href: `/search?like=${encodeURIComponent(`${page.recording_id}/${track}`)}` })] : [];
+      area.replaceChildren(make("span", { className: "small", textContent: `Track ${track}` }), only, hide, ...similar, make("button", { type: "button", textContent: "×", title: "Show all tracks", ariaLabel: "Show all tracks", onclick: showAll }));
     }
     redraw();
   };
@@ -145,6 +152,7 @@ async function start() {
   // Timeline
   const data = await timelineRequest;
   const timeline = new Timeline(byId("timeline"), page.duration_s, data.bin_s, buildLanes(data, index.classes));
+  if (!timeline.lanes.length) document.querySelector(".hint").textContent = "No object, event or defect was found.";
   const events = new EventTable(data.events, data.event_count, (event) => open(event.time_s, event.track_id));
   timeline.addEventListener("seek", ({ detail }) => goTo(detail));
   timeline.addEventListener("range", ({ detail }) => {

@@ -11,7 +11,10 @@ export function make(name, properties = {}, ...children) {
 
 // Fetches JSON; an error has the sentence of the server.
 export async function getJson(address, options) {
-  const response = await fetch(address, { headers: { Accept: "application/json" }, ...options });
+  return readJson(await fetch(address, { headers: { Accept: "application/json" }, ...options }));
+}
+
+export async function readJson(response) {
   const value = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(value.detail || `The server answered with ${response.status}.`);
   return value;

@@ -1,6 +1,7 @@
 // The timeline of a recording: a lane per class, zone and kind of event; click to seek, drag to select a range.
 
-const LANE_PX = 26;
+const LANE_PX = 26, AXIS_PX = 20, TICK_GAP_PX = 90;
+const TICKS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400];
 
 export class Timeline extends EventTarget {
   // root: element with .timeline-labels and .timeline-lanes (canvas and playhead). lanes: {name, peaks, colour} or
@@ -12,14 +13,15 @@ export class Timeline extends EventTarget {
     this.canvas = this.area.querySelector("canvas");
     this.playhead = this.area.querySelector(".playhead");
     this.brush = this.area.querySelector(".brush");
-    Object.assign(this, { durationS, binS, lanes, viewS: [0, durationS], rangeS: null, timeS: 0 });
+    Object.assign(this, { durationS, binS, lanes, viewS: [0, durationS], rangeS: null, timeS: 0, widthPx: 0 });
+    this.labels.append(Object.assign(document.createElement("div"), { className: "axis" }));
     for (const lane of lanes) {
       const label = document.createElement("div");
       label.textContent = label.title = lane.name;
       this.labels.append(label);
     }
-    this.area.style.height = `${lanes.length * LANE_PX}px`;
-    new ResizeObserver(() => this.draw()).observe(this.area);
+    this.area.style.height = `${AXIS_PX + lanes.length * LANE_PX}px`;
+    new ResizeObserver(() => { this.widthPx = this.area.clientWidth; this.draw(); }).observe(this.area);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     addEventListener("themechange", () => this.draw());
     this.#listen();
@@ -73,8 +75,11 @@ export class Timeline extends EventTarget {
   #placePlayhead() {
     const x = this.#x(this.timeS);
     this.playhead.hidden = x < 0 || x > 1;
-    this.playhead.style.transform = `translateX(${x * this.area.clientWidth}px)`;
-    this.area.setAttribute("aria-valuenow", Math.round(this.timeS));
+    this.playhead.style.transform = `translateX(${x * this.widthPx}px)`; // a measured width would cost a layout per frame
+    const second = Math.round(this.timeS);
+    if (second === this.shownSecond) return;
+    this.shownSecond = second;
+    this.area.setAttribute("aria-valuenow", second);
     this.area.setAttribute("aria-valuetext", formatTime(this.timeS));
   }
 
@@ -88,13 +93,14 @@ export class Timeline extends EventTarget {
   }
 
   draw() {
-    const width = this.area.clientWidth, height = this.lanes.length * LANE_PX, scale = devicePixelRatio || 1;
+    const width = this.widthPx, height = AXIS_PX + this.lanes.length * LANE_PX, scale = devicePixelRatio || 1;
     if (!width) return;
     Object.assign(this.canvas, { width: width * scale, height: height * scale });
     const context = this.canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
     context.scale(scale, scale);
+    this.#drawAxis(context, style, width, height);
     this.lanes.forEach((lane, index) => {
-      const top = index * LANE_PX, bottom = top + LANE_PX;
+      const top = AXIS_PX + index * LANE_PX, bottom = top + LANE_PX;
       context.fillStyle = style.getPropertyValue("--line");
       context.fillRect(0, bottom - 1, width, 1);
       context.fillStyle = lane.colour ? lane.colour : style.getPropertyValue("--accent");
@@ -118,14 +124,30 @@ export class Timeline extends EventTarget {
     this.#place();
   }
 
+  #drawAxis(context, style, width, height) {
+    const [start, end] = this.viewS, perTickS = (end - start) * TICK_GAP_PX / width;
+    const stepS = TICKS_S.find((tick) => tick >= perTickS) ?? Math.ceil(perTickS / 86400) * 86400;
+    context.font = "11px system-ui, sans-serif";
+    context.textBaseline = "top";
+    for (let tick = Math.ceil(start / stepS - 1e-6); tick * stepS <= end + 1e-6; tick++) {
+      const x = Math.round(this.#x(tick * stepS) * width), text = formatTime(tick * stepS, stepS < 1 ? 1 : 0);
+      context.fillStyle = style.getPropertyValue("--line");
+      context.fillRect(Math.min(x, width - 1), AXIS_PX - 4, 1, height - AXIS_PX + 4);
+      context.fillStyle = style.getPropertyValue("--muted");
+      const textPx = context.measureText(text).width;
+      context.fillText(text, Math.min(Math.max(0, x - textPx / 2), width - textPx), 1);
+    }
+  }
+
   #drawPeaks(context, lane, width, bottom) {
     const most = Math.max(1, ...lane.peaks);
     for (let bin = 0; bin < lane.peaks.length; bin++) {
       if (!lane.peaks[bin]) continue;
-      const left = this.#x(bin * this.binS) * width, right = this.#x((bin + 1) * this.binS) * width;
+      // Whole pixels: fractions would leave a stripe between bins.
+      const left = Math.round(this.#x(bin * this.binS) * width), right = Math.round(this.#x((bin + 1) * this.binS) * width);
       if (right < 0 || left > width) continue;
-      const height = Math.max(3, lane.peaks[bin] / most * (LANE_PX - 6));
-      context.fillRect(left, bottom - 1 - height, Math.max(1, right - left + 0.5), height);
+      const height = Math.max(3, Math.round(lane.peaks[bin] / most * (LANE_PX - 6)));
+      context.fillRect(left, bottom - 1 - height, Math.max(1, right - left), height);
     }
   }
 }

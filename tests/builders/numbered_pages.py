@@ -1,9 +1,5 @@
 """Pages of recordings whose every frame contains its own number, and whose only box stands where its number says."""
 
-import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks.page_server import find_chromium
 from cv_assets.normalized_video import content_columns, frame_rows
 from resources.config.media_config import VideoSettings
 from resources.config.settings import Settings
@@ -24,8 +21,6 @@ from resources.schema.recording_tables import FRAMES, RECORDING_CONTENTS, RECORD
 from resources.schema.track_tables import TRACK_BOXES, TRACKS
 from resources.storage.delta_store import Store
 from resources.storage.results_database import publish
-from serve.access_control import Access
-from serve.app import build_app
 from tests.builders.numbered_videos import write_numbered_video
 from tests.builders.table_rows import content_row, header_row, sparse_rows
 
@@ -145,30 +140,9 @@ def numbered_track(recording_id: str) -> pa.Table:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[str]:
-    """Serve the pages on a free port; yields their address."""
-    import uvicorn
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        app = build_app(settings, Access.to_address("127.0.0.1", port, None))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.should_exit = True
-            thread.join(timeout=10)
-
-
-@contextmanager
 def chromium() -> Iterator["Browser"]:
     """Start Chromium; skips the test where it or playwright is not installed."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    program = find_chromium()
     if program is None:
         pytest.skip("Chromium is not installed: install the package chromium of the system to run this test.")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: install the extra dev")

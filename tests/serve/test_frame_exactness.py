@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.page_server import serving
 from tests.builders.numbered_pages import (
     BOX_PX,
     FRAME_COUNT,
@@ -14,7 +15,6 @@ from tests.builders.numbered_pages import (
     SOURCES,
     box_left_px,
     chromium,
-    serving,
     store_numbered_recordings,
 )
 

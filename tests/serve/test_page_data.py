@@ -33,7 +33,6 @@ from serve.pages.object_gallery import ObjectFilter, read_objects
 from serve.pages.recording_library import Library, LibraryFilter, month_weeks, neighbouring_months
 from serve.pages.shape_chunks import has_shapes, pack_shapes
 from serve.pages.shape_questions import DrawnShapes, count_at_shapes, drawn_camera
-from serve.pages.similarity import Example, find_embedding_table, similar_sql
 from serve.pages.timeline_lanes import MAX_BINS, read_timeline
 from tests.builders.numbered_videos import write_numbered_video
 from tests.builders.table_rows import sparse_rows, store_recordings
@@ -247,36 +246,6 @@ def test_a_question_covers_several_recordings(results: duckdb.DuckDBPyConnection
         ("r", "person"),
         ("s", "person"),
     }
-
-
-def test_similar_objects_have_scores_by_embeddings_of_one_model() -> None:
-    with duckdb.connect() as connection:
-        assert find_embedding_table(connection) is None
-        columns = "recording_id TEXT, track_id INTEGER, rank INTEGER, embedding FLOAT[2], model_id TEXT"
-        connection.execute(f"CREATE TABLE looks ({columns})")
-        rows = [
-            *(("r", 1, 1, [1, 0], "a"), ("r", 1, 2, [0, 1], "a"), ("r", 2, 1, [0, 1], "a")),
-            *(
-                ("s", 1, 1, [0.6, 0.8], "a"),
-                ("s", 1, 2, [0.8, 0.6], "a"),
-                ("s", 2, 1, None, "a"),
-                ("s", 3, 1, [1, 0], "b"),
-            ),
-        ]
-        connection.executemany("INSERT INTO looks VALUES (?, ?, ?, ?, ?)", rows)
-        assert find_embedding_table(connection) == "looks"
-        query = f"FROM ({similar_sql('looks')}) ORDER BY score DESC"
-        scores = connection.execute(query, {"like_recording_id": "r", "like_track_id": 1}).fetchall()
-    assert [row[:2] for row in scores] == [("s", 1), ("r", 2)]
-    assert [row[2] for row in scores] == pytest.approx([0.8, 0])
-
-
-@pytest.mark.parametrize(
-    ("text", "example"),
-    [("a/b/7", Example("a/b", 7)), ("7", None), ("r/x", None), ("", None)],
-)
-def test_an_example_is_a_recording_and_a_track(text: str, example: Example | None) -> None:
-    assert Example.parse(text) == example
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.builders.numbered_pages import SIZE_PX, chromium, serving, store_numbered_recordings
+from benchmarks.page_server import serving
+from tests.builders.numbered_pages import SIZE_PX, chromium, store_numbered_recordings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

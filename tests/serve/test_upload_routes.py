@@ -48,6 +48,14 @@ def test_a_raw_upload_becomes_a_file_of_its_camera(client: ApiClient) -> None:
     assert (report["state"], report["source_path"]) == ("waiting", "gate/visit.mp4")
 
 
+def test_the_page_of_an_upload_follows_it_until_it_has_results(client: ApiClient) -> None:
+    body = send_raw(client, name="visit.mp4", camera="gate").json()
+    page = client.get(body["page_url"], headers={"Accept": "text/html"})
+    assert page.status_code == 200 and f'data-recording="{body["recording_id"]}"' in page.text
+    assert "<h1>visit.mp4</h1>" in page.text and "/static/live.js" in page.text
+    assert client.get("/recordings/nope").status_code in (404, 503)
+
+
 @pytest.mark.parametrize("fields_come_first", [True, False])
 def test_a_form_upload_takes_its_name_and_camera_from_the_form(client: ApiClient, fields_come_first: bool) -> None:
     fields = b'--x\r\nContent-Disposition: form-data; name="camera"\r\n\r\nyard\r\n'

@@ -1,5 +1,6 @@
 """Search for crops by their embeddings: one query over the published results, with filters."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,18 +10,17 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from cli.crop_files import check_value
 from resources.config.crop_model_config import CropModelSettings
 from resources.config.settings import Settings
 from resources.errors import PipelineError
 from resources.inference.text_encoder import load_text_encoder
 from resources.schema.columns import wall_clock_sql
+from resources.schema.crop_tables import TRACK_CLASSES
 from resources.schema.table_registry import crop_model_tables
 from resources.storage.results_database import open_results, published_versions
 from resources.storage.vector_index import INDEX_FOLDER, build_index, open_index
 
-_SHEET_COLUMNS, _CELL_PX = 6, 160
-_KEY = "recording_id, track_id, rank"
+_TRACK, _KEY = "recording_id, track_id", "recording_id, track_id, rank"
 _CANDIDATES_PER_RESULT = 10  # crops of an index for each object: a track has several
 
 
@@ -39,6 +39,7 @@ class CropQuery:
         from_utc: Only crops of this time or later.
         to_utc: Only crops before this time.
         limit: Largest number of tracks.
+        tracks: Recording and track of the only objects that are compared; None compares all.
         candidates: Keys of the only crops that are compared, which an index has found; None compares all.
     """
 
@@ -52,12 +53,16 @@ class CropQuery:
     from_utc: str | None = None
     to_utc: str | None = None
     limit: int = 20
+    tracks: pa.Table | None = None
     candidates: pa.Table | None = None
 
     @property
     def has_filters(self) -> bool:
         """Whether only some of the crops are searched."""
-        filters = (self.camera, self.class_name, self.zone, self.from_utc, self.to_utc, self.attributes or None)
+        filters = (
+            *(self.camera, self.class_name, self.zone, self.from_utc, self.to_utc),
+            *(self.attributes or None, self.tracks),
+        )
         return any(value is not None for value in filters)
 
 
@@ -87,16 +92,28 @@ def open_embeddings(settings: Settings) -> tuple[duckdb.DuckDBPyConnection, str]
     Raises:
         PipelineError: There are no results, or no embeddings in them.
     """
-    (table,) = crop_model_tables(embedding_model(settings).name, "embed")
     connection = open_results(settings.data_folder)
-    known = {name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
-    if table.name not in known:
+    try:
+        table = find_embeddings(connection, settings)
+    except PipelineError:
         connection.close()
+        raise
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection, table
+
+
+def find_embeddings(connection: duckdb.DuckDBPyConnection, settings: Settings) -> str:
+    """Name of the view of the searched embeddings.
+
+    Raises:
+        PipelineError: The settings have no embedding model, or the results no embeddings of it.
+    """
+    (table,) = crop_model_tables(embedding_model(settings).name, "embed")
+    if not connection.execute("SELECT 1 FROM duckdb_views() WHERE view_name = ?", [table.name]).fetchall():
         raise PipelineError(
             f"The results have no {table.name}: process the recordings again, or name the folder with --data."
         )
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection, table.name
+    return table.name
 
 
 def parse_crop(text: str) -> tuple[str, int, int]:
@@ -120,36 +137,69 @@ def read_embedding(connection: duckdb.DuckDBPyConnection, table: str, crop: str)
     """
     key = parse_crop(crop)
     query = f"SELECT embedding, error, model_id FROM {table} WHERE (recording_id, track_id, rank) = (?, ?, ?)"
-    row = connection.execute(query, key).fetchone()
-    if row is None:
+    rows = connection.execute(query, key).fetchall()
+    if not rows:
         raise PipelineError(f"The crop {crop} has no row in {table}: see the keys with cv-assets sql 'FROM {table}'.")
-    if row[0] is None:
-        raise PipelineError(f"The crop {crop} has no embedding: {row[1] or 'it has another length than the others'}")
-    return np.array(row[0], np.float32), str(row[2])
+    embedding, error, model_id = rows[0]
+    if embedding is None:
+        raise PipelineError(f"The crop {crop} has no embedding: {error or 'it has another length than the others'}")
+    return np.array(embedding, np.float32), str(model_id)
 
 
 def embed_image(file: Path, model: CropModelSettings) -> tuple[np.ndarray, str]:
-    """Compute the embedding of a picture that shows an object, and its model.
+    """Compute the embedding of a picture file that shows an object, and its model.
 
     Raises:
         PipelineError: The file is no picture, or the weights cannot be used.
     """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise PipelineError(f"The image {file} cannot be read: {error.strerror or error}.") from error
+    return embed_picture(decode_picture(content, f"The image {file}"), model)
+
+
+def decode_picture(content: bytes, name: str) -> np.ndarray:
+    """Decode a picture such as a JPEG or PNG.
+
+    Args:
+        content: The file.
+        name: What an error calls it.
+
+    Returns:
+        Shape (height, width, 3), BGR.
+
+    Raises:
+        PipelineError: It is no picture.
+    """
     import cv2
 
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # an empty file, or a picture that is too large
+        image = None
+    if image is None:
+        raise PipelineError(f"{name} cannot be read: it is no picture such as a JPEG or PNG.")
+    return np.asarray(image)
+
+
+def embed_picture(image: np.ndarray, model: CropModelSettings) -> tuple[np.ndarray, str]:
+    """Compute the embedding of a picture that shows an object, and its model.
+
+    Args:
+        image: Shape (height, width, 3), BGR.
+        model: The crop model.
+
+    Raises:
+        PipelineError: The weights cannot be used.
+    """
     from resources.inference.detector import Models
 
-    try:
-        image = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
-        reason = getattr(error, "strerror", None) or "it is no picture"
-        raise PipelineError(f"The image {file} cannot be read: {reason}.") from error
-    if image is None:
-        raise PipelineError(f"The image {file} cannot be read: it is no picture such as a JPEG or PNG.")
     assert model.model_settings is not None
     models = Models()
     size_px = models.weights(model.model_settings).image_size_px
     detector = models.detector(model.model_settings, size_px, size_px, "cpu", accepts_any_size=True)
-    return next(iter(detector.embed([np.asarray(image)]))), detector.model_id
+    return next(iter(detector.embed([image]))), detector.model_id
 
 
 def embed_text(text: str, settings: Settings) -> np.ndarray:
@@ -187,19 +237,20 @@ def search_crops(connection: duckdb.DuckDBPyConnection, table: str, query: CropQ
             "of the same encoder in search.embeddings."
         )
     conditions, values = _conditions(connection, query)
-    if query.candidates is not None:
-        connection.register("candidates", query.candidates)
-        # The recordings alone are what lets DuckDB skip files.
-        conditions += [
-            "recording_id IN (SELECT recording_id FROM candidates)",
-            f"({_KEY}) IN (SELECT ({_KEY}) FROM candidates)",
-        ]
+    for name, only, key in (("searched_tracks", query.tracks, _TRACK), ("candidates", query.candidates, _KEY)):
+        if only is not None:
+            connection.register(name, only)
+            # The recordings alone are what lets DuckDB skip files.
+            conditions += [
+                f"recording_id IN (SELECT recording_id FROM {name})",
+                f"({key}) IN (SELECT ({key}) FROM {name})",
+            ]
     return connection.sql(
         f"""
         WITH scored AS (
-            SELECT {_KEY}, array_cosine_similarity(embedding, ?::FLOAT[{length}]) AS score
+            SELECT {_KEY}, array_cosine_similarity(embedding, $embedding::FLOAT[{length}]) AS score
             FROM {table} AS embeddings WHERE embedding IS NOT NULL AND {" AND ".join(conditions) or "true"}
-            QUALIFY row_number() OVER (PARTITION BY recording_id, track_id ORDER BY score DESC, rank) = 1
+            QUALIFY row_number() OVER (PARTITION BY {_TRACK} ORDER BY score DESC, rank) = 1
             ORDER BY score DESC, {_KEY} LIMIT {int(query.limit)}
         )
         SELECT round(score::DOUBLE, 3) AS score, camera, {wall_clock_sql("time_s * 1e6")} AS captured_at_utc,
@@ -208,7 +259,7 @@ def search_crops(connection: duckdb.DuckDBPyConnection, table: str, query: CropQ
         LEFT JOIN recording_clocks USING (recording_id)
         ORDER BY score DESC, {_KEY}
         """,
-        params=[query.embedding.tolist(), *values],
+        params={"embedding": query.embedding.tolist(), **values},
     )
 
 
@@ -239,59 +290,81 @@ def build_embedding_index(connection: duckdb.DuckDBPyConnection, table: str, set
     )
 
 
-def _conditions(connection: duckdb.DuckDBPyConnection, query: CropQuery) -> tuple[list[str], list[Any]]:
-    """SQL conditions on rows of the view of embeddings, and their values."""
+def _conditions(connection: duckdb.DuckDBPyConnection, query: CropQuery) -> tuple[list[str], dict[str, Any]]:
+    """SQL conditions on rows of the view of embeddings, and the values of their parameters."""
     conditions: list[str] = []
-    values: list[Any] = []
+    values: dict[str, Any] = {}
 
-    def add(condition: str, *parameters: Any) -> None:
+    def add(condition: str, **parameters: Any) -> None:
         conditions.append(condition)
-        values.extend(parameters)
+        values.update(parameters)
 
     if query.model_id is not None:
-        add("model_id = ?", query.model_id)
+        add("model_id = $model_id", model_id=query.model_id)
     if query.without_track is not None:
-        add("(recording_id, track_id) <> (?, ?)", *query.without_track)
+        recording_id, track_id = query.without_track
+        add(f"({_TRACK}) <> ($not_recording, $not_track)", not_recording=recording_id, not_track=track_id)
     if query.camera is not None:
         check_value(connection, "camera", "recordings", query.camera)
         # Recordings, not the column camera: so DuckDB skips the files of other recordings.
-        add("recording_id IN (SELECT recording_id FROM recording_clocks WHERE coalesce(camera, '') = ?)", query.camera)
+        add(
+            "recording_id IN (SELECT recording_id FROM recording_clocks WHERE coalesce(camera, '') = $camera)",
+            camera=query.camera,
+        )
     if query.class_name is not None:
         check_value(connection, "class_name", "tracks", query.class_name)
-        add(
-            "(recording_id, track_id) IN (SELECT (recording_id, track_id) FROM crops WHERE class_name = ?)",
-            query.class_name,
-        )
+        add(f"({_TRACK}) IN (SELECT ({_TRACK}) FROM crops WHERE class_name = $class_name)", class_name=query.class_name)
     for column, operator, time in (("from", ">=", query.from_utc), ("to", "<", query.to_utc)):
         if time is not None:
             _check_time(connection, column, time)
-            add(f"({_KEY}) IN (SELECT ({_KEY}) FROM crops WHERE captured_at_utc {operator} ?::TIMESTAMPTZ)", time)
+            crops = f"SELECT ({_KEY}) FROM crops WHERE captured_at_utc {operator} ${column}_utc::TIMESTAMPTZ"
+            add(f"({_KEY}) IN ({crops})", **{f"{column}_utc": time})
     if query.zone is not None:
         check_value(connection, "zone_name", "zone_events", query.zone)
-        add(
-            "(recording_id, track_id) IN (SELECT (recording_id, track_id) FROM zone_events WHERE zone_name = ?)",
-            query.zone,
-        )
-    for attribute in query.attributes:
-        add(*_attribute_condition(connection, *attribute))
+        add(f"({_TRACK}) IN (SELECT ({_TRACK}) FROM zone_events WHERE zone_name = $zone)", zone=query.zone)
+    for number, (model, part, class_name) in enumerate(query.attributes):
+        condition, parameters = vote_condition(connection, model, part, class_name, f"vote_{number}")
+        add(condition, **parameters)
     return conditions, values
 
 
-def _attribute_condition(
-    connection: duckdb.DuckDBPyConnection, model: str, part: str | None, class_name: str
-) -> tuple[str, ...]:
-    """SQL condition for tracks with a vote of a crop model, and its values.
+def vote_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Names of the tables with the votes of crop models."""
+    suffix = f"_{TRACK_CLASSES.name}"
+    query = "SELECT view_name FROM duckdb_views() WHERE ends_with(view_name, ?) AND NOT internal ORDER BY 1"
+    return [name for (name,) in connection.execute(query, [suffix]).fetchall()]
+
+
+def vote_condition(
+    connection: duckdb.DuckDBPyConnection, model: str, part: str | None, class_name: str, prefix: str
+) -> tuple[str, dict[str, str]]:
+    """SQL condition for tracks with a vote of a crop model, and the values of its parameters.
+
+    Args:
+        connection: The published results.
+        model: The crop model.
+        part: Part of the object; None for any.
+        class_name: The class of the vote.
+        prefix: How the names of the parameters begin.
 
     Raises:
         PipelineError: The crop model has no votes.
     """
-    table = f"{model}_track_classes"
-    known = {name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
-    if table not in known:
+    table = f"{model}_{TRACK_CLASSES.name}"
+    if table not in vote_tables(connection):
         raise PipelineError(f"The attribute {model} has no table {table}: name a crop model that votes on classes.")
-    of_part = ("", ()) if part is None else (" AND part = ?", (part,))
-    tracks = f"SELECT (recording_id, track_id) FROM {table} WHERE class_name = ?{of_part[0]}"
-    return (f"(recording_id, track_id) IN ({tracks})", class_name, *of_part[1])
+    values, of_part = {f"{prefix}_class": class_name}, ""
+    if part is not None:
+        values[f"{prefix}_part"], of_part = part, f" AND part = ${prefix}_part"
+    tracks = f"SELECT ({_TRACK}) FROM {table} WHERE class_name = ${prefix}_class{of_part}"
+    return f"({_TRACK}) IN ({tracks})", values
+
+
+def parse_attribute(text: str) -> tuple[str, str | None, str] | None:
+    """Parse MODEL=CLASS or MODEL.PART=CLASS, the vote of a crop model; None if the text is of another form."""
+    name, separator, class_name = text.partition("=")
+    model, _, part = name.partition(".")
+    return (model, part or None, class_name) if separator and model.isidentifier() and class_name else None
 
 
 def _check_time(connection: duckdb.DuckDBPyConnection, name: str, text: str) -> None:
@@ -306,36 +379,17 @@ def _check_time(connection: duckdb.DuckDBPyConnection, name: str, text: str) -> 
         raise PipelineError(f"--{name} {text!r} is no time such as '2026-03-01 08:00' (UTC).") from error
 
 
-def write_sheet(connection: duckdb.DuckDBPyConnection, found: Sequence[dict[str, Any]], file: Path) -> int:
-    """Write a contact sheet of the crops that were found, each with its score, the most similar first.
-
-    Returns:
-        The number of pictures; 0 writes no file.
+def check_value(connection: duckdb.DuckDBPyConnection, column: str, table: str, value: str) -> None:
+    """Check that a camera or class exists.
 
     Raises:
-        PipelineError: The file cannot be written.
+        PipelineError: It does not; the sentence gives the nearest name.
     """
-    import cv2
-
-    from resources.previews.annotated_frames import drawable_name, shrink_to_preview
-    from resources.previews.contact_sheet import contact_sheet
-
-    cells = []
-    for row in found:
-        query = "SELECT jpeg FROM crops WHERE (recording_id, track_id, rank) = (?, ?, ?)"
-        (jpeg,) = connection.execute(query, [row["recording_id"], row["track_id"], row["rank"]]).fetchone() or (None,)
-        image = None if jpeg is None else cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-        if image is not None:
-            name = drawable_name(row["class_name"], "object")
-            cells.append((shrink_to_preview(np.asarray(image)), f"{row['score']:.2f} {name} {row['track_id']}"))
-    if not cells:
-        return 0
-    sheet = contact_sheet(cells, _SHEET_COLUMNS, _CELL_PX, _CELL_PX)
-    is_encoded, picture = cv2.imencode(file.suffix or ".jpg", sheet)
-    try:
-        if not is_encoded:
-            raise PipelineError(f"The sheet {file} cannot be encoded: name a .jpg or .png file.")
-        file.write_bytes(picture.tobytes())
-    except OSError as error:
-        raise PipelineError(f"The sheet {file} cannot be written: {error.strerror or error}.") from error
-    return len(cells)
+    rows = connection.execute(f"SELECT DISTINCT coalesce({column}, '') FROM {table} ORDER BY 1").fetchall()
+    known = [name for (name,) in rows]
+    if value in known:
+        return
+    nearest = difflib.get_close_matches(value, known, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(map(repr, known)) or 'none'}."
+    kind = column.removesuffix("_name")
+    raise PipelineError(f"The {kind} {value!r} has no {'recording' if kind == 'camera' else 'object'}; {hint}")
