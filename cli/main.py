@@ -17,7 +17,7 @@ from cli.forget_command import forget, keep
 from cli.init_command import write_starter_settings
 from cli.notify_command import notify
 from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, settings_option, weights_option
-from cli.pack_command import pack, verify_pack
+from cli.privacy_command import privacy_copy
 from cli.process_command import process
 from cli.recap_command import recap
 from cli.repair_command import repair
@@ -46,6 +46,7 @@ commands.add_command(worker)
 commands.add_command(stale)
 commands.add_command(crops)
 commands.add_command(clip)
+commands.add_command(privacy_copy)
 commands.add_command(recap)
 commands.add_command(synopsis)
 commands.add_command(pack)

@@ -14,6 +14,7 @@ from cv_assets.crops import crops
 from cv_assets.detections import model_stage, models_by_asset
 from cv_assets.normalized_video import NORMALIZED_VIDEO, normalized_video
 from cv_assets.own_stage_assets import OwnStages, read_own_stages
+from cv_assets.privacy_copies import privacy_copies
 from cv_assets.recordings import recordings
 from cv_assets.scenes import scenes
 from cv_assets.stage_asset import ANALYSIS, INGEST, StageAsset
@@ -26,6 +27,7 @@ from cv_assets.zone_summaries import zone_summaries
 from resources.config.settings import Settings
 from resources.config.stage_version import StageVersion
 from resources.schema.camera_clock_tables import CAMERA_CLOCKS
+from resources.schema.privacy_tables import PRIVACY_COPIES
 from resources.schema.recording_tables import RECORDINGS
 from resources.schema.table_registry import crop_model_tables
 from resources.schema.track_tables import CROPS
@@ -47,6 +49,7 @@ def stages_in_order(settings: Settings) -> tuple[StageAsset, ...]:
         summaries,
         zone_summaries,
         *((camera_clocks,) if settings.camera_clock.read else ()),
+        *((privacy_copies,) if settings.privacy_copy.cover else ()),
         *(model_stage(model, model.name) for model in settings.models),
         # Probes read what embedding models write.
         *(crop_model_stage(model) for model in sorted(settings.crop_models, key=lambda model: model.task == "probe")),
@@ -116,7 +119,14 @@ class AssetGraph:
         """The assets whose stages run a model, or read or normalize the file of the recording."""
         readers = [model for model in self.settings.crop_models if model.task == "text" or model.callable]
         of_readers = (crop_model_tables(model.name, model.task)[0].name for model in readers)
-        names = (RECORDINGS.name, NORMALIZED_VIDEO, *models_by_asset(self.settings), *of_readers, CAMERA_CLOCKS.name)
+        names = (
+            RECORDINGS.name,
+            NORMALIZED_VIDEO,
+            *models_by_asset(self.settings),
+            *of_readers,
+            CAMERA_CLOCKS.name,
+            PRIVACY_COPIES.name,
+        )
         return self.own_stages.costly_assets.union(*(self._siblings.get(name, frozenset()) for name in names))
 
     @cached_property

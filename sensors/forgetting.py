@@ -30,6 +30,7 @@ from resources.forgotten_files import (
     mark_forgotten,
     partly_forgotten,
 )
+from resources.privacy_copy_file import privacy_copy_path
 from resources.schema.operations_tables import KEPT_RECORDINGS, NOTIFICATIONS, STAGE_RUNS
 from resources.schema.recording_tables import RECORDINGS, SOURCE_FILES
 from resources.schema.track_tables import TRACK_LINKS
@@ -364,9 +365,9 @@ def _recordings_with_rows(store: Store, recording_ids: Sequence[str]) -> set[str
 
 
 def _delete_files(store: Store, recording_ids: Sequence[str]) -> None:
-    """Delete the normalized videos, the synopses and the checkpoints of the recordings."""
+    """Delete the normalized videos, the privacy copies and the checkpoints of the recordings."""
     for recording_id in recording_ids:
         shutil.rmtree(store.media_folder / recording_id, ignore_errors=True)
-        delete_synopsis(store.data_folder, recording_id)
+        privacy_copy_path(store.data_folder, recording_id).unlink(missing_ok=True)
         for folder in (store.data_folder / "unfinished").glob("*"):
             shutil.rmtree(folder / recording_id, ignore_errors=True)

@@ -18,9 +18,11 @@ from cv_assets.asset_graph import AssetGraph
 from cv_assets.partitions import recordings_partitions
 from resources.clips.synopsis_file import delete_synopsis
 from resources.dagster_instance.dagster_names import FINISHED_STATUSES
+from resources.privacy_copy_file import privacy_copy_path
 from resources.schema.audit_tables import AUDIT_ANSWERS
 from resources.schema.correction_tables import CORRECTIONS
 from resources.schema.operations_tables import KEPT_RECORDINGS, STAGE_RUNS
+from resources.schema.privacy_tables import PRIVACY_COPIES
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
 from resources.schema.track_tables import CROPS
 from resources.source_index import SourceIndex
@@ -247,7 +249,7 @@ def _delete_logs(instance: DagsterInstance, run_id: str) -> None:
 
 
 def _delete_videos(store: Store, recording_ids: Collection[str]) -> int:
-    """Delete normalized videos and synopses, except videos that are references to the source; returns how many."""
+    """Delete normalized videos, except references to the source file, and privacy copies; returns how many videos."""
     rows = store.read(RECORDING_CONTENTS, columns=["recording_id", "video_path"]).to_pylist()
     videos = {
         row["recording_id"]: store.data_folder / row["video_path"]
@@ -260,7 +262,11 @@ def _delete_videos(store: Store, recording_ids: Collection[str]) -> int:
     if own_videos:
         # The rows first, so that no row ever names a missing video; after a kill the files are leftovers.
         store.update(RECORDING_CONTENTS, list(own_videos), {"video_path": None})
-    for recording_id, path in own_videos.items():
+    copies = store.read(PRIVACY_COPIES, sorted(recording_ids), ["recording_id", "copy_path"]).to_pylist()
+    copied = [row["recording_id"] for row in copies if row["copy_path"]]
+    if copied:
+        store.update(PRIVACY_COPIES, copied, {"copy_path": None})
+    for path in (*own_videos.values(), *(privacy_copy_path(store.data_folder, name) for name in copied)):
         path.unlink(missing_ok=True)
         delete_synopsis(store.data_folder, recording_id)
     return len(own_videos)
@@ -351,5 +357,6 @@ def remove_replaced_recordings(instance: DagsterInstance, store: Store, states: 
             store.replace(table, replaced, remaining)
     for recording_id in replaced:
         shutil.rmtree(store.media_folder / recording_id, ignore_errors=True)
+        privacy_copy_path(store.data_folder, recording_id).unlink(missing_ok=True)
         instance.delete_dynamic_partition(recordings_partitions.name or "", recording_id)
     return replaced

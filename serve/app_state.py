@@ -13,6 +13,7 @@ from resources.config.settings_file import find_settings_file, load_settings
 from resources.errors import PipelineError
 from resources.storage.delta_store import Store
 from resources.watched_files import FileState
+from serve.clip_runner import ClipRunner
 from serve.dagster_client import DagsterClient
 from serve.published_results import PublishedResults
 from serve.run_progress import RunProgress
@@ -40,6 +41,7 @@ class AppState:
         uploads: Puts uploads into the watched folder.
         dagster: Launches and ends runs.
         sql: Runs SQL queries in processes of their own.
+        clips: Makes clips in processes of their own.
     """
 
     def __init__(self, settings: Settings, instance: "DagsterInstance | None" = None) -> None:
@@ -51,6 +53,7 @@ class AppState:
         self.uploads = Uploads(self.store)
         self.dagster = DagsterClient(settings.data_folder)
         self.sql = SqlRunner(settings.data_folder)
+        self.clips = ClipRunner()
         self._settings, self._instance = settings, instance
         self._graph: AssetGraph | None = None
         self._lock = threading.Lock()

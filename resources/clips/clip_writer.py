@@ -17,7 +17,9 @@ from resources.media.frame_reader import decode_frames
 
 DrawFrame = Callable[[FrameCanvas, int], None]
 """Draws on the frame of an index."""
-_PRESET, _CRF, _KEYFRAME_INTERVAL_S = "veryfast", "20", 1.0
+PRESET, CRF = "veryfast", "20"
+"""Settings of libx264 for clips."""
+_KEYFRAME_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,10 @@ def _drawn(frames: Iterable[VideoFrame], frame_indices: Sequence[int], draw: Dra
 
 
 def encode_frames(
-    frames: Iterable[VideoFrame], rate_fps: Fraction, output: Path, chapters: Sequence[Chapter] = ()
+    frames: Iterable[VideoFrame],
+    rate_fps: Fraction,
+    output: Path,
+    chapters: Sequence[Chapter] = (),
 ) -> int:
     """Encode frames as H.264 at a constant rate; returns their number.
 
@@ -104,7 +109,7 @@ def encode_frames(
                 context = stream.codec_context
                 context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
                 keyframe_interval = max(1, int(_KEYFRAME_INTERVAL_S * rate_fps))
-                stream.options = {"preset": _PRESET, "crf": _CRF, "g": str(keyframe_interval), "bf": "0"}
+                stream.options = {"preset": PRESET, "crf": CRF, "g": str(keyframe_interval), "bf": "0"}
                 _set_chapters(container, chapters)
             frame.pts, frame.time_base, frame.pict_type = count, 1 / rate_fps, PictureType.NONE
             container.mux(stream.encode(frame))

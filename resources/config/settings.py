@@ -18,6 +18,7 @@ from resources.config.detection_config import DetectionSettings, ModelSettings
 from resources.config.handover_config import PackSettings, RecapSettings
 from resources.config.media_config import IngestSettings, SceneSettings, VideoSettings
 from resources.config.operations_config import BatchSettings, NotificationSettings, QueueSettings, RetentionSettings
+from resources.config.privacy_config import PrivacyCopySettings
 from resources.config.search_config import SearchSettings
 from resources.config.section import FolderPath, Section
 from resources.config.serve_config import ServeSettings
@@ -69,6 +70,7 @@ class Settings(Section):
     )
     tracks: TrackSettings = TrackSettings()
     crops: CropSettings = CropSettings()
+    privacy_copy: PrivacyCopySettings = PrivacyCopySettings()
     search: SearchSettings = SearchSettings()
     batches: BatchSettings = BatchSettings()
     queue: QueueSettings = QueueSettings()

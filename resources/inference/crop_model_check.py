@@ -13,8 +13,9 @@ from resources.own_stages.crop_callable import CropCallable
 
 
 def find_crop_model_problems(settings: Settings) -> list[str]:
-    """Find what is missing for the crop models and the camera's clock of the settings, one sentence each."""
-    reads_text = settings.camera_clock.read or any(model.task == "text" for model in settings.crop_models)
+    """Find what is missing for crop models, the camera's clock and privacy copies, one sentence each."""
+    reads_text = settings.camera_clock.read or "plate" in settings.privacy_copy.cover
+    reads_text |= any(model.task == "text" for model in settings.crop_models)
     probes = [model for model in settings.crop_models if model.task == "probe"]
     checks: list[tuple[str, Callable[[], object]]] = [("", check_text_reader)] if reads_text else []
     checks += [(f"crop_models.{model.name}: ", partial(read_probe, Path(model.weights))) for model in probes]

@@ -38,8 +38,8 @@ def check_text_reader() -> None:
     """
     if find_spec("rapidocr") is None:
         raise PipelineError(
-            "rapidocr is not installed: run pip install 'cv-assets[text]', or remove the crop models with weights: "
-            "rapidocr."
+            "rapidocr is not installed: run pip install 'cv-assets[text]', or leave out what reads text: crop models "
+            "with weights: rapidocr, camera_clock, and plate on clips and privacy copies."
         )
 
 

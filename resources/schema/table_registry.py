@@ -17,6 +17,7 @@ from resources.schema.model_tables import (
     ORIENTED_BOXES,
 )
 from resources.schema.operations_tables import KEPT_RECORDINGS, NOTIFICATIONS, STAGE_RUNS
+from resources.schema.privacy_tables import PRIVACY_COPIES
 from resources.schema.recording_tables import (
     FILE_HASHES,
     FRAMES,
@@ -69,6 +70,7 @@ TABLES: dict[str, Table] = {
         AUDIT_ANSWERS,
         TRACK_LINKS,
         CROPS,
+        PRIVACY_COPIES,
         ZONE_EVENTS,
         ZONE_SECONDS,
         ZONE_PRESENCE,

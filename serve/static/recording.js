@@ -1,6 +1,7 @@
 // The page of a recording: joins player, overlay, timeline and panel.
 
 import { BoxStore } from "./box_store.js";
+import { downloadClip } from "./clips.js";
 import { colourOf } from "./colours.js";
 import { Drawing } from "./drawing.js";
 import { FrameClock } from "./frame_clock.js";
@@ -13,7 +14,7 @@ import { formatTime, Timeline } from "./timeline.js";
 const page = JSON.parse(byId("page-data").textContent);
 const address = `/recordings/${encodeURIComponent(page.recording_id)}`;
 const LAYERS = { boxes: "Boxes", labels: "Labels", trails: "Trails", masks: "Masks", keypoints: "Keypoints", zones: "Zones and lines" };
-const SECOND = 1;
+const SECOND = 1, CLIP_CONTEXT_S = 3;
 
 // The request that early.js has started, or the same now.
 const requestEarly = (name) => window.earlyRequests?.[name] ?? fetch(`${address}/${name}`);
@@ -110,6 +111,7 @@ async function start() {
     byId("confidence-value").textContent = `${byId("confidence").value}%`;
     redraw();
   });
+  const cut = (query, button) => downloadClip(address, overlay.layers, query, button, showWait);
   const select = (track) => {
     overlay.selectedTrack = track;
     overlay.onlyTrack = null;
@@ -119,8 +121,9 @@ async function start() {
       const only = make("button", { type: "button", textContent: "Only this" }), hide = make("button", { type: "button", textContent: "Hide" });
       only.addEventListener("click", () => { overlay.onlyTrack = overlay.onlyTrack === null ? track : null; only.textContent = overlay.onlyTrack === null ? "Only this" : "Show others"; redraw(); });
       hide.addEventListener("click", () => { overlay.hiddenTracks.add(track); select(null); });
-      const similar = page.has_embeddings ? [make("a", { className: "button", textContent: "Similar", title: "Objects of all recordings that look like it", href: `/search?like=${encodeURIComponent(`${page.recording_id}/${track}`)}` })] : [];
-      area.replaceChildren(make("span", { className: "small", textContent: `Track ${track}` }), only, hide, ...similar, make("button", { type: "button", textContent: "×", title: "Show all tracks", ariaLabel: "Show all tracks", onclick: showAll }));
+      const clip = make("button", { type: "button", textContent: "Clip", title: "Download a clip of this track, with what is shown" });
+      clip.addEventListener("click", () => cut({ track }, clip));
+      area.replaceChildren(make("span", { className: "small", textContent: `Track ${track}` }), only, hide, clip, make("button", { type: "button", textContent: "×", title: "Show all tracks", ariaLabel: "Show all tracks", onclick: showAll }));
     }
     redraw();
   };
@@ -152,8 +155,8 @@ async function start() {
   // Timeline
   const data = await timelineRequest;
   const timeline = new Timeline(byId("timeline"), page.duration_s, data.bin_s, buildLanes(data, index.classes));
-  if (!timeline.lanes.length) document.querySelector(".hint").textContent = "No object, event or defect was found.";
-  const events = new EventTable(data.events, data.event_count, (event) => open(event.time_s, event.track_id));
+  const events = new EventTable(data.events, data.event_count, (event) => open(event.time_s, event.track_id),
+    ({ time_s: timeS }, button) => cut({ from_s: Math.max(0, timeS - CLIP_CONTEXT_S), to_s: timeS + CLIP_CONTEXT_S }, button));
   timeline.addEventListener("seek", ({ detail }) => goTo(detail));
   timeline.addEventListener("range", ({ detail }) => {
     byId("range").hidden = !detail;
@@ -163,6 +166,7 @@ async function start() {
     gallery.load();
   });
   byId("clear-range").addEventListener("click", () => { timeline.zoom(null); byId("zoom").textContent = "Zoom"; timeline.clearRange(); });
+  byId("clip-range").addEventListener("click", () => cut({ from_s: timeline.rangeS[0], to_s: timeline.rangeS[1] }, byId("clip-range")));
   byId("zoom").addEventListener("click", () => {
     const isZoomed = byId("zoom").textContent !== "Zoom";
     timeline.zoom(isZoomed ? null : timeline.rangeS);

@@ -44,8 +44,8 @@ export class Gallery {
 const MAX_ROWS = 500;
 
 export class EventTable {
-  constructor(events, total, onOpen) {
-    Object.assign(this, { events, total, onOpen });
+  constructor(events, total, onOpen, onClip) {
+    Object.assign(this, { events, total, onOpen, onClip });
     this.show(null);
   }
 
@@ -54,7 +54,8 @@ export class EventTable {
     const rows = shown.slice(0, MAX_ROWS).map((event) => make("tr", {},
       make("td", {}, make("button", { type: "button", className: "link", textContent: formatTime(event.time_s, 1), onclick: () => this.onOpen(event) })),
       make("td", { textContent: EVENT_NAMES[event.event] }), make("td", { textContent: event.name }),
-      make("td", { textContent: event.class_name }), make("td", { className: "number", textContent: event.track_id })));
+      make("td", { textContent: event.class_name }), make("td", { className: "number", textContent: event.track_id }),
+      make("td", {}, make("button", { type: "button", className: "link", textContent: "Clip", title: "Download a clip of three seconds before and after it", onclick: (click) => this.onClip(event, click.currentTarget) }))));
     byId("event-table").tBodies[0].replaceChildren(...rows);
     const isCut = shown.length > rows.length || this.total > this.events.length;
     byId("event-count").textContent = this.total === 0 ? "No zone or line is defined, or none was crossed."

@@ -42,9 +42,10 @@ def test_a_clip_of_a_track_is_drawn_and_has_captions(arguments: list[str], tmp_p
         (["walk", "--track", "9"], "The recording walk has no track 9."),
         (["walk", "--event", "2"], "The recording walk has 1 events, and none number 2."),
         (["walk", "--track", "1", "--from", "2"], "give tracks and events, or --from and --to, not both."),
+        (["walk", "--track", "1", "--search", "car"], "give --search, or tracks, events and times, not both."),
         (["walk", "--from", "3", "--to", "2"], "the clip starts at 3 s, after its end at 2 s."),
         (["walk", "--from", "600"], "the clip lies outside the recording"),
-        (["walk", "--blur", "face"], "No object has the class 'face'; there are: car, person."),
+        (["walk", "--blur", "bus"], "No object has the class 'bus'; there are: car, person; and face and plate."),
     ],
 )
 def test_a_clip_that_cannot_be_cut_leaves_nothing(
@@ -54,6 +55,34 @@ def test_a_clip_that_cannot_be_cut_leaves_nothing(
     assert result.exit_code != 0
     assert sentence in str(result.exception or "") + result.output
     assert not list(tmp_path.glob("clips/*"))
+
+
+def test_a_search_gives_a_clip_of_each_object_that_is_found(arguments: list[str], tmp_path: Path) -> None:
+    result = run(arguments, "clip", "walk", "--search", "person", "--context", "0.2", "--out", str(tmp_path / "clips"))
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in sorted(tmp_path.glob("clips/*.mp4"))] == ["walk-person-2.mp4"]
+    refused = run(arguments, "clip", "walk", "--search", "a red car", "--out", str(tmp_path / "other"))
+    assert (
+        "--search 'a red car' is no class of the recording walk (it has: car, person), no crop RECORDING:TRACK and no "
+        "picture; a description needs the setting search.text_encoder."
+    ) in str(refused.exception) + refused.output
+
+
+def test_a_privacy_copy_is_written_with_its_audit_and_only_once(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "copies" / "walk.mp4"
+    result = run(arguments, "privacy-copy", "walk", "--cover", "car,person", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert "walk.mp4: 30 frames, 3.00 s, at " in result.output
+    assert "0 of 44 boxes, 0 of 0 faces and 0 of 0 texts of the original are seen." in result.output
+    assert [path.name for path in out.parent.iterdir()] == ["walk.mp4"]
+    for options, sentence in (
+        (("--cover", "car", "--out", str(out)), "exists: name another one with --out."),
+        (("--cover", "bus", "--out", str(tmp_path / "b.mp4")), "No object has the class 'bus'"),
+        (("--cover", "car", "--out", str(tmp_path / "b.mkv")), "is an MP4 file: end its name with .mp4."),
+    ):
+        refused = run(arguments, "privacy-copy", "walk", *options)
+        assert sentence in str(refused.exception) + refused.output
+        assert refused.exit_code != 0
 
 
 def test_a_recap_of_a_camera_is_written_once(arguments: list[str], tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ EMPTY_TABLES = {
         "still_tracks",
     ),
     *("track_links", "masks", "keypoints", "oriented_boxes", "frame_classes", "stretches"),
-    *("file_hashes", "kept_recordings", "camera_clocks"),
+    *("file_hashes", "kept_recordings", "camera_clocks", "privacy_copies"),
     *("corrections", "corrected_tracks", "corrected_boxes", "correction_results", "audit_answers"),
 }
 """Tables of zones and lines, weights of another task, black frames, clocks in pictures, corrections and the like."""

@@ -1,0 +1,199 @@
+"""Cuts clips out of one recording, for the command `clip` and the pages: what they show, and what is drawn on them."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from cv_assets.media_status import find_normalized_video
+from resources.clips.clip_selection import (
+    Stretch,
+    format_srt,
+    format_vtt,
+    parse_time,
+    read_captions,
+    stretch_between,
+    stretch_of_event,
+    stretch_of_track,
+)
+from resources.clips.clip_writer import write_clip
+from resources.clips.overlay import ClipPainter, Overlay
+from resources.clips.privacy_copy import find_areas
+from resources.clips.redaction import HOLD_S, CoveredAreas
+from resources.clips.sightings import FACE, PLATE
+from resources.clips.stored_boxes import read_privacy_plan
+from resources.config.settings import Settings
+from resources.errors import PipelineError, RecordingError
+from resources.exports.annotations import list_classes, read_annotations, select_recordings
+from resources.inference.detector import Models
+from resources.inference.text_reader import check_text_reader
+from resources.start_times import recording_start
+from resources.storage.delta_store import Store
+from resources.storage.recording_rows import read_recording_rows
+
+
+class RecordingClips:
+    """Cuts clips out of one recording.
+
+    Args:
+        results: The published results.
+        settings: The settings.
+        recording: The id of the recording, or a unique beginning of it.
+
+    Attributes:
+        annotations: The recording, with its boxes as people have corrected them.
+
+    Raises:
+        PipelineError: There is no such recording, or it has no normalized video.
+    """
+
+    def __init__(self, results: duckdb.DuckDBPyConnection, settings: Settings, recording: str) -> None:
+        self._results, self._settings = results, settings
+        (selected,) = select_recordings(results, [recording], None)
+        self.annotations = read_annotations(results, selected, is_corrected=True, has_untracked=False)
+        recording_id = self.annotations.recording_id
+        self._store = Store(settings.data_folder)
+        self._row = read_recording_rows(self._store, [recording_id])[recording_id]
+        self._clock = recording_start(self._row, settings)
+
+    @property
+    def _started_at_utc(self) -> datetime | None:
+        return self._clock and self._clock[0]
+
+    def stretches(
+        self, tracks: Sequence[int], events: Sequence[int], start: str | None, end: str | None, context_s: float
+    ) -> list[Stretch]:
+        """The frames of each clip: of tracks and events, or between two times.
+
+        Args:
+            tracks: Numbers of tracks.
+            events: Numbers of events, from 1 in order of time.
+            start: Start of the only clip, without tracks and events; None is the start of the recording.
+            end: Its end; None is the end of the recording.
+            context_s: Time before and after tracks and events.
+
+        Raises:
+            PipelineError: There is no such track or event, or the times are wrong.
+        """
+        stretches = [stretch_of_track(self.annotations, number, context_s) for number in tracks]
+        stretches += [stretch_of_event(self._results, self.annotations, number, context_s) for number in events]
+        if stretches:
+            return stretches
+        times_s = [None if text is None else parse_time(text, self._started_at_utc) for text in (start, end)]
+        return [stretch_between(self.annotations, *times_s)]
+
+    def file_name(self, stretch: Stretch) -> str:
+        """Name of the file of a clip."""
+        return re.sub(r"[^\w.-]+", "-", f"{self.annotations.recording_id}-{stretch.name}") + ".mp4"
+
+    def duration_s(self, stretch: Stretch) -> float:
+        """Duration of a clip."""
+        return float((stretch.last_frame - stretch.first_frame + 1) / self.annotations.rate_fps)
+
+    def painter(self, overlay: Overlay, stretches: Sequence[Stretch]) -> ClipPainter | None:
+        """Prepare what is drawn on some clips; None if nothing is.
+
+        Raises:
+            PipelineError: The video was deleted, or is a file that has changed.
+        """
+        if overlay.is_empty:
+            return None
+        annotations, settings = self.annotations, self._settings
+        areas = CoveredAreas()
+        if overlay.unreadable:
+            plan = read_privacy_plan(self._store, annotations.recording_id, overlay.unreadable, settings.rename_classes)
+            count, hold_frames = len(annotations.times_s), round(HOLD_S * annotations.rate_fps)
+            searched = {
+                frame
+                for stretch in stretches
+                for frame in range(max(0, stretch.first_frame - hold_frames), stretch.last_frame + hold_frames + 1)
+                if frame < count
+            }
+            size_px = (annotations.width_px, annotations.height_px)
+            with open_video(self._row, settings) as video:
+                areas, _ = find_areas(video, sorted(searched), annotations.rate_fps, count, size_px, plan, Models())
+        camera = settings.camera(annotations.camera)
+        time_zone = camera.time_zone or settings.ingest.time_zone
+        return ClipPainter(overlay, annotations, areas, camera, self._started_at_utc, time_zone)
+
+    def write(
+        self,
+        stretch: Stretch,
+        file: Path,
+        painter: ClipPainter | None,
+        *,
+        has_captions: bool = True,
+    ) -> bool:
+        """Write a clip, and its captions beside it; the file appears once it is whole.
+
+        Args:
+            stretch: The frames of the clip.
+            file: The MP4 file.
+            painter: What is drawn.
+            has_captions: Whether captions are written beside it.
+
+        Returns:
+            Whether the clip was copied without encoding.
+
+        Raises:
+            PipelineError: The video was deleted or is damaged, or the file cannot be written.
+        """
+        captions, chapters = read_captions(self._results, self.annotations, stretch)
+        draft = file.with_name(f".{file.name}.partial")
+        frames = range(stretch.first_frame, stretch.last_frame + 1)
+        try:
+            with open_video(self._row, self._settings) as video:
+                draw = painter.draw if painter else None
+                is_copied = write_clip(video, frames, self.annotations.rate_fps, draft, draw, chapters)
+            if captions and has_captions:
+                file.with_suffix(".srt").write_text(format_srt(captions), encoding="utf-8")
+                file.with_suffix(".vtt").write_text(format_vtt(captions), encoding="utf-8")
+            draft.rename(file)
+        except OSError as error:
+            raise PipelineError(f"The clip {file} cannot be written: {error.strerror or error}.") from error
+        finally:
+            draft.unlink(missing_ok=True)
+        return is_copied
+
+
+@contextmanager
+def open_video(row: Mapping[str, Any], settings: Settings) -> Iterator[Path]:
+    """Open the normalized video of a recording.
+
+    Raises:
+        PipelineError: It was deleted, or is a file that has changed.
+    """
+    try:
+        with find_normalized_video(row, settings.data_folder).reading() as video:
+            yield video
+    except RecordingError as error:
+        raise PipelineError(f"{row['recording_id']}: {error}") from error
+
+
+def covered_names(results: duckdb.DuckDBPyConnection, text: str, *, must_exist: bool = True) -> list[str]:
+    """Parse what is covered: classes of the results, `face` and `plate`, separated by commas.
+
+    Args:
+        results: The published results.
+        text: The names.
+        must_exist: Whether a class without any object is an error, else it is left out.
+
+    Raises:
+        PipelineError: There is no such class, or the package that reads text is not installed.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        return []
+    known = {*list_classes(results, None, is_corrected=False, has_untracked=True)}
+    known |= {*list_classes(results, None, is_corrected=True, has_untracked=False)}
+    unknown = [name for name in names if name not in (*known, FACE, PLATE)]
+    if unknown and must_exist:
+        classes = ", ".join(sorted(known)) or "none"
+        raise PipelineError(f"No object has the class {unknown[0]!r}; there are: {classes}; and {FACE} and {PLATE}.")
+    if PLATE in names:
+        check_text_reader()
+    return [name for name in names if name not in unknown]

@@ -1,0 +1,73 @@
+"""Reads the stored boxes of a recording from the tables, as privacy copies need them: all that may show an object."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resources.clips.privacy_copy import PrivacyPlan
+from resources.clips.sightings import PLATE
+from resources.exports.annotations import Box
+from resources.schema.columns import Table
+from resources.schema.correction_tables import CORRECTED_BOXES
+from resources.schema.model_tables import DETECTIONS
+from resources.schema.track_tables import TRACK_BOXES
+from resources.storage.delta_store import Store
+
+_CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
+
+
+def read_privacy_plan(
+    store: Store, recording_id: str, cover: Sequence[str], new_names: Mapping[str, str]
+) -> PrivacyPlan:
+    """Read what a privacy copy of a recording covers.
+
+    These are the tracks of the tracker, the tracks as people have corrected them, and the detections of any confidence
+    that are in no track.
+
+    Args:
+        store: The tables.
+        recording_id: The recording.
+        cover: Classes, and `face` and `plate`.
+        new_names: Names of classes in the tracks, by the model's names; both names of a class cover it.
+    """
+    names = dict.fromkeys(cover)
+    names |= dict.fromkeys(new_name for name, new_name in new_names.items() if name in cover)
+    names |= dict.fromkeys(name for name, new_name in new_names.items() if new_name in cover)
+    tracked = _read(store, TRACK_BOXES, recording_id, "track_id", "detection_index")
+    corrected = _read(store, CORRECTED_BOXES, recording_id, "track_id", "detection_index")
+    detections = _select(_read(store, DETECTIONS, recording_id, "detection_index"), names)
+    in_tracks = set(zip(tracked["frame_index"].to_pylist(), tracked["detection_index"].to_pylist(), strict=True))
+    is_free = [
+        key not in in_tracks
+        for key in zip(detections["frame_index"].to_pylist(), detections["detection_index"].to_pylist(), strict=True)
+    ]
+    carriers: dict[int, list[Box]] = {}
+    for box in _boxes(tracked) if PLATE in cover else ():
+        carriers.setdefault(box.frame_index, []).append(box)
+    box_sets = (
+        _boxes(detections.filter(pa.array(is_free, pa.bool_()))),
+        _boxes(_select(tracked, names)),
+        _boxes(_select(corrected, names)),
+    )
+    return PrivacyPlan(box_sets, carriers, tuple(names))
+
+
+def _select(rows: pa.Table, names: Iterable[str]) -> pa.Table:
+    """The rows of some classes."""
+    return rows.filter(pc.is_in(rows["class_name"], pa.array(list(names), pa.string())))
+
+
+def _read(store: Store, table: Table, recording_id: str, *columns: str) -> pa.Table:
+    return store.read(table, [recording_id], ["frame_index", "class_name", *_CORNERS, *columns])
+
+
+def _boxes(rows: pa.Table) -> list[Box]:
+    numbers = rows["track_id"].to_pylist() if "track_id" in rows.column_names else [None] * rows.num_rows
+    corners = zip(*(rows[name].to_pylist() for name in _CORNERS), strict=True)
+    return [
+        Box(frame_index, track_id, class_name, None, xyxy)
+        for frame_index, track_id, class_name, xyxy in zip(
+            rows["frame_index"].to_pylist(), numbers, rows["class_name"].to_pylist(), corners, strict=True
+        )
+    ]

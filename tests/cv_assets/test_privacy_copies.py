@@ -1,0 +1,74 @@
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cv_assets.asset_graph import AssetGraph
+from cv_assets.privacy_copies import copy_recording
+from resources.config.detection_config import DetectionSettings
+from resources.config.privacy_config import PrivacyCopySettings
+from resources.config.settings import Settings
+from resources.errors import PipelineError, RecordingError
+from resources.inference.detection_arrays import Detections
+from resources.inference.detector import Models
+from resources.privacy_copy_file import privacy_copy_path
+from resources.schema.privacy_tables import PRIVACY_COPIES
+from resources.storage.delta_store import Store
+from tests.builders.locations import BUNDLED_WEIGHTS
+from tests.builders.numbered_videos import MakeVideo
+from tests.builders.walk_recording import store_walk
+
+
+def settings_that_cover(*cover: str) -> Settings:
+    detections = DetectionSettings(weights=str(BUNDLED_WEIGHTS))
+    return Settings(detections=detections, privacy_copy=PrivacyCopySettings(cover=cover))
+
+
+class StubbornModels(Models):
+    """Finds a face at the same place of every picture, also where it is covered."""
+
+    def detector(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    def detect(self, images: Iterable[np.ndarray]) -> Iterator[Detections]:
+        for _ in images:
+            yield Detections(np.array([[60.0, 60, 90, 100]]), np.array([0.8]), np.array([0]))
+
+
+def test_a_recording_gets_a_copy_and_a_row_with_its_audit(store: Store, make_video: MakeVideo) -> None:
+    store_walk(store, make_video)
+    copy_recording("walk", store, settings_that_cover("car", "person"), Models(), lambda *_: None)
+    (row,) = store.read(PRIVACY_COPIES).to_pylist()
+    assert (row["covered"], row["copy_path"]) == ("car, person", "privacy_copies/walk.mp4")
+    # The two tracks have 27 and 16 boxes, an interpolated one among them, and one detection is in no track.
+    assert (row["box_count"], row["visible_box_count"], row["still_seen"]) == (44, 0, [])
+    assert [path.name for path in (store.data_folder / "privacy_copies").iterdir()] == ["walk.mp4"]
+
+
+def test_a_copy_that_shows_what_it_must_cover_is_not_kept(store: Store, make_video: MakeVideo) -> None:
+    store_walk(store, make_video)
+    target = privacy_copy_path(store.data_folder, "walk")
+    target.parent.mkdir()
+    target.write_bytes(b"a copy of other settings")
+    with pytest.raises(RecordingError, match="The privacy copy is not kept: 30 faces of the original are still seen"):
+        copy_recording("walk", store, settings_that_cover("face"), StubbornModels(), lambda *_: None)
+    assert list(target.parent.iterdir()) == []
+    assert list((store.media_folder / "walk").iterdir()) == []
+    assert store.read(PRIVACY_COPIES).num_rows == 0
+
+
+def test_a_class_that_the_detector_does_not_have_is_an_error(store: Store, make_video: MakeVideo) -> None:
+    store_walk(store, make_video)
+    with pytest.raises(PipelineError, match=r"privacy_copy\.cover"):
+        copy_recording("walk", store, settings_that_cover("persn"), Models(), lambda *_: None)
+
+
+def test_the_stage_exists_only_where_the_settings_ask_for_it(tmp_path: Path) -> None:
+    assert "privacy_copies" not in AssetGraph.build(Settings()).stages
+    graph = AssetGraph.build(settings_that_cover("face"))
+    assert graph.stages["privacy_copies"] == ("privacy_copies",)
+    assert "privacy_copies" in graph.costly_assets
+    other_graph = AssetGraph.build(settings_that_cover("person"))
+    assert graph.versions["privacy_copies"] != other_graph.versions["privacy_copies"]
