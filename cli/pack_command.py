@@ -46,6 +46,7 @@ def pack(
     A pack is a zip file with clips, stills, a report, the rows as CSV, the provenance, hashes of all files and, with
     the setting pack.signing_key, a signature. Its recordings are kept, as by the command keep.
     """
+    from cli.pack_contents import write_pack_contents
     from cli.start_check import publish_for_query
     from resources.evidence.evidence_pack import write_pack
     from resources.evidence.pack_signature import read_signing_key
@@ -70,9 +71,8 @@ def pack(
                 _keeping(ids if options["is_keeping"] else [], reason, loaded_settings),
                 tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder,
             ):
-                count = _write(
-                    Path(folder), draft, results, selected, loaded_settings, options["reason"], key, write_pack
-                )
+                write_pack_contents(Path(folder), results, selected, loaded_settings, options["reason"])
+                count = write_pack(draft, Path(folder), key)
                 draft.rename(out)
         except RecordingError as error:
             raise PipelineError(f"{', '.join(ids)}: {error}") from error
@@ -83,22 +83,6 @@ def pack(
     signed = "signed" if key else "not signed, because the settings have no pack.signing_key"
     kept = f"; kept: {', '.join(ids)}" if options["is_keeping"] else ""
     click.echo(f"{out}: {count} files of {len(ids)} recording{'s' * (len(ids) != 1)}, {signed}{kept}.")
-
-
-def _write(
-    folder: Path,
-    draft: Path,
-    results: "duckdb.DuckDBPyConnection",
-    selected: "Sequence[PackedRecording]",
-    settings: Settings,
-    reason: str | None,
-    key: Any,
-    write_pack: Any,
-) -> int:
-    from cli.pack_contents import write_pack_contents
-
-    write_pack_contents(folder, results, selected, settings, reason)
-    return int(write_pack(draft, folder, key))
 
 
 def _check_output(out: Path, settings: Settings) -> None:
