@@ -171,8 +171,8 @@ def clock_errors(video: Path, clocks: Sequence[str]) -> list[int]:
             field = cv2.resize(
                 image[:height, :width], None, fx=_CLOCK_SCALE, fy=_CLOCK_SCALE, interpolation=cv2.INTER_CUBIC
             )
-            framed = cv2.copyMakeBorder(field, *[_BORDER_PX] * 4, cv2.BORDER_CONSTANT)
-            lines = sorted(read_text(np.asarray(framed)), key=lambda line: line.xyxy[0])
+            framed = np.pad(np.asarray(field), ((_BORDER_PX, _BORDER_PX), (_BORDER_PX, _BORDER_PX), (0, 0)))
+            lines = sorted(read_text(framed), key=lambda line: line.xyxy[0])
             text = "".join(line.text for line in lines)
             errors.append(count_wrong(_digits(text), _digits(clocks[number])))
     return errors
