@@ -167,3 +167,4 @@ def test_files_of_more_than_four_gigabytes_are_packed(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.read("b.txt") == b"after it"
         assert archive.getinfo("a.mp4").file_size == (4 << 30) + 5
+    (tmp_path / "a.zip").unlink()  # pytest keeps the folders of its last runs
