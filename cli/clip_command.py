@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("--zones", is_flag=True, help="Draw the zones and lines of the camera.")
 @click.option("--clock", is_flag=True, help="Draw the wall clock, in the time zone of the camera.")
 @click.option("--blur", metavar="CLASS,face,plate", default="", help="Cover these classes, faces, and number plates.")
+@click.option("--source", "is_from_source", is_flag=True, help="Take the recording's file, in its full resolution.")
+@click.option("--sound", "has_sound", is_flag=True, help="With --source: with the sound of the file.")
 @click.option("--out", type=PATH_TYPE, help="File to write; a folder for several clips [default: the current folder].")
 @data_option
 @settings_option
@@ -46,6 +48,8 @@ def clip(
     end: str | None,
     query: str | None,
     limit: int,
+    is_from_source: bool,
+    has_sound: bool,
     out: Path | None,
     data: Path | None,
     settings: Path | None,
@@ -65,6 +69,8 @@ def clip(
         raise PipelineError("clip: give tracks and events, or --from and --to, not both.")
     if query is not None and (tracks or events or start or end):
         raise PipelineError("clip: give --search, or tracks, events and times, not both.")
+    if has_sound and not is_from_source:
+        raise PipelineError("clip: normalized videos have no sound: give --source with --sound.")
     loaded_settings = choose_settings(settings=settings, data_folder=data)
     publish_for_query(loaded_settings)
     with open_results(loaded_settings.data_folder) as results:
@@ -76,7 +82,7 @@ def clip(
         files = _clip_files(out, [clips.file_name(stretch) for stretch in stretches], loaded_settings)
         painter = clips.painter(overlay, stretches)
         for file, stretch in zip(files, stretches, strict=True):
-            is_copied = clips.write(stretch, file, painter)
+            is_copied = clips.write(stretch, file, painter, is_from_source=is_from_source, has_sound=has_sound)
             how = "copied" if is_copied else "encoded"
             frames = f"frames {stretch.first_frame} to {stretch.last_frame}"
             click.echo(f"{file}: {frames}, {clips.duration_s(stretch):.2f} s, {how}.")

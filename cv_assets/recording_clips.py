@@ -20,17 +20,20 @@ from resources.clips.clip_selection import (
     stretch_of_event,
     stretch_of_track,
 )
-from resources.clips.clip_writer import write_clip
+from resources.clips.clip_writer import write_clip, write_source_clip
 from resources.clips.overlay import ClipPainter, Overlay
 from resources.clips.privacy_copy import find_areas
 from resources.clips.redaction import HOLD_S, CoveredAreas
 from resources.clips.sightings import FACE, PLATE
+from resources.clips.source_frames import SourceFrames
 from resources.clips.stored_boxes import read_privacy_plan
 from resources.config.settings import Settings
 from resources.errors import PipelineError, RecordingError
 from resources.exports.annotations import list_classes, read_annotations, select_recordings
 from resources.inference.detector import Models
 from resources.inference.text_reader import check_text_reader
+from resources.recording_files import find_recording_file
+from resources.schema.recording_tables import FRAMES
 from resources.start_times import recording_start
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import read_recording_rows
@@ -127,6 +130,8 @@ class RecordingClips:
         painter: ClipPainter | None,
         *,
         has_captions: bool = True,
+        is_from_source: bool = False,
+        has_sound: bool = False,
     ) -> bool:
         """Write a clip, and its captions beside it; the file appears once it is whole.
 
@@ -135,6 +140,8 @@ class RecordingClips:
             file: The MP4 file.
             painter: What is drawn.
             has_captions: Whether captions are written beside it.
+            is_from_source: Take the frames of the recording's file, at full size, not those of the normalized video.
+            has_sound: Take the sound of the recording's file, too; only with its frames.
 
         Returns:
             Whether the clip was copied without encoding.
@@ -146,9 +153,16 @@ class RecordingClips:
         draft = file.with_name(f".{file.name}.partial")
         frames = range(stretch.first_frame, stretch.last_frame + 1)
         try:
-            with open_video(self._row, self._settings) as video:
-                draw = painter.draw if painter else None
-                is_copied = write_clip(video, frames, self.annotations.rate_fps, draft, draw, chapters)
+            draw, rate_fps = painter.draw if painter else None, self.annotations.rate_fps
+            if is_from_source:
+                is_copied = False
+                with self._open_source() as source:
+                    size_px = (self.annotations.width_px, self.annotations.height_px)
+                    sound = source.read_sound(frames, float(rate_fps)) if has_sound else None
+                    write_source_clip(source.read(frames), frames, size_px, rate_fps, draft, draw, chapters, sound)
+            else:
+                with open_video(self._row, self._settings) as video:
+                    is_copied = write_clip(video, frames, rate_fps, draft, draw, chapters)
             if captions and has_captions:
                 file.with_suffix(".srt").write_text(format_srt(captions), encoding="utf-8")
                 file.with_suffix(".vtt").write_text(format_vtt(captions), encoding="utf-8")
@@ -158,6 +172,31 @@ class RecordingClips:
         finally:
             draft.unlink(missing_ok=True)
         return is_copied
+
+    @contextmanager
+    def _open_source(self) -> Iterator[SourceFrames]:
+        """Open the file of the recording.
+
+        Raises:
+            PipelineError: No file has the content of the recording, or it lacks a frame.
+        """
+        row, recording_id = self._row, self.annotations.recording_id
+        columns = ["frame_index", "source_frame_index", "time_s"]
+        rows = self._store.read(FRAMES, [recording_id], columns).sort_by("frame_index")
+        video = self._settings.video_of(row["camera"])
+        region = row.get("region") or video.region
+        start_time_s = row["start_time_s_from_content"] if row["time_source"] == "pts" else None
+        try:
+            with find_recording_file(recording_id, self._store, self._settings).reading() as path:
+                yield SourceFrames(
+                    path,
+                    video.model_copy(update={"max_height_px": None, "region": region and tuple(region)}),
+                    start_time_s,
+                    rows["source_frame_index"].to_numpy(),
+                    rows["time_s"].to_numpy(),
+                )
+        except RecordingError as error:
+            raise PipelineError(f"{recording_id}: {error}") from error
 
 
 @contextmanager

@@ -1,17 +1,20 @@
 """Writes a clip of a normalized video, exact to the frame: copied where that is possible, else encoded."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.audio.frame import AudioFrame
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
 from resources.clips.frame_canvas import FrameCanvas
+from resources.clips.source_sound import SOUND_LAYOUT, SOUND_RATE_HZ
 from resources.errors import PipelineError
 from resources.media.frame_reader import decode_frames
 
@@ -74,12 +77,42 @@ def write_clip(
     return False
 
 
-def _drawn(frames: Iterable[VideoFrame], frame_indices: Sequence[int], draw: DrawFrame | None) -> Iterable[VideoFrame]:
+def write_source_clip(
+    frames: Iterable[VideoFrame],
+    frame_indices: Sequence[int],
+    size_px: tuple[int, int],
+    rate_fps: Fraction,
+    output: Path,
+    draw: DrawFrame | None,
+    chapters: Sequence[Chapter] = (),
+    sound: Iterator[AudioFrame] | None = None,
+) -> None:
+    """Write frames of a recording's file as an MP4 of the rate of its normalized video.
+
+    Args:
+        frames: The frames, upright and at full size.
+        frame_indices: Their indices in the normalized video, ascending.
+        size_px: Width and height of the normalized video, in whose pixels `draw` draws.
+        rate_fps: Frame rate of the normalized video.
+        output: The file.
+        draw: Draws on each frame; None if the frames stay as they are.
+        chapters: Chapters of the clip.
+        sound: Its sound; None without.
+    """
+    encode_frames(_drawn(frames, frame_indices, draw, size_px), rate_fps, output, chapters, sound)
+
+
+def _drawn(
+    frames: Iterable[VideoFrame],
+    frame_indices: Sequence[int],
+    draw: DrawFrame | None,
+    size_px: tuple[int, int] | None = None,
+) -> Iterable[VideoFrame]:
     for frame_index, frame in zip(frame_indices, frames, strict=False):
         if draw is None:
             yield frame
             continue
-        canvas = FrameCanvas.of(frame)
+        canvas = FrameCanvas.of(frame, size_px)
         draw(canvas, frame_index)
         yield canvas.to_frame()
 
@@ -89,6 +122,7 @@ def encode_frames(
     rate_fps: Fraction,
     output: Path,
     chapters: Sequence[Chapter] = (),
+    sound: Iterator[AudioFrame] | None = None,
 ) -> int:
     """Encode frames as H.264 at a constant rate; returns their number.
 
@@ -97,9 +131,11 @@ def encode_frames(
         rate_fps: Frame rate.
         output: The MP4 file.
         chapters: Chapters of the video.
+        sound: The sound of `read_sound`; None for a video without sound.
     """
     count = 0
     stream: VideoStream | None = None
+    track: _SoundTrack | None = None
     with av.open(str(output), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         for frame in frames:
             if stream is None:
@@ -111,12 +147,37 @@ def encode_frames(
                 keyframe_interval = max(1, int(_KEYFRAME_INTERVAL_S * rate_fps))
                 stream.options = {"preset": PRESET, "crf": CRF, "g": str(keyframe_interval), "bf": "0"}
                 _set_chapters(container, chapters)
+                track = _SoundTrack(container, sound) if sound else None
             frame.pts, frame.time_base, frame.pict_type = count, 1 / rate_fps, PictureType.NONE
             container.mux(stream.encode(frame))
             count += 1
+            if track is not None:
+                track.write_until(float(count / rate_fps))
         if stream is not None:
             container.mux(stream.encode(None))
+        if track is not None:
+            track.finish()
     return count
+
+
+class _SoundTrack:
+    """Encodes sound beside a video, as far as the video has come."""
+
+    def __init__(self, container: "av.container.OutputContainer", sound: Iterator[AudioFrame]) -> None:
+        self._container, self._sound = container, sound
+        self._stream = container.add_stream("aac", rate=SOUND_RATE_HZ, layout=SOUND_LAYOUT)
+        self._end_s = 0.0
+
+    def write_until(self, time_s: float) -> None:
+        """Encode the sound up to a time."""
+        while self._end_s < time_s and (frame := next(self._sound, None)) is not None:
+            self._end_s = ((frame.pts or 0) + frame.samples) / SOUND_RATE_HZ
+            self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> None:
+        """Encode the rest of the sound."""
+        self.write_until(math.inf)
+        self._container.mux(self._stream.encode(None))
 
 
 def _copy(

@@ -22,12 +22,13 @@ from resources.media.container import (
     open_container,
     sample_aspect_ratio,
 )
-from resources.media.encode import Encoder, is_high_dynamic_range
+from resources.media.encode import Encoder
 from resources.media.frame_measures import FrameMeasures, SampledFrames
 from resources.media.normalized_file import FrameRows, NormalizedVideo
 from resources.media.progress import ReportProgress
 from resources.media.source_decoder import PacketLedger, RecordingDecoder
 from resources.media.timeline import Timeline, read_timeline
+from resources.media.upright_filter import is_high_dynamic_range
 
 logger = logging.getLogger(__name__)
 _REFERENCEABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2",)  # those that browsers play

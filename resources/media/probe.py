@@ -23,7 +23,7 @@ from resources.media.container import (
     open_container,
     sample_aspect_ratio,
 )
-from resources.media.encode import displayed_size
+from resources.media.upright_filter import displayed_size
 
 # In order of preference: Apple's date includes the local time zone, the others are UTC by their specification.
 _CREATION_TAGS = ("com.apple.quicktime.creationdate", "creation_time", "date_recorded", "date")

@@ -4,8 +4,9 @@ import { make } from "./tables.js";
 
 const DRAWN = ["boxes", "labels", "trails", "zones"];
 
-// layers(): what is shown, by the name of the layer; query: {track} or {from_s, to_s}; say(text): shows a sentence.
-export async function downloadClip(address, layers, query, button, say) {
+// layers: what is shown, by the name of the layer; query: {track} or {from_s, to_s}; status: element for a sentence.
+export async function downloadClip(address, layers, query, button, status) {
+  const say = (text) => { status.textContent = text; status.hidden = !text; };
   const draw = DRAWN.filter((name) => layers[name]), values = new URLSearchParams(query);
   for (const name of [...draw, "clock"]) values.append("draw", name);
   button.disabled = true;

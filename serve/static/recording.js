@@ -111,7 +111,7 @@ async function start() {
     byId("confidence-value").textContent = `${byId("confidence").value}%`;
     redraw();
   });
-  const cut = (query, button) => downloadClip(address, overlay.layers, query, button, showWait);
+  const cut = (query, button) => downloadClip(address, overlay.layers, query, button, byId("clip-status"));
   const select = (track) => {
     overlay.selectedTrack = track;
     overlay.onlyTrack = null;
