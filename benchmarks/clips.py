@@ -47,10 +47,10 @@ from resources.inference.detector import Models
 from resources.media.frame_reader import decode_frames, read_images
 from resources.media.normalize import normalize
 
-_WIDTH_PX, _HEIGHT_PX, _RATE_FPS, _FRAMES = 1920, 1080, 25, 500
+_WIDTH_PX, _HEIGHT_PX, _RATE_FPS, _FRAMES = 1920, 1080, 25, 250
 _FIRST = 10  # of the encoded clips: no keyframe, so that nothing can be copied
 _PERSON = "person"
-_REPEATS = 3
+_REPEATS = 2
 
 
 def clip_cases(video: Path, boxes: Sequence[Box]) -> Iterator[Case]:

@@ -24,7 +24,7 @@ def client(tmp_path: Path, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatc
     return ApiClient(tmp_path)
 
 
-def test_a_clip_of_a_range_is_downloaded_whole(client: ApiClient, tmp_path: Path) -> None:
+def test_a_clip_of_a_range_is_downloaded_whole_and_not_made_for_other_sites(client: ApiClient, tmp_path: Path) -> None:
     response = client.post("/recordings/walk/clip", params={"from_s": 1, "to_s": 1.5})
     assert response.status_code == 200, response.text
     assert response.headers["Content-Disposition"] == 'attachment; filename="walk-1s.mp4"'
@@ -34,16 +34,6 @@ def test_a_clip_of_a_range_is_downloaded_whole(client: ApiClient, tmp_path: Path
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     assert 4 <= len(numbers) <= 8
     assert list((tmp_path / "temporary").iterdir()) == []
-
-
-@pytest.mark.long
-def test_a_track_that_does_not_exist_is_refused_in_a_sentence(client: ApiClient, tmp_path: Path) -> None:
-    response = client.post("/recordings/walk/clip", params={"track": 9, "draw": ["boxes", "clock"]})
-    assert (response.status_code, response.json()["detail"]) == (422, "The recording walk has no track 9.")
-    assert list((tmp_path / "temporary").iterdir()) == []
-
-
-def test_a_clip_is_not_made_for_other_sites_nor_of_two_things(client: ApiClient) -> None:
     foreign = client.post("/recordings/walk/clip", headers={"Origin": "http://elsewhere.example"})
     assert foreign.status_code == 403
     both = client.post("/recordings/walk/clip", params={"track": 1, "from_s": 2})
@@ -52,3 +42,10 @@ def test_a_clip_is_not_made_for_other_sites_nor_of_two_things(client: ApiClient)
         "query track: a clip is of a track or of a range: leave out the other.",
     )
     assert client.post("/recordings/walk/clip", params={"from_s": "nan"}).status_code == 422
+
+
+@pytest.mark.long
+def test_a_track_that_does_not_exist_is_refused_in_a_sentence(client: ApiClient, tmp_path: Path) -> None:
+    response = client.post("/recordings/walk/clip", params={"track": 9, "draw": ["boxes", "clock"]})
+    assert (response.status_code, response.json()["detail"]) == (422, "The recording walk has no track 9.")
+    assert list((tmp_path / "temporary").iterdir()) == []
