@@ -119,15 +119,16 @@ class AssetGraph:
         """The assets whose stages run a model, or read or normalize the file of the recording."""
         readers = [model for model in self.settings.crop_models if model.task == "text" or model.callable]
         of_readers = (crop_model_tables(model.name, model.task)[0].name for model in readers)
-        names = (
-            RECORDINGS.name,
-            NORMALIZED_VIDEO,
-            *models_by_asset(self.settings),
-            *of_readers,
-            CAMERA_CLOCKS.name,
-            PRIVACY_COPIES.name,
-        )
-        return self.own_stages.costly_assets.union(*(self._siblings.get(name, frozenset()) for name in names))
+        names = (*models_by_asset(self.settings), *of_readers, CAMERA_CLOCKS.name)
+        of_models = frozenset[str]().union(*(self._siblings.get(name, frozenset()) for name in names))
+        return self.assets_that_read_files | of_models | self.own_stages.costly_assets
+
+    @cached_property
+    def assets_that_read_files(self) -> frozenset[str]:
+        """The assets whose stages read the file of the recording."""
+        of_source = (CROPS.name,) if self.settings.crops.cut_from == "source" else ()
+        names = (RECORDINGS.name, NORMALIZED_VIDEO, *of_source)
+        return frozenset[str]().union(*(self._siblings[name] for name in names))
 
     @cached_property
     def stages(self) -> Mapping[str, tuple[str, ...]]:

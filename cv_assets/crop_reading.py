@@ -14,7 +14,7 @@ from resources.storage.delta_store import Store
 
 CROP_KEY = ("recording_id", "track_id", "rank")
 DELETED = "The picture was deleted by retention (retention.crops_after_days)."
-_COLUMNS = (*CROP_KEY, "class_name", "frame_index", "time_s", *(column.name for column in BOX), "jpeg")
+_COLUMNS = (*CROP_KEY, "class_name", "frame_index", "time_s", *(column.name for column in BOX), "crop_scale", "jpeg")
 _BATCH = 128  # crops that are decoded at once, and whose answers are repeated one by one after an error
 _Answer = TypeVar("_Answer")
 
@@ -101,6 +101,11 @@ def box_of(row: Mapping[str, Any]) -> np.ndarray:
     return np.array([row[column.name] for column in BOX])
 
 
+def scale_of(row: Mapping[str, Any]) -> float:
+    """Pixels of a crop per pixel of the normalized video."""
+    return float(row.get("crop_scale") or 1)
+
+
 def cut_box(crop: Crop, padding: float) -> np.ndarray:
     """Cut the margin off a crop.
 
@@ -112,7 +117,8 @@ def cut_box(crop: Crop, padding: float) -> np.ndarray:
         The picture of the object's box, at least one pixel wide and high.
     """
     box = box_of(crop.row)
-    left, top, right, bottom = np.round(box - np.tile(crop_origin(box, padding), 2)).astype(int)
+    edges = (box - np.tile(crop_origin(box, padding), 2)) * scale_of(crop.row)
+    left, top, right, bottom = np.round(edges).astype(int)
     height_px, width_px = crop.image.shape[:2]
     left, top = min(max(left, 0), width_px - 1), min(max(top, 0), height_px - 1)
     return crop.image[top : max(top + 1, bottom), left : max(left + 1, right)]
@@ -123,5 +129,5 @@ def box_columns(xyxy: Sequence[float] | np.ndarray | None, row: Mapping[str, Any
     if xyxy is None:
         return {column.name: None for column in BOX}
     left, top = crop_origin(box_of(row), padding)
-    corners = np.asarray(xyxy, float) + np.array([left, top, left, top])
+    corners = np.asarray(xyxy, float) / scale_of(row) + np.array([left, top, left, top])
     return {column.name: float(value) for column, value in zip(BOX, corners, strict=True)}

@@ -148,11 +148,23 @@ def crop_image(image: np.ndarray, xyxy: np.ndarray, padding: float) -> np.ndarra
     Returns:
         A view of shape (crop_height_px, crop_width_px, 3), at least 1 by 1, clipped to the image.
     """
-    height_px, width_px = image.shape[:2]
+    left, top, right, bottom = crop_edges(xyxy, padding, image.shape[1], image.shape[0])
+    return image[top:bottom, left:right]
+
+
+def crop_edges(xyxy: np.ndarray, padding: float, width_px: int, height_px: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the crop of a box, at least 1 by 1, clipped to the frame.
+
+    Args:
+        xyxy: Corners of the box in pixels, shape (4,).
+        padding: Margin on each side, as a share of the box's size.
+        width_px: Width of the frame.
+        height_px: Height of the frame.
+    """
     right, bottom = np.ceil(xyxy[2:] + (xyxy[2:] - xyxy[:2]) * padding).astype(int)
     left, top = crop_origin(xyxy, padding)
     left, top = min(left, width_px - 1), min(top, height_px - 1)
-    return image[top : max(top + 1, min(bottom, height_px)), left : max(left + 1, min(right, width_px))]
+    return left, top, max(left + 1, min(int(right), width_px)), max(top + 1, min(int(bottom), height_px))
 
 
 def crop_origin(xyxy: np.ndarray, padding: float) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """crops: one row per crop of a track (recording_id, track_id, rank), with the JPEG in the row.
 
-Crops are cut from the normalized video at the best moments of each track.
+Crops are cut at the best moments of each track, which the normalized video shows: from that video or, by setting, from
+the recording's file.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from cv_assets.crop_selection import BestCrops, Crop, rank_crops, select_candidates
 from cv_assets.media_status import find_normalized_video, read_normalized_row
+from cv_assets.source_crops import cut_from_source
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, count_metadata, sheet_metadata
 from resources.config.settings import Settings
@@ -52,7 +54,7 @@ def cut_crops(
             if not is_encoded:
                 raise RecordingError(f"The crop of track {crop.row['track_id']} at {frame_index} cannot be encoded.")
             size = {"crop_width_px": crop.image.shape[1], "crop_height_px": crop.image.shape[0]}
-            yield Crop({**crop.row, **size, "jpeg": jpeg.tobytes()}, crop.image)
+            yield Crop({**crop.row, **size, "crop_scale": 1.0, "jpeg": jpeg.tobytes()}, crop.image)
         progress(number, len(frame_indices))
     if best_crops.missing_frame_index is not None:
         raise RecordingError(
@@ -64,10 +66,11 @@ def cut_crops(
 def crop_recording(
     recording_id: str, store: Store, settings: Settings, progress: ReportProgress
 ) -> dict[str, Metadata]:
-    """Cut the crops of one recording's tracks from its normalized video and store them.
+    """Cut the crops of one recording's tracks and store them.
 
     Raises:
-        RecordingError: The recording has no normalized video, or the video does not match the boxes.
+        RecordingError: The recording has no normalized video, the video does not match the boxes, or no file has the
+            content of the recording, from which crops are to be cut.
     """
     row = read_normalized_row(recording_id, store)
     video = find_normalized_video(row, store.data_folder)
@@ -84,6 +87,8 @@ def crop_recording(
             if track_id in sheet_tracks and (track_id not in cells or score > cells[track_id][0]):
                 name = drawable_name(crop.row["class_name"], f"class {crop.row['class_id']}")
                 cells[track_id] = score, shrink_to_preview(crop.image), f"{track_id} {name}"
+    if settings.crops.cut_from == "source":
+        rows = cut_from_source(rows, row, store, settings, progress)
     store.replace(CROPS, [recording_id], pa.Table.from_pylist(rank_crops(rows), schema=CROPS.arrow_schema))
     tracks_with_crops = len({row["track_id"] for row in rows})
     metadata: dict[str, Any] = {"jpeg_bytes": sum(len(row["jpeg"]) for row in rows)}

@@ -1,7 +1,7 @@
 """normalized_video: one MP4 per recording; frames: one row per frame of it (recording_id, frame_index).
 
-Every later stage reads this video and never the source. `frames` has the source frame of each frame, and its time;
-`recording_contents` has what decoding every frame of the source has shown.
+Every later stage reads this video, and only crops read the source, by setting. `frames` has the source frame of each
+frame, and its time; `recording_contents` has what decoding every frame of the source has shown.
 """
 
 import uuid
@@ -14,6 +14,7 @@ import pyarrow as pa
 from dagster import AssetCheckResult, AssetCheckSeverity, MetadataValue
 
 from cv_assets.camera_settings import CAMERA_VIDEO
+from cv_assets.camera_views import view_columns
 from cv_assets.media_status import media_status
 from cv_assets.recordings import NOT_PROBED
 from cv_assets.stage_asset import INGEST, FileAsset, StageRun, stage_asset
@@ -117,6 +118,7 @@ def content_columns(video: NormalizedVideo, row: Mapping[str, Any]) -> dict[str,
         "rate_fps": float(video.rate_fps),
         "width_px": video.width_px,
         "height_px": video.height_px,
+        "region": list(video.region),
         "frame_count": len(video.frames),
         "normalized_by": video.normalized_by,
     }
@@ -195,6 +197,8 @@ def normalize_recording(
     source = find_recording_file(recording_id, store, settings)
     video, path = _write_video(recording_id, source, row["camera"], store, settings, progress)
     content = {"recording_id": recording_id, **content_columns(video, row), "video_path": path}
+    images = [image for _, image in video.measures.sampled_frames.thumbnails]
+    content |= view_columns(images, {**row, **content}, store, settings)
     contents = pa.Table.from_pylist([content], schema=RECORDING_CONTENTS.arrow_schema)
     store.replace(FRAMES, [recording_id], frame_rows(recording_id, video))
     # Later stages consider a recording with a row of contents as normalized, so this row is the last.

@@ -12,7 +12,7 @@ from cv_assets.crops import crops
 from cv_assets.normalized_video import NORMALIZED_VIDEO
 from cv_assets.stage_asset import ANALYSIS, INGEST
 from resources.corrections.correction_log import corrections_versions
-from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
+from resources.schema.recording_tables import RECORDING_CONTENTS
 from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
 from sensors.staleness import StaleAsset, stale_assets
@@ -70,7 +70,7 @@ def select_recomputed(
     if not selected:
         return {}
     with_file = SourceIndex(store).recordings_with_file(list(selected), graph.settings.watched_folder)
-    needs_file = graph.same_step(RECORDINGS.name) | graph.same_step(NORMALIZED_VIDEO)
+    needs_file = graph.assets_that_read_files
     needs_video = _assets_that_need_video(graph)
     columns = ["recording_id", "video_path", "normalized_by"]
     contents = {row["recording_id"]: row for row in store.read(RECORDING_CONTENTS, columns=columns).to_pylist()}

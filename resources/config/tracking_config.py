@@ -51,6 +51,11 @@ class TrackSettings(Section):
 class CropSettings(Section):
     """Which crops of a track are stored."""
 
+    cut_from: Literal["normalized", "source"] = Field(
+        "normalized",
+        description="normalized: crops are cut from the normalized video; source: from the recording's file, at full "
+        "resolution.",
+    )
     per_track: int = Field(3, ge=1, le=50, description="At most this many crops per track, best first.")
     min_side_px: int = Field(16, ge=1, description="Boxes with a shorter side, in pixels, give no crop.")
     padding: float = Field(0.25, ge=0, le=1, description="Margin around the box, as a share of its size.")

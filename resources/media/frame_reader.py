@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 Image: TypeAlias = "np.ndarray | torch.Tensor"
 """uint8 BGR of shape (height_px, width_px, 3), in the memory of the CPU or of a GPU."""
 
+MIN_SKIPPED_FRAMES = 24
+"""Frames that cost more to decode than to open the file again and seek."""
 _FIRST_STEP_BACK_FRAMES = 32
-_MIN_SKIPPED_FRAMES = 24  # that cost more to decode than to open the file again and seek
 _SAMPLE_SPACING_FRAMES = 4  # at most, between sampled frames after one keyframe; adjacent frames would look the same
 
 
@@ -135,7 +136,7 @@ def read_distant_images(
     Yields:
         One uint8 BGR array of shape (height_px, width_px, 3) per index; fewer where the file ends early.
     """
-    for group in _split_at_seeks(frame_indices, _keyframe_indices(path)):
+    for group in split_at_seeks(frame_indices, _keyframe_indices(path), MIN_SKIPPED_FRAMES):
         count = 0
         for image in read_images(path, group, rate_fps):
             yield image
@@ -144,14 +145,22 @@ def read_distant_images(
             return
 
 
-def _split_at_seeks(frame_indices: Sequence[int], keyframes: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Split ascending frame indices where enough frames before the next one's keyframe need not be decoded."""
-    if not frame_indices:
+def split_at_seeks(
+    positions: Sequence[int], keyframes: Sequence[int], min_skipped: int
+) -> Generator[list[int], None, None]:
+    """Split frames where enough of those before the next one's keyframe need not be decoded.
+
+    Args:
+        positions: Frame indices or PTS, ascending.
+        keyframes: Those of the keyframes, ascending.
+        min_skipped: How far a keyframe must lie behind the frame before, so that a seek costs less.
+    """
+    if not positions:
         return
-    indices, starts = np.array(frame_indices), np.array([0, *keyframes])
-    keyframe_before = starts[np.searchsorted(starts, indices, "right") - 1]
-    splits = np.flatnonzero(keyframe_before[1:] - indices[:-1] > _MIN_SKIPPED_FRAMES) + 1
-    for part in np.split(indices, splits):
+    ascending, starts = np.array(positions), np.array([min(0, positions[0]), *keyframes])
+    keyframe_before = starts[np.maximum(0, np.searchsorted(starts, ascending, "right") - 1)]
+    splits = np.flatnonzero(keyframe_before[1:] - ascending[:-1] > min_skipped) + 1
+    for part in np.split(ascending, splits):
         yield part.tolist()
 
 

@@ -1,4 +1,4 @@
-"""Probes and normalizes in a subprocess, so that a crash or hang of a codec library costs one recording only.
+"""Runs what decodes files in a subprocess, so that a crash or hang of a codec library costs one recording only.
 
 A file on which the subprocess crashes or stalls is retried once with a single decoding thread, which avoids most faults
 of codecs, and then fails; the next file gets a new subprocess.
@@ -8,7 +8,7 @@ import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,6 +21,7 @@ from resources.media.normalize import normalize
 from resources.media.normalized_file import NormalizedVideo
 from resources.media.probe import Probe, probe
 from resources.media.progress import ReportProgress
+from resources.media.source_cuts import CutSource, FrameCuts, SourceCut, cut_source
 from resources.previews.preview_throttle import PreviewThrottle
 from resources.process_isolation import (
     IsolatedProcess,
@@ -64,6 +65,23 @@ def normalize_in_subprocess(
     return _process.request(_normalize, (path, output, settings), path, settings, progress)
 
 
+def cut_source_in_subprocess(
+    path: Path,
+    source: CutSource,
+    cuts: Sequence[FrameCuts],
+    settings: VideoSettings,
+    jpeg_quality: int,
+    progress: ReportProgress = _NO_PROGRESS,
+) -> list[list[SourceCut]]:
+    """Run `cut_source` in the media process.
+
+    Raises:
+        RejectedRecordingError: As in `cut_source`; or the decoder crashed on the file or exceeded its memory limit.
+        RecordingError: As in `cut_source`, or decoding stalled.
+    """
+    return _process.request(_cut_source, (path, source, cuts, settings, jpeg_quality), path, settings, progress)
+
+
 def _probe(progress: ReportProgress, thread_count: int | None, path: Path, settings: VideoSettings) -> Probe:
     return probe(path, settings, lambda: progress(0, 0), thread_count)
 
@@ -72,6 +90,18 @@ def _normalize(
     progress: ReportProgress, thread_count: int | None, path: Path, output: Path, settings: VideoSettings
 ) -> NormalizedVideo:
     return normalize(path, output, settings, progress, thread_count)
+
+
+def _cut_source(
+    progress: ReportProgress,
+    thread_count: int | None,
+    path: Path,
+    source: CutSource,
+    cuts: Sequence[FrameCuts],
+    settings: VideoSettings,
+    jpeg_quality: int,
+) -> list[list[SourceCut]]:
+    return cut_source(path, source, cuts, settings, jpeg_quality, progress, thread_count)
 
 
 class MediaProcess(IsolatedProcess):

@@ -24,7 +24,7 @@ from resources.media.container import (
 )
 from resources.media.encode import Encoder
 from resources.media.frame_measures import FrameMeasures, SampledFrames
-from resources.media.normalized_file import FrameRows, NormalizedVideo
+from resources.media.normalized_file import WHOLE_FRAME, FrameRows, NormalizedVideo
 from resources.media.progress import ReportProgress
 from resources.media.source_decoder import PacketLedger, RecordingDecoder
 from resources.media.timeline import Timeline, read_timeline
@@ -310,5 +310,6 @@ def _build_result(
         is_truncated=timeline.is_truncated,
         start_time_s=start_s,
         lead_s=max(0.0, start_s - first_s) if start_s is not None and first_s is not None else 0.0,
+        region=source.settings.region or WHOLE_FRAME,
         duration_s=min(slots.rows.time_s[-1] + float(1 / slots.rate_fps), slots.source_end_s),
     )

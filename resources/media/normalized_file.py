@@ -7,6 +7,8 @@ from fractions import Fraction
 from resources.media.frame_measures import FrameMeasures
 from resources.media.source_decoder import PacketLedger
 
+WHOLE_FRAME = (0.0, 0.0, 1.0, 1.0)
+
 
 @dataclass
 class FrameRows:
@@ -56,6 +58,7 @@ class NormalizedVideo:
         is_truncated: Whether the container could not be read to its end.
         start_time_s: PTS of the first decoded frame on the file's own clock; None without timestamps.
         lead_s: Time between the first packet and the first frame that decoded.
+        region: Part of the upright source frame that the video shows: left, top, right, bottom as shares.
         duration_s: Duration of the decoded part, on the source's clock.
     """
 
@@ -75,6 +78,7 @@ class NormalizedVideo:
     is_truncated: bool
     start_time_s: float | None
     lead_s: float
+    region: tuple[float, float, float, float]
     duration_s: float
 
     @property

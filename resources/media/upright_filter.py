@@ -94,7 +94,7 @@ class UprightFilter:
         yield from self._pull()
 
     def finish(self) -> Iterator[VideoFrame]:
-        """Yield the filtered frames that are still inside; the next frame starts a new graph."""
+        """Yield the filtered frames that are still inside, and forget them."""
         if self._graph is not None:
             self._graph.push(None)
             yield from self._pull()

@@ -21,7 +21,8 @@ CAMERA_HEALTH = View(
                 "condition",
                 TEXT,
                 "covered: hardly any structure; dark: as at night; defocused: less sharp than usual; moved: the camera "
-                "points elsewhere at the end of the recording; ok; NULL without a past",
+                "points elsewhere at the end of the recording than at its start, or elsewhere than in most recordings "
+                "before; ok; NULL without a past",
                 nullable=True,
                 allowed=("covered", "dark", "defocused", "moved", "ok"),
             ),
@@ -33,6 +34,14 @@ CAMERA_HEALTH = View(
                 "moved_share",
                 FLOAT,
                 "How far the picture lies at the end of the recording from where it lay at its start",
+                "share of the width",
+                nullable=True,
+            ),
+            Column(
+                "moved_since_share",
+                FLOAT,
+                "How far the picture lies from where it lay in recordings before; NULL if it lies at the same place in "
+                "most of them, or resembles none",
                 "share of the width",
                 nullable=True,
             ),
@@ -52,9 +61,14 @@ CAMERA_HEALTH = View(
     compared AS (
         SELECT camera, recording_id, started_at_utc, brightness, sharpness, moved_px / width_px AS moved_share,
             median(brightness) OVER past AS past_brightness, median(sharpness) OVER past AS past_sharpness,
+            CASE WHEN view_moved_count > view_same_count
+                THEN sqrt(view_x_share ** 2 + (view_y_share * height_px / width_px) ** 2) END AS moved_since_share,
             (count(*) OVER past)::INTEGER AS past_count
         FROM measured JOIN recording_clocks USING (recording_id) LEFT JOIN ends USING (recording_id)
-            LEFT JOIN (SELECT recording_id, width_px FROM recording_contents) USING (recording_id)
+            LEFT JOIN (
+                SELECT recording_id, width_px, height_px, view_same_count, view_moved_count, view_x_share, view_y_share
+                FROM recording_contents
+            ) USING (recording_id)
         WHERE started_at_utc IS NOT NULL
         WINDOW past AS (
             PARTITION BY camera ORDER BY started_at_utc, recording_id
@@ -72,10 +86,12 @@ CAMERA_HEALTH = View(
             WHEN sharpness < {_COVERED_SHARPNESS} * usual_sharpness THEN 'covered'
             WHEN brightness < {_DARK_BRIGHTNESS} * usual_brightness THEN 'dark'
             WHEN sharpness < {_DEFOCUSED_SHARPNESS} * usual_sharpness THEN 'defocused'
-            WHEN moved_share > {_MOVED_PX} THEN 'moved'
+            WHEN moved_share > {_MOVED_PX} OR (moved_since_share IS NOT NULL AND usual_sharpness IS NOT NULL)
+                THEN 'moved'
             WHEN usual_sharpness IS NOT NULL THEN 'ok'
         END AS condition,
-        brightness, usual_brightness, sharpness, usual_sharpness, moved_share, past_count
+        brightness, usual_brightness, sharpness, usual_sharpness, moved_share,
+        moved_since_share, past_count
     FROM usual ORDER BY camera, started_at_utc
     """,
 )

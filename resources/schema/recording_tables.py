@@ -250,6 +250,42 @@ RECORDING_CONTENTS = Table(
         nullable(WIDTH_PX),
         nullable(HEIGHT_PX),
         Column(
+            "region",
+            pa.list_(FLOAT),
+            "Part of the upright source frame that the normalized video shows: left, top, right, bottom; NULL in rows "
+            "that an older version wrote",
+            "shares of the frame",
+            nullable=True,
+        ),
+        Column(
+            "view_jpeg",
+            pa.binary(),
+            "Small grey picture of the background, by which views of the camera are compared; NULL in rows that an "
+            "older version wrote",
+            nullable=True,
+        ),
+        *(
+            Column(
+                f"view_{kind}_count",
+                INT,
+                "Number of recordings of the camera before this one, of the last 20 that were there when it was "
+                f"normalized, that show the same {place}",
+                nullable=True,
+                minimum=0,
+            )
+            for kind, place in (("same", "at the same place"), ("moved", "elsewhere: the camera was turned since"))
+        ),
+        *(
+            Column(
+                f"view_{axis}_share",
+                FLOAT,
+                f"How far {side} the picture lies from where it lay in the latter; NULL without any",
+                f"share of the {size}",
+                nullable=True,
+            )
+            for axis, side, size in (("x", "to the right", "width"), ("y", "down", "height"))
+        ),
+        Column(
             "normalized_by",
             TEXT,
             "encode: decoded and encoded; remux: copied without encoding; reference: the source file itself is used",

@@ -184,6 +184,13 @@ CROPS = Table(
         ),
         Column("crop_width_px", INT, "Width of the crop", "px", minimum=1),
         Column("crop_height_px", INT, "Height of the crop", "px", minimum=1),
+        Column(
+            "crop_scale",
+            FLOAT,
+            "Pixels of the crop per pixel of the normalized video; NULL: 1, in rows that an older version wrote",
+            nullable=True,
+            minimum=0,
+        ),
         Column("jpeg", pa.binary(), "The crop as JPEG; NULL after its deletion by retention", nullable=True),
     ),
 )

@@ -81,8 +81,8 @@ _CONTENT_BESIDE_HEADER = {
 
 
 def _media_columns() -> tuple[Column, ...]:
-    """The columns of header and content, those of the same quantity side by side."""
-    contents = {column.name: column for column in RECORDING_CONTENTS.columns[1:]}
+    """The columns of header and content, those of the same quantity side by side; no pictures."""
+    contents = {column.name: column for column in RECORDING_CONTENTS.columns[1:] if column.name != "view_jpeg"}
     columns = []
     for column in RECORDINGS.columns[1 + len(_FILE_COLUMNS) :]:
         columns += [column, *(contents.pop(name) for name in _CONTENT_BESIDE_HEADER.get(column.name, ()))]

@@ -18,8 +18,14 @@ def conditions(store: Store, *last: dict[str, Any], past: int = 4) -> list[str |
     moved = [0.0] * past + [row.get("camera_x_px", 0.0) for row in last]
     ids = [f"r{number:02d}" for number in range(len(measures))]
     times = [STARTED_JUST_BEFORE_NINE + timedelta(hours=number) for number in range(len(ids))]
+    none: dict[str, Any] = {}
+    views = [none] * past + [{key: value for key, value in row.items() if key.startswith("view_")} for row in last]
     store_recordings(
-        store, *({"recording_id": name, "created_at_utc": time} for name, time in zip(ids, times, strict=True))
+        store,
+        *(
+            {"recording_id": name, "created_at_utc": time, **view}
+            for name, time, view in zip(ids, times, views, strict=True)
+        ),
     )
     scenes = [
         {"recording_id": name, "scene_index": 0, "duration_s": 4.0} | row
@@ -52,8 +58,10 @@ def test_each_defect_is_named_against_the_past_of_the_camera(store: Store) -> No
         {"mean_sharpness": 80.0},
         {"mean_brightness": 20.0, "mean_sharpness": 100.0},
         {"camera_x_px": 32.0},
+        {"view_same_count": 1, "view_moved_count": 7, "view_x_share": -0.2, "view_y_share": 0.0},
+        {"view_same_count": 5, "view_moved_count": 4, "view_x_share": 0.2, "view_y_share": 0.0},
     )
-    assert found == [None, None, None, "ok", "ok", "covered", "defocused", "dark", "moved"]
+    assert found == [None, None, None, "ok", "ok", "covered", "defocused", "dark", "moved", "moved", "ok"]
 
 
 def test_without_a_past_nothing_is_said(store: Store) -> None:
