@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.embedding_model import load_embedding
 from benchmarks.report import (
     CORPUS,
     Case,
@@ -31,16 +32,15 @@ from benchmarks.report import (
     min_ratio_case,
     print_table,
 )
+from benchmarks.teaching import teach_cases
+from cli.crop_search import CropQuery, search_crops
 from cli.options import end_process
 from cv_assets.crop_texts import normalize_text, vote_on_text
 from demo.drawn_scenes.random_scenes import random_scene
 from demo.drawn_scenes.rendering import draw_frame
 from resources.camera_clock import find_start
-from resources.config.crop_model_config import CropModelSettings
 from resources.config.settings import Settings
-from resources.crop_search import CropQuery, search_crops
-from resources.inference.detector import Detector, Models
-from resources.inference.linear_probe import LinearProbe, train_probe
+from resources.inference.detector import Detector
 from resources.schema.columns import BOX, Table
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS
 from resources.schema.table_registry import crop_model_tables
@@ -53,17 +53,9 @@ _NEIGHBOURS = 9  # frames; pictures of a person that are nearer in time are not 
 _SPEED_CROPS = 400
 _SEARCH_RECORDINGS, _CROPS_PER_RECORDING, _CAMERAS = 100, 1000, 10
 _MILLION, _INDEX_BATCH, _CLUSTERS = 1_000_000, 50_000, 20_000
-_TAUGHT, _UNSEEN = 20, 100
 _PLATE_HEIGHTS_PX = (6, 8, 10, 16)
 _PLATES, _PLATE_CROPS = 12, 5
 _CLOCK_HEIGHTS_PX, _CLOCKS = (10, 13, 16, 24), 20
-
-
-def load_embedding() -> Detector:
-    """Load the bundled embedding."""
-    settings = CropModelSettings(name="look", weights="mobilenet").model_settings
-    assert settings is not None
-    return Models().detector(settings, 224, 224, "cpu", accepts_any_size=True)
 
 
 def embedding_cases(detector: Detector) -> Iterator[Case]:
@@ -73,7 +65,7 @@ def embedding_cases(detector: Detector) -> Iterator[Case]:
         if not crops:
             click.echo(f"{name}: no corpus of recordings; the case is left out.")
             continue
-        embeddings = np.stack(list(detector.embed(crops)))
+        embeddings = _embed(detector, crops)
         histograms = np.stack([_histogram(crop) for crop in crops])
         random = np.random.default_rng(0).normal(size=embeddings.shape)
         top_1, precision = _rank(embeddings, objects, frames)
@@ -83,9 +75,13 @@ def embedding_cases(detector: Detector) -> Iterator[Case]:
         yield min_ratio_case(f"{name}: mAP vs histograms", precision, peer_precision, "share", 0.0)
         yield min_ratio_case(f"{name}: top-1 vs chance", top_1, chance_top_1, "share", 1.0)
         yield min_ratio_case(f"{name}: mAP vs chance", precision, chance_precision, "share", 1.0)
-        mirrored = np.stack(list(detector.embed([np.ascontiguousarray(crop[:, ::-1]) for crop in crops])))
+        mirrored = _embed(detector, [np.ascontiguousarray(crop[:, ::-1]) for crop in crops])
         nearest = (mirrored @ embeddings.T).argmax(axis=1)
         yield min_case(f"{name}: mirrored crop nearest to its original", _share(nearest, len(crops)), "share", 0.99)
+
+
+def _embed(detector: Detector, crops: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack([embedding.vector for embedding in detector.embed(crops)])
 
 
 def _share(nearest: np.ndarray, count: int) -> float:
@@ -273,39 +269,6 @@ def _filled_rows(table: Table, rows: Sequence[dict[str, Any]]) -> pa.Table:
     ones = {field.name: None if field.nullable else values.get(field.type, 1) for field in table.arrow_schema}
     boxes = {column.name: 1.0 for column in BOX if column.name in ones}
     return pa.Table.from_pylist([ones | boxes | row for row in rows], table.arrow_schema)
-
-
-def teach_cases(detector: Detector) -> Iterator[Case]:
-    """A drawn attribute, a helmet, from 20 and 20 persons; tested on persons that were not seen."""
-    random = np.random.default_rng(0)
-    kinds = np.arange(2 * _TAUGHT + 2 * _UNSEEN) % 2 == 0
-    embeddings = np.stack(list(detector.embed([_draw_person(random, has_helmet=bool(kind)) for kind in kinds])))
-    taught = slice(0, 2 * _TAUGHT)
-    started_s = time.perf_counter()
-    training = train_probe(embeddings[taught], kinds[taught], range(2 * _TAUGHT))
-    elapsed_s = time.perf_counter() - started_s
-    probe = LinearProbe("helmet", "m", training.weights, training.bias)
-    unseen = zip(embeddings[2 * _TAUGHT :], kinds[2 * _TAUGHT :], strict=True)
-    right = [(probe.classify(vector)[0][0] == "helmet") == kind for vector, kind in unseen]
-    yield min_case(f"taught on 20 + 20: {len(right)} unseen crops right", float(np.mean(right)), "share", 0.95)
-    yield figure_case("the same, as cross-validation says", training.accuracy)
-    yield max_case("teaching takes", elapsed_s, "s", 10)
-
-
-def _draw_person(random: np.random.Generator, *, has_helmet: bool) -> np.ndarray:
-    """Draw a person in random clothes before a random background, with a yellow helmet or hair."""
-    background = np.kron(random.integers(30, 220, (8, 4, 3)), np.ones((25, 25, 1))).astype(np.uint8)
-    image = cv2.GaussianBlur(background, (0, 0), 9)
-    centre, top = int(50 + random.integers(-8, 9)), int(20 + random.integers(-6, 7))
-    skin, shirt, trousers = (tuple(map(int, random.integers(20, 240, 3))) for _ in range(3))
-    cv2.rectangle(image, (centre - 20, top + 28), (centre + 20, top + 95), shirt, -1)
-    cv2.rectangle(image, (centre - 18, top + 95), (centre - 3, top + 170), trousers, -1)
-    cv2.rectangle(image, (centre + 3, top + 95), (centre + 18, top + 170), trousers, -1)
-    cv2.circle(image, (centre, top + 14), 13, skin, -1)
-    colour = (20, 210, 240) if has_helmet else tuple(map(int, random.integers(10, 90, 3)))
-    cv2.ellipse(image, (centre, top + 10), (16 if has_helmet else 13, 13), 0, 180, 360, colour, -1)
-    noise = random.normal(0, 8, image.shape)
-    return np.asarray(np.clip(image + noise, 0, 255), np.uint8)
 
 
 def text_cases() -> Iterator[Case]:

@@ -14,7 +14,7 @@ from resources.config.settings import Settings
 from resources.crop_search import embed_image, open_embeddings
 from resources.crop_search import embedding_model as find_embedding_model
 from resources.errors import PipelineError
-from resources.inference.linear_probe import LinearProbe, train_probe
+from resources.inference.linear_probe import EMBEDDING, FEATURES, LinearProbe, read_features, train_probe
 
 _MIN_TRACKS = 5  # of each kind: one for each part of the cross-validation
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -26,7 +26,7 @@ class Lesson:
 
     Attributes:
         probe: The probe.
-        accuracy: Share that is right in cross-validation; the mean of that of both kinds.
+        accuracy: Share of tracks that are right in cross-validation; the mean of that of both kinds.
         positive_count: Number of positive examples.
         negative_count: Number of negative examples.
         embeddings_name: Name of the crop model whose embeddings it reads.
@@ -45,11 +45,13 @@ class _Example:
 
     Attributes:
         embedding: Shape (n,).
+        features: Shape (m,); None if the network has none, or an older version computed the embedding.
         model_id: Model of the embedding.
         group: Its track, or its file.
     """
 
     embedding: np.ndarray
+    features: np.ndarray | None
     model_id: str
     group: tuple[str, ...]
 
@@ -91,10 +93,12 @@ def teach_probe(settings: Settings, name: str, positive: Sequence[str], negative
             "(cv-assets process --stale)."
         )
     is_positive = np.arange(len(joined)) < len(examples[0])
-    training = train_probe(
-        np.stack([example.embedding for example in joined]), is_positive, [example.group for example in joined]
-    )
-    probe = LinearProbe(name, model_ids[0], training.weights, training.bias)
+    features = [example.features for example in joined if example.features is not None]
+    has_features = len(features) == len(joined)
+    values = np.stack(features if has_features else [example.embedding for example in joined])
+    training = train_probe(values, is_positive, [example.group for example in joined])
+    reads = FEATURES if has_features else EMBEDDING
+    probe = LinearProbe(name, model_ids[0], training.weights, training.bias, reads)
     return Lesson(probe, training.accuracy, len(examples[0]), len(examples[1]), model.name)
 
 
@@ -128,15 +132,16 @@ def _read_crops(crop: str, connection: duckdb.DuckDBPyConnection, table: str) ->
             "RECORDING:TRACK:RANK."
         )
     condition = "recording_id = ? AND track_id = ?" + (" AND rank = ?" if len(parts) == 2 else "")
-    query = f"SELECT embedding, model_id FROM {table} WHERE {condition} ORDER BY rank"
+    query = f"SELECT embedding, features, model_id FROM {table} WHERE {condition} ORDER BY rank"
     rows = connection.execute(query, [recording_id, *map(int, parts)]).fetchall()
     if not rows:
         raise PipelineError(
             f"The example {crop} has no row in {table}: see the keys with cv-assets sql 'FROM {table}'."
         )
-    for embedding, model_id in rows:
+    for embedding, features, model_id in rows:
         if embedding is not None:
-            yield _Example(np.array(embedding, np.float32), model_id, (recording_id, parts[0]))
+            values = None if features is None else read_features(features)
+            yield _Example(np.array(embedding, np.float32), values, model_id, (recording_id, parts[0]))
 
 
 def _read_folder(
@@ -158,7 +163,8 @@ def _read_folder(
             yield from _read_crops(key, connection, table)
             continue
         embedding, model_id = embed_image(picture, model)
-        yield _Example(embedding, model_id, (str(picture),))
+        features = None if embedding.features is None else embedding.features.astype(np.float32)
+        yield _Example(embedding.vector, features, model_id, (str(picture),))
 
 
 def _read_index(file: Path) -> dict[str, str]:

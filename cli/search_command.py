@@ -84,7 +84,8 @@ def search(
             embedding, model_id = read_embedding(connection, table, crop)
             without_track = parse_crop(crop)[:2]
         elif image is not None:
-            embedding, model_id = embed_image(image, model)
+            of_image, model_id = embed_image(image, model)
+            embedding = of_image.vector
         else:
             embedding = embed_text(str(text), loaded_settings)
         query = CropQuery(

@@ -48,7 +48,7 @@ def teach(
         raise PipelineError(f"The probe {file} cannot be written: {error.strerror or error}.") from error
     click.echo(
         f"{file}: trained on {lesson.positive_count} positive and {lesson.negative_count} negative crops; "
-        f"{lesson.accuracy:.0%} of those that were left out of the training were recognised."
+        f"{lesson.accuracy:.0%} of the tracks that were left out of the training were recognised."
     )
     if lesson.accuracy < _GOOD_ACCURACY:
         click.echo("Give more examples, and such that differ in nothing but this.")

@@ -139,7 +139,11 @@ def probe_rows(
                 f"The embedding is of {embedding['model_id']}, but the probe was taught on {probe.embedding_model_id}."
             )
         if error is None:
-            answer = {None: probe.classify(np.array(embedding["embedding"], np.float32))[:top_k]}
+            values = probe.read_values(embedding)
+            if values is None:
+                error = "The embedding has no features, which the probe reads: recompute the embeddings."
+            else:
+                answer = {None: probe.classify(values)[:top_k]}
         rows += _rows_of_crop(embedding, answer, error)
     return [row | {"model_id": model_id, "engine_name": "numpy"} for row in rows]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from cv_assets.crop_reading import CROP_KEY, answer_crops, cut_box
 from cv_assets.crop_selection import Crop
-from resources.inference.detector import Detector
+from resources.inference.detector import Detector, Embedding
 from resources.media.progress import ReportProgress
 
 
@@ -26,14 +26,19 @@ def embedding_rows(
         Rows of `crop_embeddings`.
     """
 
-    def embed(batch: Iterable[Crop]) -> Iterator[np.ndarray]:
-        for vector in detector.embed(cut_box(crop, padding) for crop in batch):
-            if not np.isfinite(vector).all():
+    def embed(batch: Iterable[Crop]) -> Iterator[Embedding]:
+        for embedding in detector.embed(cut_box(crop, padding) for crop in batch):
+            if not np.isfinite(embedding.vector).all():
                 raise ValueError("the embedding has values that are no finite numbers")
-            yield vector
+            yield embedding
 
     model = {"model_id": detector.model_id, "engine_name": detector.engine_name}
     return [
-        {**{name: crop[name] for name in CROP_KEY}, "embedding": vector, "error": error, **model}
-        for crop, vector, error in answer_crops(crops, embed, progress)
+        {**{name: crop[name] for name in CROP_KEY}, **_columns(embedding), "error": error, **model}
+        for crop, embedding, error in answer_crops(crops, embed, progress)
     ]
+
+
+def _columns(embedding: Embedding | None) -> dict[str, Any]:
+    features = None if embedding is None or embedding.features is None else embedding.features.tobytes()
+    return {"embedding": None if embedding is None else embedding.vector, "features": features}

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -20,7 +20,11 @@ from resources.schema.table_registry import crop_model_tables
 from resources.storage.results_database import open_results, published_versions
 from resources.storage.vector_index import INDEX_FOLDER, build_index, open_index
 
-_TRACK, _KEY = "recording_id, track_id", "recording_id, track_id, rank"
+if TYPE_CHECKING:  # loads much
+    from resources.inference.detector import Embedding
+
+_SHEET_COLUMNS, _CELL_PX = 6, 160
+_KEY = "recording_id, track_id, rank"
 _CANDIDATES_PER_RESULT = 10  # crops of an index for each object: a track has several
 
 
@@ -146,8 +150,8 @@ def read_embedding(connection: duckdb.DuckDBPyConnection, table: str, crop: str)
     return np.array(embedding, np.float32), str(model_id)
 
 
-def embed_image(file: Path, model: CropModelSettings) -> tuple[np.ndarray, str]:
-    """Compute the embedding of a picture file that shows an object, and its model.
+def embed_image(file: Path, model: CropModelSettings) -> tuple["Embedding", str]:
+    """Compute the embedding of a picture that shows an object, and its model.
 
     Raises:
         PipelineError: The file is no picture, or the weights cannot be used.

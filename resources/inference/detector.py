@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from resources.inference.engines.torch_engine import TorchEngine
 from resources.inference.gpu_frames import letterbox_tensor
 from resources.inference.gpu_memory import retry_after_freeing_memory
 from resources.inference.letterbox import CentreCrop, Letterbox, choose_input_fit
+from resources.inference.plain_networks import bundled_network
 from resources.inference.prefetch import Prefetch
 from resources.inference.weights import find_weights, load_weights
 from resources.inference.weights_description import ModelWeights, check_class_names, selected_class_ids
@@ -42,6 +43,19 @@ logger = logging.getLogger(__name__)
 _PREFETCHED_IMAGES = 8
 _MAX_LOADED_MODELS = 8  # each frame size has its own
 _LETTERBOX_THREADS = min(4, (os.cpu_count() or 1) // 4)  # with few cores, the network needs all of them
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The embedding of an image.
+
+    Attributes:
+        vector: float32 array of shape (n,) and length 1, by which images are compared.
+        features: float16 array of shape (m,), by which probes tell images apart; None if the network has none.
+    """
+
+    vector: np.ndarray
+    features: np.ndarray | None = None
 
 
 class Detector:
@@ -140,17 +154,19 @@ class Detector:
                 frame_sizes.get()
                 yield last_detections
 
-    def embed(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Compute the embeddings of images, in order: float32 arrays of shape (n,) and length 1.
+    def embed(self, images: Iterable[np.ndarray]) -> Iterator[Embedding]:
+        """Compute the embeddings of images, in order.
 
         Args:
             images: uint8 BGR arrays of shape (height_px, width_px, 3).
         """
+        has_features = bundled_network(self._model.path) is not None and self._model.task == "embed"
         letterboxed = _map_in_order(self._letterbox, iter(images), _LETTERBOX_THREADS)
         with closing(Prefetch(letterboxed, max(_PREFETCHED_IMAGES, self._engine.batch))) as source:
             for outputs in self._engine.infer(source):
                 vector = np.array(outputs[0], np.float32).ravel()  # a copy: the outputs are in the engine's memory
-                yield vector / max(float(np.linalg.norm(vector)), 1e-12)
+                features = np.array(outputs[1], np.float16).ravel() if has_features else None
+                yield Embedding(vector / max(float(np.linalg.norm(vector)), 1e-12), features)
 
     def count_analysed_frames(self, frame_count: int) -> None:
         """Count analysed frames, which decide when the engines are measured; does nothing if they were."""

@@ -160,6 +160,13 @@ CROP_EMBEDDINGS = Table(
             "The embedding, FLOAT[n] in results.duckdb; NULL if there is none",
             nullable=True,
         ),
+        Column(
+            "features",
+            pa.binary(),
+            "Means of several layers of the network as half-precision numbers, which probes read; NULL for networks "
+            "without them, and in rows that an older version wrote",
+            nullable=True,
+        ),
         _ERROR,
         MODEL_ID,
         ENGINE_NAME,

@@ -20,6 +20,7 @@ from resources.config.settings import Settings
 from resources.errors import RecordingError
 from resources.inference.crop_model_check import find_crop_model_problems
 from resources.inference.detector import Models
+from resources.inference.linear_probe import read_features
 from resources.schema.table_registry import crop_model_tables
 from resources.schema.track_tables import CROPS
 from resources.storage.delta_store import Store
@@ -51,7 +52,10 @@ def test_embeddings_are_unit_vectors_that_resemble_each_other_for_one_object(sto
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
     assert vectors[0] @ vectors[1] == pytest.approx(1, abs=1e-4)
     assert vectors[0] @ vectors[2] < 0.8
-    assert rows[3]["embedding"] is None and "retention" in rows[3]["error"]
+    assert rows[3]["embedding"] is rows[3]["features"] is None and "retention" in rows[3]["error"]
+    features = [read_features(row["features"]) for row in rows[:3]]
+    assert [len(values) for values in features] == [576] * 3
+    assert np.abs(features[0] - features[1]).max() < 0.05 < np.abs(features[0] - features[2]).max()
     assert rows[0]["model_id"].startswith("mobilenet-")
 
 
