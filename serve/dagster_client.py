@@ -71,7 +71,9 @@ class DagsterClient:
         results = [answer, *answer.get("terminateRunResults", ())]
         for result in results:
             if message := result.get("message"):
-                raise ProblemError(409, f"Dagster cannot end the run: {str(message).rstrip('.')}.")
+                raise ProblemError(
+                    409, f"Dagster cannot end the run now: {str(message).rstrip('.')}. Try again in a few seconds."
+                )
 
     def _send(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         address = self.address

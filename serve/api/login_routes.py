@@ -13,15 +13,12 @@ _WRONG_TOKEN_DELAY_S = 1.0
 _SESSION_S = 7 * 86_400
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Log in</title><link rel="icon" href="data:,">
-<style>:root {{ color-scheme: light dark; font: 16px system-ui; }}
-main {{ max-width: 24rem; margin: 15vh auto; padding: 1rem; }}
-input, button {{ font: inherit; padding: .5rem; width: 100%; box-sizing: border-box; margin-top: .5rem; }}
-</style></head>
-<body><main><h1>Log in</h1><form method="post" action="/login">
-<label for="token">Token (serve.token of the settings)</label>
-<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
-<button>Log in</button></form><p role="alert">{message}</p></main></body></html>
+<title>Log in · cv-assets</title><link rel="icon" href="/static/icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="/static/pages.css"><script src="/static/theme.js"></script></head>
+<body><main class="login card"><h1>Log in</h1><form method="post" action="/login">
+<label class="field"><span>Token (serve.token of the settings)</span>
+<input name="token" type="password" autocomplete="current-password" required autofocus></label>
+<button class="primary">Log in</button></form><p role="alert" class="problem">{message}</p></main></body></html>
 """
 
 

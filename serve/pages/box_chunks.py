@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 CHUNK_BOXES = 3600
 """Boxes of a chunk, about 64 KB: the unit in which a page loads and forgets boxes."""
 IS_INTERPOLATED, IS_CORRECTED = 1, 2
-_BLOCK_BOXES = 1_000_000  # read from the tables at once
+_BLOCK_BOXES = 60_000  # read from the tables at once: few enough that a first picture does not wait for them
 _MAX_FRAMES = 50_000  # of a chunk: its frames are 16-bit numbers
-_MAX_BLOCKS = 6  # kept in memory, 18 MB each
+_MAX_BLOCKS, _MAX_INDEXES = 60, 24  # kept in memory; a block has 1.6 MB
 _SCALE = 65_535
 _ROW = np.dtype(
     [("frame", "<u2"), ("class", "<u2"), ("track", "<u4"), ("confidence", "u1"), ("flags", "u1"), ("box", "<u2", (4,))]
@@ -126,7 +126,7 @@ def read_boxes(
 class BoxCache:
     """The boxes of the recordings that pages show, as read from one published snapshot each.
 
-    Blocks of a million boxes are kept, those used last, because one query per chunk would read the table each time.
+    Blocks of several chunks are kept, those used last, because one query per chunk would read the table each time.
     """
 
     _indexes: "OrderedDict[tuple[str, str], ChunkIndex]" = field(default_factory=OrderedDict)
@@ -141,7 +141,7 @@ class BoxCache:
         with self._lock:
             if key not in self._indexes:
                 self._indexes[key] = read_chunk_index(connection, recording_id, size_px)
-                while len(self._indexes) > 4 * _MAX_BLOCKS:
+                while len(self._indexes) > _MAX_INDEXES:
                     self._indexes.popitem(last=False)
             return self._indexes[key]
 

@@ -12,7 +12,7 @@ from resources.errors import PipelineError
 from serve.app_state import State
 from serve.pages.camera_rows import DAYS, last_day_ms, read_camera_days, read_cameras
 from serve.pages.page_state import Pages, find_camera, find_recording, relative_shapes
-from serve.pages.page_templates import PageRoute, render
+from serve.pages.page_templates import PageRoute, render, render_first_steps
 from serve.pages.result_rows import json_response
 from serve.pages.shape_questions import MAX_RECORDINGS, DrawnShapes, count_at_shapes, drawn_camera
 from serve.problems import ProblemError
@@ -26,6 +26,8 @@ _NO_NAME = "Recordings without a camera have no section in the settings: put the
 @camera_router.get("/cameras")
 def show_cameras(state: State, pages: Pages) -> HTMLResponse:
     """Show all cameras with their health."""
+    if not state.results.exist:
+        return render_first_steps(state.settings.watched_folders, "cameras")
     with state.results.cursor() as cursor:
         return render("cameras.html", cameras=read_cameras(cursor))
 

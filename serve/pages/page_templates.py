@@ -1,7 +1,7 @@
 """Renders the pages from their templates, and shows the errors of pages as a page with one sentence."""
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,18 @@ def render(template: str, status: int = 200, **values: object) -> HTMLResponse:
     """
     page = _environment().get_template(template).render(values)
     return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
+
+
+def render_first_steps(watched_folders: Iterable[Path], here: str) -> HTMLResponse:
+    """Render the page of a data folder without results.
+
+    Args:
+        watched_folders: Folders into which recordings are put.
+        here: The page that the navigation shows as the present one.
+    """
+    folders = ", ".join(map(str, watched_folders))
+    sentence = f"Put video files into {folders}. They appear here once the pipeline has processed the first of them."
+    return render("message.html", title="No recordings yet", sentence=sentence, here=here, link=("/queue", "Queue"))
 
 
 class PageRoute(APIRoute):

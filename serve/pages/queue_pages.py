@@ -32,6 +32,7 @@ def show_queue(request: Request, state: State) -> HTMLResponse:
 
 def _describe(run: UnfinishedRun, progress: RunProgress) -> dict[str, Any]:
     """Values of a run for the page; its recordings with progress come first."""
+    is_chosen = run.job_name.startswith("__")
     recordings = []
     for recording_id in run.recording_ids:
         report = None if run.is_queued else progress.report_of(recording_id)
@@ -46,13 +47,14 @@ def _describe(run: UnfinishedRun, progress: RunProgress) -> dict[str, Any]:
         )
     recordings.sort(key=lambda item: item["report"] is None or item["share"] == 1)
     return {
-        "job_name": run.job_name,
+        # Dagster has a job without a name of ours for assets that a person or a program has chosen.
+        "job_name": "materialize" if is_chosen else run.job_name,
         "queue": run.queue,
         "queue_position": run.queue_position,
         "requested_by": run.requested_by.replace("_", " "),
         "created_at_ms": run.created_at_s * 1000,
         "started_at_ms": None if run.started_at_s is None else run.started_at_s * 1000,
-        "assets": ", ".join(run.asset_names),
+        "assets": ", ".join(name.replace("_", " ") for name in run.asset_names) if is_chosen else "",
         "recording_count": len(run.recording_ids),
         "recordings": recordings[:_MAX_RECORDINGS],
     }

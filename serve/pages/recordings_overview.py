@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse
 from serve.app_state import State
 from serve.media_routes import find_video
 from serve.pages.page_state import Pages
-from serve.pages.page_templates import PageRoute, render
+from serve.pages.page_templates import PageRoute, render, render_first_steps
 from serve.pages.posters import read_poster
 from serve.pages.recording_library import PAGE_SIZE, LibraryFilter, month_weeks, neighbouring_months
 from serve.problems import ProblemError
@@ -32,7 +32,7 @@ def show_library(
     """Show the recordings that fit the filters, newest first, and a calendar."""
     template = "library_results.html" if "part" in request.query_params else "library.html"
     if not state.results.exist:
-        return render("message.html", title="No recordings yet", sentence=_first_steps(state))
+        return render_first_steps(state.settings.watched_folders, "library")
     selection = LibraryFilter(camera, status, day, text.strip())
     with state.results.cursor() as cursor:
         library = pages.read_library(cursor)
@@ -69,11 +69,6 @@ def send_poster(recording_id: str, state: State) -> Response:
     if jpeg is None:
         raise ProblemError(404, f"The video of {recording_id} has no frame that decodes.")
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={_POSTER_AGE_S}"})
-
-
-def _first_steps(state: State) -> str:
-    folders = ", ".join(map(str, state.settings.watched_folders))
-    return f"Put video files into {folders}. They appear here once the pipeline has processed the first of them."
 
 
 def _is_month(text: str) -> bool:

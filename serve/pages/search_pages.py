@@ -16,7 +16,7 @@ from resources.votes import UNSURE
 from serve.app_state import State
 from serve.pages.object_gallery import PAGE_SIZE, ObjectFilter, ObjectPage, read_objects
 from serve.pages.page_state import Pages
-from serve.pages.page_templates import PageRoute, render
+from serve.pages.page_templates import PageRoute, render, render_first_steps
 from serve.pages.picture_examples import MAX_PICTURE_BYTES
 from serve.pages.result_rows import Row, json_response
 from serve.pages.similarity import MAX_SIMILAR, find_table, read_example, read_similar_objects
@@ -42,6 +42,8 @@ def show_search(
     page: Annotated[int, Query(le=1_000_000)] = 1,
 ) -> HTMLResponse:
     """Show the objects that fit, each with its best crop; with an example the most similar first."""
+    if not state.results.exist:
+        return render_first_steps(state.settings.watched_folders, "search")
     selection = ObjectFilter(
         camera=camera,
         class_name=class_name,

@@ -29,12 +29,14 @@ class Example:
         embedding: Its embedding, shape (n,).
         model_id: Model of the embedding.
         jpeg: Its picture as base64; None if retention has deleted it.
+        class_name: Class of an object; empty for an uploaded picture.
         track: Recording and track of an object; None for an uploaded picture.
     """
 
     embedding: np.ndarray
     model_id: str
     jpeg: str | None
+    class_name: str = ""
     track: tuple[str, int] | None = None
 
 
@@ -66,9 +68,9 @@ def read_example(
         embedding, model_id = read_embedding(connection, table, f"{recording_id}:{number}")
     except PipelineError as error:
         raise ProblemError(404, str(error)) from error
-    query = "SELECT jpeg FROM crops WHERE recording_id = ? AND track_id = ? ORDER BY rank LIMIT 1"
-    jpeg = next((jpeg for (jpeg,) in connection.execute(query, track).fetchall()), None)
-    return Example(embedding, model_id, base64.b64encode(jpeg).decode() if jpeg else None, track)
+    query = "SELECT jpeg, class_name FROM crops WHERE recording_id = ? AND track_id = ? ORDER BY rank LIMIT 1"
+    jpeg, class_name = next(iter(connection.execute(query, track).fetchall()), (None, "track"))
+    return Example(embedding, model_id, base64.b64encode(jpeg).decode() if jpeg else None, class_name, track)
 
 
 def read_similar_objects(

@@ -5,7 +5,12 @@ import { formatTime } from "./timeline.js";
 
 const RELOAD_MS = 2000; // the results of the last stage are published meanwhile
 const live = byId("live"), address = `/api/recordings/${encodeURIComponent(live.dataset.recording)}`;
-let hasChanged = false;
+let hasChanged = false, willReload = false;
+
+function reloadSoon() {
+  if (!willReload) setTimeout(() => location.reload(), RELOAD_MS);
+  willReload = true;
+}
 
 const count = (value) => value.toLocaleString("en");
 
@@ -15,10 +20,10 @@ function stateText({ state, stage, queue_position: place, waiting_for: resource 
   return { waiting: "Waits for its next run", done: "Done", failed: "Failed", skipped: "Skipped" }[state];
 }
 
-function detailText({ frames_done: done, frames_total: total, frames_per_s: rate, remaining_s: left, error }) {
+function detailText({ stage, frames_done: done, frames_total: total, frames_per_s: rate, remaining_s: left, error }) {
   if (!total) return error ?? "";
-  const parts = [`${count(done)} of ${count(total)} frames`];
-  if (rate) parts.push(`${count(Math.round(rate))} frames/s`);
+  const unit = stage?.includes("_crop_") ? "crops" : "frames", parts = [`${count(done)} of ${count(total)} ${unit}`];
+  if (rate) parts.push(`${count(Math.round(rate))} ${unit}/s`);
   if (left !== null) parts.push(`${formatTime(Math.ceil(left))} left`);
   return parts.join(", ");
 }
@@ -27,6 +32,7 @@ const states = new EventSource(`${address}/events`);
 states.addEventListener("state", (event) => {
   const report = JSON.parse(event.data), isFinal = ["done", "failed", "skipped"].includes(report.state);
   hasChanged ||= !isFinal;
+  if ("awaitsVideo" in live.dataset && report.frame_count && !isFinal) reloadSoon();
   live.hidden = report.state === "done" && !hasChanged;
   byId("live-state").textContent = stateText(report);
   byId("live-detail").textContent = detailText(report);
@@ -35,7 +41,7 @@ states.addEventListener("state", (event) => {
 });
 states.addEventListener("end", () => {
   states.close();
-  if (hasChanged) setTimeout(() => location.reload(), RELOAD_MS);
+  if (hasChanged) reloadSoon();
 });
 // Without a pipeline there is nothing to follow.
 states.addEventListener("error", () => { live.hidden = states.readyState === EventSource.CLOSED; });

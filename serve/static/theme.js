@@ -9,6 +9,7 @@
   dark.addEventListener("change", apply);
   addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
+    if (!button) return; // the login has none
     const label = () => { button.textContent = isDark() ? "Light" : "Dark"; };
     label();
     button.addEventListener("click", () => {

@@ -155,7 +155,12 @@ def test_runs_wait_by_priority_and_are_canceled(pipeline: RunningPipeline) -> No
     runs = send("/queue")[1]["runs"]
     waiting = [priorities[run["run_id"]] for run in runs if run["is_queued"] and run["run_id"] in priorities]
     assert len(waiting) >= 2 and waiting == sorted(waiting, reverse=True), runs
-    assert send(f"{path}/cancel", b"")[0] == 202
-    wait_for(lambda state: not set(state["run_ids"]) & set(priorities))
-    status, answer = send(f"{path}/cancel", b"")
-    assert status in (202, 409), answer  # a run that the pipeline has requested by itself meanwhile
+
+    def cancel_rest(state: dict[str, Any]) -> bool:
+        if not set(state["run_ids"]) & set(priorities):
+            return True
+        status, answer = send(f"{path}/cancel", b"")  # a run that starts cannot be ended at that moment
+        assert status == 202 or "Try again in a few seconds." in answer["detail"] or "no queued" in answer["detail"]
+        return False
+
+    wait_for(cancel_rest)

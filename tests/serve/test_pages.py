@@ -75,8 +75,9 @@ def test_a_wrong_address_is_a_page_with_one_sentence(client: TestClient, path: s
 def test_a_data_folder_without_results_says_what_to_do(tmp_path: Path) -> None:
     settings = Settings(watched_folder=tmp_path / "recordings", data_folder=tmp_path / "data")
     with TestClient(build_app(settings), base_url=ADDRESS) as client:
-        assert f"Put video files into {tmp_path / 'recordings'}." in client.get("/", headers=HTML).text
-        assert client.get("/search", headers=HTML).status_code == 503
+        for path in ("/", "/cameras", "/search"):
+            assert f"Put video files into {tmp_path / 'recordings'}." in client.get(path, headers=HTML).text, path
+        assert client.get("/recordings/nope", headers=HTML).status_code == 503
 
 
 def test_the_player_gets_times_index_and_boxes(client: TestClient) -> None:

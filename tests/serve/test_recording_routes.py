@@ -66,6 +66,7 @@ def run_asset(client: ApiClient, instance: DagsterInstance, answers: dict[str, A
         tag = answers["preview"].headers["etag"]
         answers["unchanged"] = client.get("/api/recordings/a/preview", headers={"if-none-match": tag}).status_code
         answers["metrics"] = client.get("/metrics").text
+        answers["page"] = client.get("/queue").text
 
     return detections
 
@@ -87,6 +88,8 @@ def test_a_running_stage_shows_its_progress_and_its_newest_picture(
     assert (picture.headers["x-stage"], picture.headers["x-caption"]) == ("detections", "frame 40 of 100")
     assert answers["unchanged"] == 304
     assert 'cv_assets_executing_runs{queue="cpu"} 1' in answers["metrics"]
+    assert "<strong>materialize" in answers["page"] and "40 of 100 frames" in answers["page"]
+    assert "/api/recordings/a/preview?n=" in answers["page"]
     assert read(client)["state"] == "waiting" and read(client)["stage"] is None
 
 
