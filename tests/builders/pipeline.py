@@ -38,7 +38,7 @@ class Pipeline:
     """The asset graph over a watched folder with three recordings, the second of which is not a video.
 
     Args:
-        folder: An empty folder for the recordings and the data.
+        folder: A folder for the recordings and the data: an empty one, or that of an earlier pipeline.
         instance: Dagster's instance.
         paths: Path of a recording inside the watched folder without its ending, by name; the name where it is missing.
 
@@ -56,18 +56,19 @@ class Pipeline:
             watched_folder=folder / "recordings",
             data_folder=folder / "data",
             detections=DetectionSettings(weights=str(BUNDLED_WEIGHTS)),
-            cameras={"": LINE_AND_ZONE},
+            cameras=dict.fromkeys(("", "gate", "yard"), LINE_AND_ZONE),
         )
         self.graph = AssetGraph.build(settings)
         files = {name: settings.watched_folder / f"{paths.get(name, name)}.mp4" for name in RECORDING_NAMES}
-        for file in files.values():
-            file.parent.mkdir(parents=True, exist_ok=True)
-        write_video(demo_scene(1, 4, {"car": 1}), files["a"])
-        files["bad"].write_bytes(b"no video")
-        write_video(demo_scene(2, 5, {"car": 1}), files["c"])
-        rows_by_path = identify_files(settings, list_watched_files(settings).files, {})
-        SourceIndex(self.store).save(rows_by_path.values())
-        self.ids = {name: str(rows_by_path[f"{paths.get(name, name)}.mp4"].recording_id) for name in RECORDING_NAMES}
+        if not settings.watched_folder.exists():
+            for file in files.values():
+                file.parent.mkdir(parents=True, exist_ok=True)
+            write_video(demo_scene(1, 4, {"car": 1}), files["a"])
+            files["bad"].write_bytes(b"no video")
+            write_video(demo_scene(2, 5, {"car": 1}), files["c"])
+            SourceIndex(self.store).save(identify_files(settings, list_watched_files(settings).files, {}).values())
+        index = SourceIndex(self.store).load()
+        self.ids = {name: str(index[f"{paths.get(name, name)}.mp4"].recording_id) for name in RECORDING_NAMES}
         instance.add_dynamic_partitions(recordings_partitions.name or "", list(self.ids.values()))
 
     @property

@@ -23,6 +23,7 @@ from sensors.run_planner import plan_runs
 from sensors.staleness import stale_assets
 from tests.builders.locations import BUNDLED_WEIGHTS
 from tests.builders.pipeline import LINE_AND_ZONE, Pipeline
+from tests.builders.processed_pipelines import open_pipeline, processed_folder
 from tests.builders.ui_staleness import stale_in_the_ui
 
 pytestmark = pytest.mark.slow
@@ -34,12 +35,7 @@ MOVED_LINE = CameraSettings.model_validate({"lines": [{"name": "middle", "points
 def processed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """A pipeline with results of which some are stale: the line was moved, and `tracks` of `a` have newer settings."""
     folder = tmp_path_factory.mktemp("processed")
-    (folder / "dagster").mkdir()
-    with DagsterInstance.local_temp(str(folder / "dagster")) as instance:
-        pipeline = Pipeline(folder, instance)
-        pipeline.run(pipeline.stage_names, "a", "c")  # `bad` is rejected, and so the others have only ingest
-        for name in ("a", "c"):
-            pipeline.run(pipeline.stage_names, name, name)
+    with open_pipeline(folder, processed_folder(tmp_path_factory)) as pipeline:
         tracks = pipeline.settings.tracks.model_copy(update={"lost_s": pipeline.settings.tracks.lost_s + 1})
         pipeline.use_settings(pipeline.settings.model_copy(update={"tracks": tracks}))
         pipeline.run(["tracks"], "a", "a")
@@ -125,7 +121,7 @@ def test_results_of_earlier_camera_settings_are_stale_in_a_new_storage(
     register_materializations(new_instance, pipeline.store, pipeline.graph)
     before = stale(pipeline, new_instance)
     try:
-        pipeline.use_settings(settings.model_copy(update={"cameras": {"": camera}}))
+        pipeline.use_settings(settings.model_copy(update={"cameras": {"gate": camera, "yard": camera}}))
         assert register_materializations(new_instance, pipeline.store, pipeline.graph) == 0
         zone_assets = {name for _, name in stale(pipeline, new_instance) - before}
     finally:
@@ -139,11 +135,11 @@ def test_a_storage_that_was_lost_before_the_settings_changed_shows_their_results
 ) -> None:
     pipeline = processed
     settings = pipeline.settings
-    assert settings.cameras[""] == LINE_AND_ZONE
+    assert settings.cameras["gate"] == settings.cameras["yard"] == LINE_AND_ZONE
     stale_before = stale(pipeline, pipeline.instance)
     register_partitions(new_instance, pipeline.store)
     try:
-        pipeline.use_settings(settings.model_copy(update={"cameras": {"": camera}}))
+        pipeline.use_settings(settings.model_copy(update={"cameras": {"gate": camera, "yard": camera}}))
         assert register_materializations(new_instance, pipeline.store, pipeline.graph) > 0
         zone_assets = {name for _, name in stale(pipeline, new_instance) - stale_before}
         assert register_materializations(new_instance, pipeline.store, pipeline.graph) == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, RunsFilter
+from dagster import AssetKey, AssetRecordsFilter, RunsFilter
 
 from cv_assets.definitions import build_definitions
 from cv_assets.partitions import recordings_partitions
@@ -41,7 +41,8 @@ from sensors.forgetting import (
 )
 from sensors.recording_states import read_recording_states
 from sensors.staleness import stale_assets
-from tests.builders.pipeline import INGEST_STAGES, Pipeline
+from tests.builders.pipeline import Pipeline
+from tests.builders.processed_pipelines import ingested_folder, open_pipeline, processed_folder
 from tests.builders.table_rows import sparse_rows
 from tests.builders.ui_staleness import stale_in_the_ui
 
@@ -49,14 +50,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
+def pipeline(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """A pipeline whose recordings were ingested in one run."""
-    home = tmp_path / "data" / "dagster"
-    home.mkdir(parents=True)
-    paths = {"a": "gate/2026-03-01_08-00-00_a", "c": "yard/2026-03-02_08-00-00_c"}
-    with DagsterInstance.local_temp(str(home)) as instance:
-        pipeline = Pipeline(tmp_path, instance, paths)
-        pipeline.run(INGEST_STAGES, "a", "c")
+    with open_pipeline(tmp_path, ingested_folder(tmp_path_factory), "data/dagster") as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def processed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """A pipeline with all assets of its good recordings."""
+    with open_pipeline(tmp_path, processed_folder(tmp_path_factory), "data/dagster") as pipeline:
         yield pipeline
 
 
@@ -87,10 +90,8 @@ def materializations(pipeline: Pipeline, name: str) -> dict[str, tuple[str, dict
     return newest
 
 
-def test_nothing_of_a_forgotten_recording_is_left_and_others_are_unaffected(pipeline: Pipeline) -> None:
-    instance, store, ids = pipeline.instance, pipeline.store, pipeline.ids
-    for name in ("a", "c"):
-        assert pipeline.run(pipeline.stage_names[2:], name, name).success
+def test_nothing_of_a_forgotten_recording_is_left_and_others_are_unaffected(processed: Pipeline) -> None:
+    pipeline, instance, store, ids = processed, processed.instance, processed.store, processed.ids
     publish(store, pipeline.settings)
     link = {"recording_id": ids["c"], "track_id": 1, "previous_recording_id": ids["a"], "previous_track_id": 1}
     store.replace(TRACK_LINKS, [ids["c"]], pa.Table.from_pylist([link | {"gap_s": 0.1}], TRACK_LINKS.arrow_schema))

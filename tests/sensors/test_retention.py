@@ -34,6 +34,7 @@ from sensors.recording_states import RecordingState, read_recording_states
 from sensors.retention import delete_old_data, is_required
 from sensors.staleness import stale_assets
 from tests.builders.pipeline import INGEST_STAGES, Pipeline
+from tests.builders.processed_pipelines import CAMERA_PATHS, open_pipeline, processed_folder
 from tests.builders.ui_staleness import stale_in_the_ui
 
 pytestmark = pytest.mark.slow
@@ -109,6 +110,13 @@ def pipeline(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest
         overrides = {"storage": {"postgres": {"postgres_url": os.environ[POSTGRES_VARIABLE]}}}
     with DagsterInstance.local_temp(str(home), overrides=overrides) as instance:
         yield Pipeline(tmp_path, instance)
+
+
+@pytest.fixture
+def processed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """A pipeline with all assets of its good recordings."""
+    with open_pipeline(tmp_path, processed_folder(tmp_path_factory)) as pipeline:
+        yield pipeline
 
 
 @pytest.mark.long
@@ -205,9 +213,9 @@ def test_videos_are_deleted_and_stages_that_need_them_fail_with_the_remedy(pipel
 
 
 def test_stale_assets_of_a_deleted_video_are_recomputed_from_the_source_file_or_kept(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    processed: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline.run(pipeline.stage_names, "a", "a")
+    pipeline = processed
     delete_after(pipeline, days=3, media_after_days=2)
     recording_id = pipeline.ids["a"]
     monkeypatch.setenv(STALE_VARIABLE, "all")
@@ -218,10 +226,10 @@ def test_stale_assets_of_a_deleted_video_are_recomputed_from_the_source_file_or_
     monkeypatch.setenv(STALE_VARIABLE, "cheap")
     assert states_by_id(pipeline)[recording_id].missing == set()  # the video is not normalized again for crops
     monkeypatch.setenv(STALE_VARIABLE, "all")
-    (pipeline.settings.watched_folder / "a.mp4").unlink()
+    (pipeline.settings.watched_folder / f"{CAMERA_PATHS['a']}.mp4").unlink()
     assert states_by_id(pipeline)[recording_id].missing == set()
     line = LineSettings(name="door", points=((0.1, 1), (0.1, 0)))
-    cameras = {"": pipeline.settings.cameras[""].model_copy(update={"lines": (line,)})}
+    cameras = {"gate": pipeline.settings.cameras["gate"].model_copy(update={"lines": (line,)})}
     pipeline.use_settings(pipeline.settings.model_copy(update={"cameras": cameras}))
     zone_assets = {name for stage in ("zone_events", "zone_summaries") for name in pipeline.graph.stages[stage]}
     for selection in ("cheap", "all"):
