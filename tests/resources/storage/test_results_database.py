@@ -330,17 +330,22 @@ def test_a_publication_that_replaces_changed_tables_equals_a_complete_one(store:
     store.replace(DETECTIONS, ["a"], DETECTIONS.empty)
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
     publish(store, SETTINGS)
-    changes: list[Callable[[], object]] = [
-        lambda: store.replace(CLASS_MINUTES, ["b"], class_minutes("b", 2)),
-        lambda: store.replace(DETECTIONS, ["a"], detection_rows("a", [0, 1.5])),  # a table becomes a view
-        lambda: store.replace(DETECTIONS, ["b"], detection_rows("b", [2.0])),
-        lambda: append_stage_runs(store, [stage_run("a", "recordings", "failed", error="Broken.")]),
-        lambda: store.replace(DETECTIONS, ["a", "b"], DETECTIONS.empty),
-        lambda: store_recordings(store, {"recording_id": "c", "camera": "yard"}),  # the clocks of all tables
-        lambda: store.replace(RECORDINGS, ["a"], RECORDINGS.empty),
+    changes: list[tuple[Callable[[], object], ...]] = [
+        (
+            lambda: store.replace(CLASS_MINUTES, ["b"], class_minutes("b", 2)),
+            lambda: append_stage_runs(store, [stage_run("a", "recordings", "failed", error="Broken.")]),
+        ),
+        (lambda: store.replace(DETECTIONS, ["a"], detection_rows("a", [0, 1.5])),),  # a table becomes a view
+        (lambda: store.replace(DETECTIONS, ["b"], detection_rows("b", [2.0])),),
+        (
+            lambda: store.replace(DETECTIONS, ["a", "b"], DETECTIONS.empty),
+            lambda: store.replace(RECORDINGS, ["a"], RECORDINGS.empty),
+        ),
+        (lambda: store_recordings(store, {"recording_id": "c", "camera": "yard"}),),  # the clocks of all tables
     ]
-    for number, change in enumerate(changes):
-        change()
+    for number, changed_together in enumerate(changes):
+        for change in changed_together:
+            change()
         assert publish(store, SETTINGS), number
         replaced = published_contents(store)
         results_path(store.data_folder).resolve().with_suffix(".json").unlink()  # nothing to copy
