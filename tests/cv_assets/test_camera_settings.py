@@ -6,13 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from dagster import AssetKey, DagsterInstance
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContextForTest
+from dagster import AssetKey
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.camera_settings import NO_VERSION
-from cv_assets.definitions import build_definitions
 from cv_assets.stage_asset import ANALYSIS
 from resources.config.settings import Settings
 from resources.corrections.correction_requests import CorrectionRequest, store_corrections
@@ -25,11 +22,13 @@ from sensors.recomputation import STALE_VARIABLE
 from sensors.recording_states import read_recording_states
 from sensors.run_planner import plan_runs
 from sensors.staleness import stale_assets
-from tests.builders.pipeline import INGEST_STAGES, LINE_AND_ZONE, Pipeline
+from tests.builders import ui_staleness
+from tests.builders.pipeline import LINE_AND_ZONE, Pipeline
+from tests.builders.processed_pipelines import open_pipeline, processed_folder
 
 pytestmark = pytest.mark.slow
 
-CAMERAS: Mapping[str, str | None] = {"a": "gate", "bad": "yard", "c": "yard"}
+CAMERAS: Mapping[str, str | None] = {"a": "gate", "bad": None, "c": "yard"}
 ANALYSIS_ASSETS = set(AssetGraph.build(Settings()).assets_of(ANALYSIS))
 ZONE_ASSETS = {"zone_events", "zone_seconds", "zone_presence", "line_trips", "ground_tracks"}
 SUMMARY_ASSETS = {"summaries", "class_minutes", "heatmap_cells", "class_presence"}
@@ -56,13 +55,8 @@ CHANGES: Mapping[str, tuple[Mapping[str, Any], set[str], set[str]]] = {
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """A pipeline with all assets of the recordings of two cameras."""
-    with DagsterInstance.ephemeral() as instance:
-        paths = {name: f"{camera}/2026-01-31_12-00-00_{name}" for name, camera in CAMERAS.items()}
-        pipeline = Pipeline(tmp_path_factory.mktemp("cameras"), instance, paths)
+    with open_pipeline(tmp_path_factory.mktemp("cameras"), processed_folder(tmp_path_factory)) as pipeline:
         use_gate_settings(pipeline, {})
-        pipeline.run(INGEST_STAGES, "a", "c")
-        assert pipeline.run(pipeline.stage_names[2:], "a", "a").success
-        assert pipeline.run(pipeline.stage_names[2:], "c", "c").success
         yield pipeline
 
 
@@ -97,15 +91,9 @@ def listed_stale(pipeline: Pipeline) -> set[tuple[str, str]]:
 
 def stale_in_the_ui(pipeline: Pipeline) -> set[tuple[str, str]]:
     """Stale assets as Dagster's UI shows them, by name of the recording."""
-    asset_graph = build_definitions(pipeline.settings).resolve_asset_graph()
-    resolver = CachingStaleStatusResolver(pipeline.instance, asset_graph, LoadingContextForTest(pipeline.instance))
-    asset_names = [spec.key.to_user_string() for assets in pipeline.graph.assets for spec in assets.specs]
-    return {
-        (name, asset_name)
-        for name, recording_id in pipeline.ids.items()
-        for asset_name in asset_names
-        if resolver.get_status(AssetKey(asset_name), recording_id) == StaleStatus.STALE
-    }
+    names = {recording_id: name for name, recording_id in pipeline.ids.items()}
+    stale = ui_staleness.stale_in_the_ui(pipeline.instance, pipeline.graph, [*names])
+    return {(names[recording_id], asset_name) for recording_id, asset_name in stale}
 
 
 def test_assets_are_not_stale_after_they_were_materialized(pipeline: Pipeline) -> None:
@@ -272,7 +260,7 @@ def wall_clock_times(pipeline: Pipeline, name: str) -> dict[tuple[str, str], lis
 def test_a_corrected_clock_changes_all_wall_clock_times_and_reruns_nothing(pipeline: Pipeline) -> None:
     use_gate_settings(pipeline, {})
     before, others_before = wall_clock_times(pipeline, "a"), wall_clock_times(pipeline, "c")
-    assert before["frames", "captured_at_utc"][0] == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert before["frames", "captured_at_utc"][0] == datetime(2026, 3, 1, 8, tzinfo=UTC)
     assert sum(map(bool, before.values())) > 5
     use_gate_settings(pipeline, {"clock_offset_s": 3600.0})
     states = read_recording_states(pipeline.instance, pipeline.store, pipeline.graph)
