@@ -21,10 +21,10 @@ from benchmarks.agreement import agreement_by_recording
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
 from resources.config.settings_file import PROJECT_ROOT
-from resources.inference.device_lease import user_cache_folder
 from resources.storage.results_database import open_results
 from tests.builders.command_line import CV_ASSETS, clean_environment, run_cv_assets, write_settings
 from tests.builders.locations import BUNDLED_WEIGHTS
+from tests.builders.network_namespace import WITHOUT_NETWORK, can_unshare
 from tests.builders.numbered_videos import write_numbered_video
 from tests.builders.odd_folders import make_deep_folder, set_mtime_year
 from tests.builders.video_files import set_avi_rate
@@ -52,11 +52,7 @@ with device_lease(["cpu"], Path("/data of another pipeline")):
 
 @contextmanager
 def hold_cpu(cache_home: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Hold the CPU's lease in another process, with device locks of the test's own and the compiled models of all."""
-    (cache_home / "cv-assets").mkdir(parents=True)
-    models = user_cache_folder() / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    (cache_home / "cv-assets" / "models").symlink_to(models)
+    """Hold the CPU's lease in another process, with device locks and compiled models of the test's own."""
     environment = clean_environment() | {"XDG_CACHE_HOME": str(cache_home)}
     command = [sys.executable, "-c", _HOLD_CPU]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=PROJECT_ROOT) as holder:
@@ -68,8 +64,10 @@ def hold_cpu(cache_home: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def test_a_folder_is_processed_once_and_a_second_call_has_nothing_to_do(folder: Path, tmp_path: Path) -> None:
+    """The first call also compiles the model, and has no network where network namespaces are allowed."""
     arguments = ("process", folder / "recordings", "--settings", folder / "pipeline.yaml")
-    command = [str(CV_ASSETS), *(str(argument) for argument in arguments)]
+    prefix = WITHOUT_NETWORK if can_unshare() else ()
+    command = [*prefix, str(CV_ASSETS), *(str(argument) for argument in arguments)]
     environment = clean_environment() | {"XDG_CACHE_HOME": str(tmp_path)}
     lines = list[str]()
     with (
@@ -95,6 +93,8 @@ def test_a_folder_is_processed_once_and_a_second_call_has_nothing_to_do(folder: 
     assert re.search(r"  \S+: detections went on after \d+ s\.", errors), errors
     for column in ("recording", "camera", "duration", "people", "vehicles", "status", "seconds", "×realtime"):
         assert column in output
+    with open_results(folder / "data") as results:
+        assert results.execute("SELECT count(*) > 50 FROM detections").fetchall() == [(True,)]
     started_s = time.monotonic()
     second = run_cv_assets(*arguments)
     assert second.returncode == 0
