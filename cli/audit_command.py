@@ -1,6 +1,5 @@
 """The command audit: asks a person about a random sample of a camera's counts, and says how far they can be trusted."""
 
-import getpass
 import secrets
 import shlex
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import PATH_TYPE, data_option, settings_option
+from cli.options import PATH_TYPE, data_option, name_of_user, settings_option
 from resources.audit.audit_sample import MIN_ITEMS
 from resources.audit.interval_estimates import Interval
 from resources.config.settings import Settings
@@ -58,7 +57,7 @@ def audit(
     if not (data_folder / "tables").is_dir():
         raise PipelineError(f"The data folder {data_folder} has no results yet: name another one with --data.")
     if answers is not None:
-        _read_answers(camera, loaded_settings, answers, by or getpass.getuser())
+        _read_answers(camera, loaded_settings, answers, by or name_of_user())
     else:
         _write_page(camera, loaded_settings, sample, out or Path(), secrets.randbits(32) if seed is None else seed)
 

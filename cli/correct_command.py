@@ -2,7 +2,6 @@
 
 import csv
 import difflib
-import getpass
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from cli.options import PATH_TYPE, data_option, settings_option
+from cli.options import PATH_TYPE, data_option, name_of_user, settings_option
 from resources.config.settings import Settings
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError
@@ -87,7 +86,7 @@ def correct(
     prepare_data_folder(loaded_settings)
     store = Store(data_folder)
     with disk_errors(data_folder):
-        stored = store_corrections(store, requests, by or getpass.getuser())
+        stored = store_corrections(store, requests, by or name_of_user())
         publish(store, loaded_settings)
     for correction in stored if file is None else ():
         click.echo(f"{correction.correction_id}  {correction.recording_id}  {correction.action}")

@@ -1,6 +1,7 @@
 """Options that several commands share, and the exit statuses of all commands."""
 
 import errno
+import getpass
 import os
 import sys
 from collections.abc import Iterator
@@ -74,6 +75,18 @@ def _output_problem(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return f"The output cannot be written: {error.strerror}."
     return None
+
+
+def name_of_user() -> str:
+    """Name of the user of this process, as who corrects and answers by default.
+
+    Raises:
+        PipelineError: The user has no name, as a number that a container was started with.
+    """
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise PipelineError("--by: the user of this process has no name on this machine: give one.") from error
 
 
 def end_process(status: int) -> None:

@@ -1,6 +1,7 @@
 """The command correct: what it stores, and one sentence for each wrong input."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_a_wrong_edit_is_one_sentence_and_stores_nothing(
     result = correct(data_folder, *arguments)
     assert (result.exit_code, sentence in result.output) == (2, True), result.output
     assert read_corrections(Store(data_folder)) == []
+
+
+def test_a_user_without_a_name_is_asked_for_one(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # as of a container that was started with a number
+    command = ["correct", "accept", "r", "--track", "1", "--data", str(data_folder)]
+    result = CliRunner().invoke(commands, command)
+    assert "cv-assets: --by: the user of this process has no name on this machine: give one.\n" in result.output
+    assert CliRunner().invoke(commands, [*command, "--by", "ann"]).exit_code == 0
 
 
 @pytest.mark.parametrize(
