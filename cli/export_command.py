@@ -32,6 +32,7 @@ _FORMATS = {
 }
 _PER_FRAME, _TABLES = ("coco", "yolo", "fiftyone"), ("csv", "xlsx", "parquet", "arrow")
 _MUST_HAVE_IMAGES = ("yolo", "fiftyone")
+_INTERVAL_MIN = 15
 
 
 @click.command(epilog="Formats: " + "; ".join(f"{name} ({text})" for name, text in _FORMATS.items()) + ".")
@@ -44,9 +45,9 @@ _MUST_HAVE_IMAGES = ("yolo", "fiftyone")
 @click.option("--every", type=click.IntRange(min=1), help="Of coco, yolo and fiftyone: only each Nth frame.")
 @click.option("--images", is_flag=True, help="Of coco: write the frames, too.")
 @click.option("--table", "tables", multiple=True, help="Of csv, xlsx, parquet and arrow: a table; several times.")
-@click.option("--interval", type=click.IntRange(1, 1440), default=15, show_default=True, help="Of flows: minutes.")
+@click.option("--interval", type=click.IntRange(1, 1440), help="Of flows: minutes [default: 15].")
 @click.option("--origin", type=float, nargs=2, help="Of geojson: latitude and longitude of the ground's point (0, 0).")
-@click.option("--bearing", type=float, default=0.0, help="Of geojson: direction of the ground's y axis from north.")
+@click.option("--bearing", type=float, help="Of geojson: direction of the ground's y axis from north [default: 0].")
 @data_option
 @settings_option
 def export(
@@ -84,13 +85,16 @@ def _check_options(output_format: str, options: dict[str, Any]) -> None:
         "every": output_format in _PER_FRAME,
         "images": output_format in _PER_FRAME,
         "tables": output_format in _TABLES,
+        "interval": output_format == "flows",
         "origin": output_format == "geojson",
+        "bearing": output_format == "geojson",
         "classes": has_boxes,
         "corrected": has_boxes,
     }
     names = {"classes": "class", "tables": "table"}
     for option, is_allowed in allowed.items():
-        if options[option] and not is_allowed:
+        is_given = options[option] not in (None, ()) and options[option] is not False
+        if is_given and not is_allowed:
             raise PipelineError(f"export {output_format} takes no --{names.get(option, option)}: leave it out.")
 
 
@@ -110,7 +114,7 @@ def _write(
         return _write_tables(output_format, results, recording_ids, folder, options["tables"])
     if output_format == "flows":
         file = folder / "counts.csv"
-        return write_flow_counts(results, file, recording_ids, options["interval"]), "counts"
+        return write_flow_counts(results, file, recording_ids, options["interval"] or _INTERVAL_MIN), "counts"
     if output_format == "vtt":
         return _write_captions(results, rows, folder), "captions"
     return _write_boxes(output_format, results, rows, folder, settings, options)
@@ -187,7 +191,7 @@ def _write_geojson(
     for row in rows:
         if not cameras[row["recording_id"]].ground:
             raise PipelineError(f"The camera {row['camera'] or ''!r} has no ground: cv-assets zones draws it.")
-    origin, bearing_deg = options["origin"], options["bearing"]
+    origin, bearing_deg = options["origin"], options["bearing"] or 0.0
     return write_geojson(folder / "paths.geojson", list(recordings), cameras, origin, bearing_deg)
 
 

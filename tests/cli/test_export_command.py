@@ -303,6 +303,8 @@ def test_what_no_correction_expresses_is_listed(arguments: list[str], tmp_path: 
         (["coco", "--camera", "yard"], "There is no processed recording of the camera 'yard' to export."),
         (["coco", "--class", "tree"], "No object has the class 'tree'; there are: car, person."),
         (["mot", "--every", "5"], "export mot takes no --every: leave it out."),
+        (["csv", "--interval", "15"], "export csv takes no --interval: leave it out."),
+        (["flows", "--bearing", "0"], "export flows takes no --bearing: leave it out."),
         (["csv", "--table", "secrets"], "There is no table 'secrets'"),
         (["geojson"], "The camera 'gate' has no ground"),
         (["flows", "empty"], "No object went from one line to another"),
