@@ -12,6 +12,7 @@ import threading
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,7 @@ from resources.file_hashes import content_fingerprint, new_content_digest, read_
 from resources.file_identification import KnownContents, new_recording_id
 from resources.source_index import SourceIndex
 from resources.storage.delta_store import Store
+from resources.storage.durability import sync_path
 from serve.problems import ProblemError
 
 _PART_FOLDER, _PART_SUFFIX = ".cv-assets-uploads", ".part"
@@ -66,12 +68,18 @@ class PartFile:
             ProblemError: The watched folder cannot be written.
         """
         try:
-            self._folder.mkdir(exist_ok=True)
-            self._file = self.path.open("xb", buffering=0)
+            self._file = self._create()
         except OSError as error:
             raise _write_problem(error, self._folder.parent) from error
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
+
+    def _create(self) -> FileIO:
+        while True:
+            with suppress(FileExistsError):  # not exist_ok, which fails where the folder is removed in that moment
+                self._folder.mkdir()
+            with suppress(FileNotFoundError):  # the last of the other uploads has just removed the folder
+                return self.path.open("xb", buffering=0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -239,17 +247,9 @@ def _rename(part: Path, target: Path) -> None:
             if target.exists():
                 raise
             part.rename(target)
-        _sync_folder(target.parent)
+        sync_path(target.parent)
     except OSError as error:
         raise _write_problem(error, target.parent) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _has_size(file: Path, size_bytes: int) -> bool:

@@ -64,12 +64,17 @@ def _sync_files(folder: Path, changed_since_s: float) -> None:
         for entry in [*(Path(path, name) for name in names), Path(path)]:
             try:
                 if entry.stat().st_mtime >= since_s:
-                    _sync_file(entry)
+                    sync_path(entry)
             except FileNotFoundError:
                 continue  # deleted meanwhile, as vacuum does
 
 
-def _sync_file(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Wait until the disk has a file, or the entries of a folder.
+
+    Raises:
+        OSError: The path does not exist, or the disk does not accept the data.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

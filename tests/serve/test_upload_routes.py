@@ -1,6 +1,7 @@
 """Uploads over HTTP: complete, refused, cut off and repeated."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,17 @@ def test_a_known_recording_is_found_by_its_whole_content(tmp_path: Path) -> None
     # The pipeline gives it an id that its hash makes longer where the shorter one is taken.
     assert other["is_new"] and other["recording_id"] == f"other-{fingerprint[:8]}"
     assert content_fingerprint(client.watched_folder / "other.mp4") == fingerprint
+
+
+def test_uploads_that_end_and_begin_at_once_do_not_disturb_each_other(client: ApiClient) -> None:
+    def upload_often(_: int) -> None:
+        for _ in range(150):
+            with PartFile(client.watched_folder, 100):
+                pass
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(upload_often, range(8)))
+    assert files_of(client) == []
 
 
 def test_the_part_files_of_a_killed_server_are_deleted_at_the_next_start(client: ApiClient) -> None:
