@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 _MAX_HEADER_BYTES = 200_000_000
+_MAX_FRAME_COUNT = 20_000_000  # nine days; a damaged table can name 10^18 frames
 
 
 def read_header_times(path: Path) -> np.ndarray | None:
@@ -17,8 +18,16 @@ def read_header_times(path: Path) -> np.ndarray | None:
 
     Returns:
         Seconds, ascending; None if the file is no MP4 with one plain video track, as with fragments or several edits,
-        so that its packets must be read.
+        or whose header is damaged, so that its packets must be read.
     """
+    try:
+        return _read_times(path)
+    except struct.error:
+        return None
+
+
+def _read_times(path: Path) -> np.ndarray | None:
+    """`read_header_times`, which may read behind the end of a damaged header."""
     header = _read_header(path)
     if header is None:
         return None
@@ -35,15 +44,15 @@ def read_header_times(path: Path) -> np.ndarray | None:
         return None
     timescale = struct.unpack_from(">I", timing, 20 if timing[0] else 12)[0]
     counts, deltas = _pairs(_find(table, b"stts"))
-    ticks = np.cumsum(np.repeat(deltas, counts))
-    if not len(ticks) or not timescale:
+    if not timescale or not 0 < counts.sum() <= _MAX_FRAME_COUNT:
         return None
+    ticks = np.cumsum(np.repeat(deltas, counts))
     ticks = np.concatenate([[0], ticks[:-1]])
     if offsets := _find(table, b"ctts"):
         counts, values = _pairs(offsets)
-        shifts = np.repeat(values.astype(np.uint32).view(np.int32).astype(np.int64), counts)
-        if len(shifts) != len(ticks):
+        if counts.sum() != len(ticks):
             return None
+        shifts = np.repeat(values.astype(np.uint32).view(np.int32).astype(np.int64), counts)
         ticks = ticks + shifts
     ticks = np.sort(ticks) - shift
     return None if ticks[0] < 0 else ticks / float(timescale)
