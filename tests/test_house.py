@@ -18,8 +18,8 @@ from resources.config.settings_file import PROJECT_ROOT
 WINGS = ("resources", "cv_assets", "sensors", "serve", "cli")
 """The packages in order of their imports: each may import those before it."""
 ASSETS_IN_ORDER = (
-    "recordings", "normalized_video", "scenes", "detections", "tracks", "corrected_tracks", "track_links", "crops",
-    "zone_events", "summaries", "zone_summaries",
+    "recordings", "normalized_video", "scenes", "detections", "tracks", "still_tracks", "corrected_tracks",
+    "track_links", "crops", "zone_events", "summaries", "zone_summaries",
 )  # fmt: skip
 MAX_LINES = 420
 MAX_PRIVATE_NAMES = 5
@@ -175,7 +175,9 @@ def test_the_code_location_loads_without_machine_learning_libraries() -> None:
 
 
 def test_every_asset_has_what_the_catalog_shows() -> None:
-    specs = [spec for assets in AssetGraph.build(Settings()).assets for spec in assets.specs]
+    stages = AssetGraph.build(Settings()).assets
+    assert tuple(assets.op.name for assets in stages) == ASSETS_IN_ORDER
+    specs = [spec for assets in stages for spec in assets.specs]
     assert {spec.key.to_user_string() for spec in specs} >= {
         *ASSETS_IN_ORDER[:-1],
         "frames",
