@@ -54,9 +54,9 @@ def endpoint_answers(batch: Batch) -> list[dict[str, object]]:
     except (OSError, ValueError, KeyError, BudgetError) as failure:
         error = str(failure) or type(failure).__name__
     count = batch.state.get("request_count", 0) - before
-    rows = []
+    rows, next_answers = [], iter(answers)
     for crop in batch.crops:
-        answer = {} if error or crop.image is None else answers[[id(other) for other in crops].index(id(crop))]
+        answer = {} if error or crop.image is None else next(next_answers)
         reason = "the picture was deleted by retention" if crop.image is None else error
         rows.append(
             {
