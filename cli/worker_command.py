@@ -74,9 +74,12 @@ def worker(
         while workers.run_ids and time.monotonic() < deadline_s:
             time.sleep(_CHECK_INTERVAL_S)
     finally:
-        if run_ids := workers.run_ids:
-            _interrupt(run_ids)
-        workers.stop(_INTERRUPTION_S if run_ids else 0.0)
+        run_ids = workers.run_ids
+        try:
+            if run_ids:
+                _interrupt(run_ids)
+        finally:  # also when Dagster's database is away: the threads of the workers would keep the process alive
+            workers.stop(_INTERRUPTION_S if run_ids else 0.0)
 
 
 def _interrupt(run_ids: list[str]) -> None:
