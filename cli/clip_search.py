@@ -75,7 +75,8 @@ def _embed(query: str, recording: "RecordingAnnotations", settings: Settings) ->
         PipelineError: The query is none that can be compared.
     """
     if Path(query).suffix.lower() in _PICTURES:
-        return CropQuery(*embed_image(Path(query), embedding_model(settings)))
+        of_image, model_id = embed_image(Path(query), embedding_model(settings))
+        return CropQuery(of_image.vector, model_id)
     recording_id, _, rest = query.partition(":")
     if rest.replace(":", "").isdecimal():
         connection, table = open_embeddings(settings)

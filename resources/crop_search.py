@@ -187,7 +187,7 @@ def decode_picture(content: bytes, name: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def embed_picture(image: np.ndarray, model: CropModelSettings) -> tuple[np.ndarray, str]:
+def embed_picture(image: np.ndarray, model: CropModelSettings) -> tuple["Embedding", str]:
     """Compute the embedding of a picture that shows an object, and its model.
 
     Args:

@@ -26,11 +26,11 @@ def answer(request: tuple[bytes, CropModelSettings], _: "Connection[Any, Any]") 
     content, model = request
     try:
         image = decode_picture(content, "The picture")
-        embedding, model_id = embed_picture(image, model)
+        of_image, model_id = embed_picture(image, model)
     except PipelineError as error:
         return {"error": str(error)}
     return {
-        "embedding": embedding,
+        "embedding": of_image.vector,
         "model_id": model_id,
         "jpeg": encode_jpeg(shrink_to_preview(image), MAX_FRAME_BYTES),
     }
