@@ -40,7 +40,12 @@ def json_rows(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
 
 
 def stream_rows(
-    schema: pa.Schema, batches: Iterator[pa.RecordBatch], row_format: RowFormat, file_name: str
+    schema: pa.Schema,
+    batches: Iterator[pa.RecordBatch],
+    row_format: RowFormat,
+    file_name: str,
+    *,
+    are_few: bool = False,
 ) -> StreamingResponse:
     """Build the response with rows in a format other than JSON.
 
@@ -49,10 +54,13 @@ def stream_rows(
         batches: The rows.
         row_format: csv, parquet or arrow.
         file_name: Name of the file without extension, for a browser that saves it.
+        are_few: Whether all are written before the response begins, so that a value that the format cannot have is
+            an error here.
     """
     writers = {"csv": _csv_chunks, "parquet": _parquet_chunks, "arrow": _arrow_chunks}
     headers = {"Content-Disposition": f'attachment; filename="{file_name}.{row_format}"'}
     chunks = writers[row_format](schema, batches)
+    chunks = iter(list(chunks)) if are_few else chunks
     return StreamingResponse(chunks, media_type=MEDIA_TYPES[row_format], headers=headers)
 
 

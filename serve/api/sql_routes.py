@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
+import pyarrow as pa
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve.app_state import State
-from serve.problems import PROBLEM_RESPONSES
+from serve.problems import PROBLEM_RESPONSES, ProblemError
 from serve.row_formats import ROW_RESPONSES, RowFormat, json_rows, stream_rows
 from serve.sql_runner import MAX_QUERY_LENGTH, MAX_ROWS
 
@@ -36,9 +37,15 @@ async def run_sql(
     JSON has truncated: true, and every other format the header X-Truncated: true.
     """
     result = await state.sql.run(body.query)
-    if row_format == "json":
-        rows: list[dict[str, Any]] = json_rows(iter(result.rows.to_batches()))
-        return JSONResponse({"rows": rows, "truncated": result.is_truncated, "max_rows": MAX_ROWS})
-    response = stream_rows(result.rows.schema, iter(result.rows.to_batches()), row_format, "query")
+    batches = iter(result.rows.to_batches())
+    try:
+        if row_format == "json":
+            rows: list[dict[str, Any]] = json_rows(batches)
+            return JSONResponse({"rows": rows, "truncated": result.is_truncated, "max_rows": MAX_ROWS})
+        response = stream_rows(result.rows.schema, batches, row_format, "query", are_few=True)
+    except (OverflowError, ValueError, pa.ArrowException) as error:  # such as the time infinity
+        raise ProblemError(
+            422, f"The query has a value that {row_format} cannot have: cast its column to VARCHAR."
+        ) from error
     response.headers["X-Truncated"] = str(result.is_truncated).lower()
     return response

@@ -120,6 +120,15 @@ def test_one_select_runs_and_its_rows_are_limited(client: ApiClient) -> None:
     assert (len(response["rows"]), response["truncated"]) == (10_000, True)
 
 
+@pytest.mark.parametrize(
+    ("value", "row_format"),
+    [("TIMESTAMP 'infinity'", "json"), ("TIMESTAMP 'infinity'", "csv"), ("INTERVAL 1 MONTH", "parquet")],
+)
+def test_a_value_that_a_format_cannot_have_is_refused(client: ApiClient, value: str, row_format: str) -> None:
+    status, sentence = run_sql(client, f"SELECT {value} AS value", format=row_format)
+    assert (status, sentence.partition(":")[0]) == (422, f"The query has a value that {row_format} cannot have")
+
+
 @pytest.mark.slow
 def test_any_other_sql_is_refused(client: ApiClient, tmp_path: Path) -> None:
     secret = client.data_folder.parent / "secret.csv"
