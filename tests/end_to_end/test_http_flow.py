@@ -1,13 +1,11 @@
-"""Over HTTP alone, with curl and with Python: submit, pictures while it runs, callback, summary, priority, cancel."""
+"""Over HTTP alone, with curl and with Python: submit, pictures while it runs, the callback, the summary."""
 
 import json
 import shutil
 import subprocess
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,56 +109,3 @@ def test_with_python(pipeline: RunningPipeline, webhook: Webhook) -> None:
     check_callback(webhook, recording_id)
     assert get(f"/recordings/{recording_id}")["callbacks"][0]["state"] == "sent"
     assert get(f"/recordings/{recording_id}/tables/summaries")["rows"][0]["frame_count"] == _CLIP_S * _RATE_FPS
-
-
-def test_runs_wait_by_priority_and_are_canceled(pipeline: RunningPipeline) -> None:
-    api, clip = api_of(pipeline), draw_clip(pipeline.folder, 5)
-
-    def send(path: str, content: bytes | None = None, content_type: str = "application/json") -> tuple[int, Any]:
-        headers = {"Content-Type": content_type}
-        request = urllib.request.Request(f"{api}{path}", content, headers, method="GET" if content is None else "POST")
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return response.status, json.load(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-
-    def wait_for(condition: Callable[[dict[str, Any]], Any], timeout_s: float = 120) -> dict[str, Any]:
-        state: dict[str, Any]
-        deadline = time.monotonic() + timeout_s
-        while not condition(state := send(path)[1]):
-            assert time.monotonic() < deadline, state
-            time.sleep(0.2)
-        return state
-
-    recording_id = send("/recordings?name=long.mp4&camera=dock", clip.read_bytes(), "video/mp4")[1]["recording_id"]
-    path = f"/recordings/{recording_id}"
-    (run_id,) = wait_for(lambda state: state["stage"] == "detections" and state["run_ids"])["run_ids"]
-    with ThreadPoolExecutor(2) as threads:  # two people at once
-        answers = list(threads.map(lambda _: send(f"{path}/cancel", b""), range(2)))
-    assert (202, {"recording_id": recording_id, "run_ids": [run_id]}) in answers, answers
-    assert all(status in (202, 409) for status, _ in answers), answers
-    wait_for(lambda state: run_id not in state["run_ids"])
-    # As after any interruption, what is missing is requested again.
-    assert wait_for(lambda state: state["state"] == "done", 240)["status"] == "ok"
-
-    def materialize(priority: int) -> str:
-        body = json.dumps({"stages": ["detections"], "priority": priority}).encode()
-        status, answer = send(f"{path}/materialize", body)
-        assert status == 202, answer
-        return str(answer["run_id"])
-
-    priorities = {materialize(priority): priority for priority in (5, 7, 40, 20)}
-    runs = send("/queue")[1]["runs"]
-    waiting = [priorities[run["run_id"]] for run in runs if run["is_queued"] and run["run_id"] in priorities]
-    assert len(waiting) >= 2 and waiting == sorted(waiting, reverse=True), runs
-
-    def cancel_rest(state: dict[str, Any]) -> bool:
-        if not set(state["run_ids"]) & set(priorities):
-            return True
-        status, answer = send(f"{path}/cancel", b"")  # a run that starts cannot be ended at that moment
-        assert status == 202 or "Try again in a few seconds." in answer["detail"] or "no queued" in answer["detail"]
-        return False
-
-    wait_for(cancel_rest)
