@@ -14,6 +14,9 @@ from resources.errors import PipelineError
 _PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the squared weights; cross-validation selects one
 _MIN_DEVIATION = 1e-3  # of the largest one; what varies less is constant
 _NEWTON_STEPS = 25
+_FOLDS = 5
+EMBEDDING, FEATURES = "embedding", "features"
+"""Columns of `crop_embeddings` that a probe can read."""
 _KEYS = ("name", "embedding_model_id", "weights", "bias")
 
 
@@ -107,14 +110,14 @@ def _vote_accuracy(is_right: np.ndarray, is_positive: np.ndarray, groups: Sequen
     return float(np.mean(shares))
 
 
-def _assign_folds(is_positive: np.ndarray, groups: Sequence[Any], fold_count: int = 5) -> np.ndarray:
+def _assign_folds(is_positive: np.ndarray, groups: Sequence[Any]) -> np.ndarray:
     """Assign examples to folds, those of a group to the same one, and spread both kinds over the folds."""
     folds, numbers = np.zeros(len(groups), int), dict[Any, int]()
     next_fold = {True: 0, False: 0}
     for index, group in enumerate(groups):
         if group not in numbers:
             kind = bool(is_positive[index])
-            numbers[group] = next_fold[kind] % fold_count
+            numbers[group] = next_fold[kind] % _FOLDS
             next_fold[kind] += 1
         folds[index] = numbers[group]
     return folds
