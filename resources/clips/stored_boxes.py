@@ -22,8 +22,8 @@ def read_privacy_plan(
 ) -> PrivacyPlan:
     """Read what a privacy copy of a recording covers.
 
-    These are the tracks of the tracker, the tracks as people have corrected them, and the detections of any confidence
-    that are in no track.
+    These are the tracks of the tracker, the tracks as people have corrected them, and all other detections of any
+    confidence, also those in tracks of another class.
 
     Args:
         store: The tables.
@@ -35,19 +35,21 @@ def read_privacy_plan(
     names |= dict.fromkeys(new_name for name, new_name in new_names.items() if name in cover)
     names |= dict.fromkeys(name for name, new_name in new_names.items() if new_name in cover)
     tracked = _read(store, TRACK_BOXES, recording_id, "track_id", "detection_index")
+    covered_tracked = _select(tracked, names)
     corrected = _read(store, CORRECTED_BOXES, recording_id, "track_id", "detection_index")
     detections = _select(_read(store, DETECTIONS, recording_id, "detection_index"), names)
-    in_tracks = set(zip(tracked["frame_index"].to_pylist(), tracked["detection_index"].to_pylist(), strict=True))
-    is_free = [
-        key not in in_tracks
-        for key in zip(detections["frame_index"].to_pylist(), detections["detection_index"].to_pylist(), strict=True)
-    ]
+    # Those in tracks of another class and in unsure ones, too: the class of a track is that of most of its detections.
+    in_covered_tracks = set(_detection_keys(covered_tracked))
+    is_rest = [key not in in_covered_tracks for key in _detection_keys(detections)]
+    track_of = dict(zip(_detection_keys(tracked), tracked["track_id"].to_pylist(), strict=True))
+    numbers = [track_of.get(key) for key in _detection_keys(detections)]
+    detections = detections.append_column("track_id", pa.array(numbers, pa.int32()))
     carriers: dict[int, list[Box]] = {}
     for box in _boxes(tracked) if PLATE in cover else ():
         carriers.setdefault(box.frame_index, []).append(box)
     box_sets = (
-        _boxes(detections.filter(pa.array(is_free, pa.bool_()))),
-        _boxes(_select(tracked, names)),
+        _boxes(detections.filter(pa.array(is_rest, pa.bool_()))),
+        _boxes(covered_tracked),
         _boxes(_select(corrected, names)),
     )
     return PrivacyPlan(box_sets, carriers, tuple(names))
@@ -60,6 +62,10 @@ def _select(rows: pa.Table, names: Iterable[str]) -> pa.Table:
 
 def _read(store: Store, table: Table, recording_id: str, *columns: str) -> pa.Table:
     return store.read(table, [recording_id], ["frame_index", "class_name", *_CORNERS, *columns])
+
+
+def _detection_keys(rows: pa.Table) -> list[tuple[int, int | None]]:
+    return list(zip(rows["frame_index"].to_pylist(), rows["detection_index"].to_pylist(), strict=True))
 
 
 def _boxes(rows: pa.Table) -> list[Box]:

@@ -7,6 +7,7 @@ import pytest
 
 from cv_assets.asset_graph import AssetGraph
 from cv_assets.privacy_copies import copy_recording
+from resources.clips.stored_boxes import read_privacy_plan
 from resources.config.detection_config import DetectionSettings
 from resources.config.privacy_config import PrivacyCopySettings
 from resources.config.settings import Settings
@@ -14,7 +15,9 @@ from resources.errors import PipelineError, RecordingError
 from resources.inference.detection_arrays import Detections
 from resources.inference.detector import Models
 from resources.privacy_copy_file import privacy_copy_path
+from resources.schema.model_tables import DETECTIONS
 from resources.schema.privacy_tables import PRIVACY_COPIES
+from resources.schema.track_tables import TRACK_BOXES
 from resources.storage.delta_store import Store
 from tests.builders.locations import BUNDLED_WEIGHTS
 from tests.builders.numbered_videos import MakeVideo
@@ -72,3 +75,13 @@ def test_the_stage_exists_only_where_the_settings_ask_for_it(tmp_path: Path) -> 
     assert "privacy_copies" in graph.costly_assets
     other_graph = AssetGraph.build(settings_that_cover("person"))
     assert graph.versions["privacy_copies"] != other_graph.versions["privacy_copies"]
+
+
+def test_detections_in_tracks_of_another_class_are_covered(store: Store, make_video: MakeVideo) -> None:
+    store_walk(store, make_video)
+    store.update(TRACK_BOXES, ["walk"], {"class_name": "unsure"})
+    plan = read_privacy_plan(store, "walk", ["car", "person"], {})
+    of_detections, of_tracks, _ = plan.box_sets
+    assert (len(of_detections), len(of_tracks)) == (store.row_count(DETECTIONS), 0)
+    # With the numbers of their tracks, across whose gaps they are held.
+    assert {box.track_id for box in of_detections} == {1, 2, None}
