@@ -29,8 +29,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Draw sample recordings, run the pipeline, compare with the ground truth.
 	@$(BIN)/python -m demo
 
+# In the order of the folders: otherwise the files with few but slow tests come last, and one process waits for the other.
 test: lint types  ## Lint, types, tests.
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-unit: $(INSTALLED)  ## The unit tests alone, in under a minute.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not long' --ignore=tests/end_to_end $(PYTEST_ARGS)

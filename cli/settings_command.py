@@ -10,6 +10,7 @@ import click
 from pydantic import BaseModel, TypeAdapter
 
 from cli.options import settings_option, warn_of_unmatched_names
+from resources.config.handover_config import RecapSettings
 from resources.config.settings_file import find_settings_file, load_settings
 
 _MAX_VALUE_LENGTH = 80
@@ -57,7 +58,8 @@ def _section_lines(section: BaseModel) -> Iterator[str]:
             yield from _indent(nested_lines)
             continue
         yield from _value_lines(name, values.get(name), description)
-        if not value and name in _EXAMPLES:
+        # The cameras of recaps are names, without keys below them.
+        if not value and name in _EXAMPLES and not isinstance(section, RecapSettings):
             annotation: Any = field.annotation
             example = TypeAdapter(annotation).validate_python(_EXAMPLES[name])
             yield f"# For example, with all keys of {name}:"

@@ -29,7 +29,8 @@ from resources.storage.own_tables import store_own_table
 from resources.storage.results_database import CATALOG
 
 _LOGIC = "own stage 1"
-_DAGSTER_NAMES = (INGEST, ANALYSIS, "retention", "delete_old")  # of jobs and their steps: no asset may have them
+# Of jobs and their steps: no asset may have them.
+_DAGSTER_NAMES = (INGEST, ANALYSIS, "retention", "delete_old", "recap", "write_day_recap")
 DEVICE_SETTINGS = DetectionSettings(weights="stage.pt")
 """With these, the devices of a stage are those that torch can use."""
 

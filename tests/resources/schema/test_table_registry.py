@@ -29,4 +29,5 @@ def test_views_and_tables_have_unique_names() -> None:
 
 def test_recordings_have_all_columns_of_header_and_content() -> None:
     names = {column.name for column in RECORDINGS_VIEW.table.columns}
-    assert {column.name for column in (*RECORDINGS.columns, *RECORDING_CONTENTS.columns)} <= names
+    stored = {column.name for column in (*RECORDINGS.columns, *RECORDING_CONTENTS.columns)}
+    assert stored - names == {"view_jpeg"}  # compared by the pipeline, and of no use in a query

@@ -83,7 +83,7 @@ def test_system_calls_sync_the_disk_between_results_and_attempts(tmp_path: Path)
 def test_without_syncfs_every_new_file_and_folder_is_synced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(durability, "_sync_file_system", lambda folder: False)
-    monkeypatch.setattr(durability, "_sync_file", synced.append)
+    monkeypatch.setattr(durability, "sync_path", synced.append)
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 3))
     store.sync()
     log = store.tables_folder / CLASS_MINUTES.name / "_delta_log"
@@ -101,7 +101,7 @@ def test_a_disk_that_accepts_no_data_is_reported(store: Store, monkeypatch: pyte
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(durability, "_sync_file_system", lambda folder: False)
-    monkeypatch.setattr(durability, "_sync_file", fail)
+    monkeypatch.setattr(durability, "sync_path", fail)
     store.replace(CLASS_MINUTES, ["a"], class_minutes("a", 1))
     with pytest.raises(PipelineError, match=r"does not store what is written to it \(Input/output error\): check"):
         append_stage_runs(store, [ATTEMPT])
