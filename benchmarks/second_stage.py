@@ -33,13 +33,13 @@ from benchmarks.report import (
     print_table,
 )
 from benchmarks.teaching import teach_cases
-from cli.crop_search import CropQuery, search_crops
 from cli.options import end_process
 from cv_assets.crop_texts import normalize_text, vote_on_text
 from demo.drawn_scenes.random_scenes import random_scene
 from demo.drawn_scenes.rendering import draw_frame
 from resources.camera_clock import find_start
 from resources.config.settings import Settings
+from resources.crop_search import CropQuery, search_crops
 from resources.inference.detector import Detector
 from resources.schema.columns import BOX, Table
 from resources.schema.recording_tables import RECORDING_CONTENTS, RECORDINGS

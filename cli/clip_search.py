@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from cli.crop_search import (
+from resources.config.settings import Settings
+from resources.crop_search import (
     CropQuery,
     embed_image,
     embed_text,
@@ -16,7 +17,6 @@ from cli.crop_search import (
     read_embedding,
     search_crops,
 )
-from resources.config.settings import Settings
 from resources.errors import PipelineError
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from cli.forget_command import forget, keep
 from cli.init_command import write_starter_settings
 from cli.notify_command import notify
 from cli.options import PATH_TYPE, CommandGroup, data_option, end_process, settings_option, weights_option
+from cli.pack_command import pack, verify_pack
 from cli.privacy_command import privacy_copy
 from cli.process_command import process
 from cli.recap_command import recap

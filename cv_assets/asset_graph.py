@@ -119,7 +119,7 @@ class AssetGraph:
         """The assets whose stages run a model, or read or normalize the file of the recording."""
         readers = [model for model in self.settings.crop_models if model.task == "text" or model.callable]
         of_readers = (crop_model_tables(model.name, model.task)[0].name for model in readers)
-        names = (*models_by_asset(self.settings), *of_readers, CAMERA_CLOCKS.name)
+        names = (*models_by_asset(self.settings), *of_readers, CAMERA_CLOCKS.name, PRIVACY_COPIES.name)
         of_models = frozenset[str]().union(*(self._siblings.get(name, frozenset()) for name in names))
         return self.assets_that_read_files | of_models | self.own_stages.costly_assets
 

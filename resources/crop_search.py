@@ -23,8 +23,7 @@ from resources.storage.vector_index import INDEX_FOLDER, build_index, open_index
 if TYPE_CHECKING:  # loads much
     from resources.inference.detector import Embedding
 
-_SHEET_COLUMNS, _CELL_PX = 6, 160
-_KEY = "recording_id, track_id, rank"
+_TRACK, _KEY = "recording_id, track_id", "recording_id, track_id, rank"
 _CANDIDATES_PER_RESULT = 10  # crops of an index for each object: a track has several
 
 
@@ -151,7 +150,7 @@ def read_embedding(connection: duckdb.DuckDBPyConnection, table: str, crop: str)
 
 
 def embed_image(file: Path, model: CropModelSettings) -> tuple["Embedding", str]:
-    """Compute the embedding of a picture that shows an object, and its model.
+    """Compute the embedding of a picture file that shows an object, and its model.
 
     Raises:
         PipelineError: The file is no picture, or the weights cannot be used.

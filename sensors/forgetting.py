@@ -365,9 +365,10 @@ def _recordings_with_rows(store: Store, recording_ids: Sequence[str]) -> set[str
 
 
 def _delete_files(store: Store, recording_ids: Sequence[str]) -> None:
-    """Delete the normalized videos, the privacy copies and the checkpoints of the recordings."""
+    """Delete the normalized videos, the privacy copies, the synopses and the checkpoints of the recordings."""
     for recording_id in recording_ids:
         shutil.rmtree(store.media_folder / recording_id, ignore_errors=True)
         privacy_copy_path(store.data_folder, recording_id).unlink(missing_ok=True)
+        delete_synopsis(store.data_folder, recording_id)
         for folder in (store.data_folder / "unfinished").glob("*"):
             shutil.rmtree(folder / recording_id, ignore_errors=True)

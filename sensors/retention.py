@@ -249,7 +249,7 @@ def _delete_logs(instance: DagsterInstance, run_id: str) -> None:
 
 
 def _delete_videos(store: Store, recording_ids: Collection[str]) -> int:
-    """Delete normalized videos, except references to the source file, and privacy copies; returns how many videos."""
+    """Delete videos, except references to the source file, privacy copies and synopses; returns how many videos."""
     rows = store.read(RECORDING_CONTENTS, columns=["recording_id", "video_path"]).to_pylist()
     videos = {
         row["recording_id"]: store.data_folder / row["video_path"]
@@ -268,6 +268,7 @@ def _delete_videos(store: Store, recording_ids: Collection[str]) -> int:
         store.update(PRIVACY_COPIES, copied, {"copy_path": None})
     for path in (*own_videos.values(), *(privacy_copy_path(store.data_folder, name) for name in copied)):
         path.unlink(missing_ok=True)
+    for recording_id in own_videos:
         delete_synopsis(store.data_folder, recording_id)
     return len(own_videos)
 

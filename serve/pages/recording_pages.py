@@ -28,6 +28,7 @@ from serve.pages.provenance import read_provenance
 from serve.pages.result_rows import json_response
 from serve.pages.shape_chunks import has_shapes, pack_shapes
 from serve.pages.similarity import find_table
+from serve.pages.synopsis_pages import has_synopsis
 from serve.pages.timeline_lanes import read_timeline, read_tracks
 from serve.problems import ProblemError
 from serve.recording_report import read_report

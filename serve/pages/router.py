@@ -11,5 +11,13 @@ from serve.pages.search_pages import search_router
 from serve.pages.synopsis_pages import synopsis_router
 
 pages_router = APIRouter(include_in_schema=False)
-for _router in (library_router, camera_router, search_router, queue_router, recording_router, clip_router):
+for _router in (
+    library_router,
+    camera_router,
+    search_router,
+    queue_router,
+    recording_router,
+    synopsis_router,
+    clip_router,
+):
     pages_router.include_router(_router)

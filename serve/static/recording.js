@@ -123,7 +123,8 @@ async function start() {
       hide.addEventListener("click", () => { overlay.hiddenTracks.add(track); select(null); });
       const clip = make("button", { type: "button", textContent: "Clip", title: "Download a clip of this track, with what is shown" });
       clip.addEventListener("click", () => cut({ track }, clip));
-      area.replaceChildren(make("span", { className: "small", textContent: `Track ${track}` }), only, hide, clip, make("button", { type: "button", textContent: "×", title: "Show all tracks", ariaLabel: "Show all tracks", onclick: showAll }));
+      const similar = page.has_embeddings ? [make("a", { className: "button", textContent: "Similar", title: "Objects of all recordings that look like it", href: `/search?like=${encodeURIComponent(`${page.recording_id}/${track}`)}` })] : [];
+      area.replaceChildren(make("span", { className: "small", textContent: `Track ${track}` }), only, hide, clip, ...similar, make("button", { type: "button", textContent: "×", title: "Show all tracks", ariaLabel: "Show all tracks", onclick: showAll }));
     }
     redraw();
   };
@@ -155,6 +156,7 @@ async function start() {
   // Timeline
   const data = await timelineRequest;
   const timeline = new Timeline(byId("timeline"), page.duration_s, data.bin_s, buildLanes(data, index.classes));
+  if (!timeline.lanes.length) document.querySelector(".hint").textContent = "No object, event or defect was found.";
   const events = new EventTable(data.events, data.event_count, (event) => open(event.time_s, event.track_id),
     ({ time_s: timeS }, button) => cut({ from_s: Math.max(0, timeS - CLIP_CONTEXT_S), to_s: timeS + CLIP_CONTEXT_S }, button));
   timeline.addEventListener("seek", ({ detail }) => goTo(detail));

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import av
 import pytest
 
-from tests.builders.numbered_pages import chromium, serving, store_numbered_recordings
+from benchmarks.page_server import serving
+from tests.builders.numbered_pages import chromium, store_numbered_recordings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -8,9 +8,10 @@ import av
 import numpy as np
 import pytest
 
+from benchmarks.page_server import serving
 from resources.clips.clip_writer import encode_frames
 from resources.clips.synopsis_file import synopsis_file
-from tests.builders.numbered_pages import SIZE_PX, chromium, serving, store_numbered_recordings
+from tests.builders.numbered_pages import SIZE_PX, chromium, store_numbered_recordings
 
 pytestmark = pytest.mark.long
 FRAMES = 50
