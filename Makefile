@@ -33,7 +33,7 @@ demo: $(INSTALLED)  ## Draw sample recordings, run the pipeline, compare with th
 test: lint types  ## Lint, types, tests.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-unit: $(INSTALLED)  ## The unit tests alone, in under a minute.
+test-unit: $(INSTALLED)  ## The unit tests alone.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not long' --ignore=tests/end_to_end $(PYTEST_ARGS)
 
 test-long: $(INSTALLED)  ## The tests that take minutes each.
