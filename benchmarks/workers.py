@@ -45,8 +45,10 @@ class DefaultLauncherPipeline(Pipeline):
         return ["dagster", "dev", "--host", "127.0.0.1"]
 
     def stop(self) -> None:
-        """Stop the pipeline; `dagster dev` leaves processes of its code server behind, which still write."""
-        super().stop()
+        """Stop the pipeline; `dagster dev` sometimes stays, and leaves processes behind that still write."""
+        with suppress(subprocess.TimeoutExpired):
+            super().stop()
+        self._process = None
         for process in psutil.process_iter(["environ"]):
             if (process.info["environ"] or {}).get(SETTINGS_VARIABLE) == str(self.settings_file):
                 with suppress(psutil.Error):
