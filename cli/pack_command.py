@@ -186,7 +186,7 @@ def verify_pack(file: Path, public_key: Path | None) -> None:
         click.echo(f"{file}: not as it was written.")
         sys.exit(1)
     if check.fingerprint is None:
-        origin = "not signed: whoever changed a file could have changed its hash, too"
+        origin = "not signed: a changed file could have a changed hash, too"
     elif key:
         origin = f"signed by this key, {check.fingerprint}"
     else:
