@@ -36,8 +36,7 @@ def recap(
     Each frame has its wall clock; each stretch is a chapter. With --length the speed is such that all of it fits.
     """
     from cli.start_check import publish_for_query
-    from cv_assets.recap_writing import RecapOptions, day_edges, parse_day, sort_by_time, write_recap
-    from resources.exports.annotations import select_recordings
+    from cv_assets.recap_writing import RecapOptions, select_by_day, write_recap
     from resources.storage.results_database import open_results
 
     if not recordings and camera is None:
@@ -50,13 +49,7 @@ def recap(
     _check_output(out, loaded_settings)
     publish_for_query(loaded_settings)
     with open_results(loaded_settings.data_folder) as results:
-        rows = sort_by_time(results, select_recordings(results, recordings, camera))
-        if day is not None:
-            time_zone = loaded_settings.camera(camera).time_zone or loaded_settings.ingest.time_zone
-            start, end = day_edges(parse_day(day), time_zone)
-            rows = [row for row in rows if row["started_at_utc"] and start <= row["started_at_utc"] < end]
-            if not rows:
-                raise PipelineError(f"No recording of the camera starts on {day}.")
+        rows = select_by_day(results, recordings, camera, day, loaded_settings)
         options = RecapOptions(length, has_boxes=boxes, has_motion=motion)
         outcome = write_recap(results, rows, loaded_settings, out, options)
     click.echo(

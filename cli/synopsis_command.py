@@ -33,9 +33,8 @@ def synopsis(
     /recordings/RECORDING/synopsis, where a click on an object opens its moment. The camera must stand still.
     """
     from cli.start_check import publish_for_query
-    from cv_assets.recap_writing import day_edges, parse_day, sort_by_time
+    from cv_assets.recap_writing import select_by_day
     from cv_assets.synopsis_writing import write_synopsis
-    from resources.exports.annotations import select_recordings
     from resources.storage.results_database import open_results
 
     if not recordings and camera is None:
@@ -51,13 +50,7 @@ def synopsis(
         _check_output(out, loaded_settings)
     publish_for_query(loaded_settings)
     with open_results(loaded_settings.data_folder) as results:
-        rows = sort_by_time(results, select_recordings(results, recordings, camera))
-        if day is not None:
-            time_zone = loaded_settings.camera(camera).time_zone or loaded_settings.ingest.time_zone
-            start, end = day_edges(parse_day(day), time_zone)
-            rows = [row for row in rows if row["started_at_utc"] and start <= row["started_at_utc"] < end]
-            if not rows:
-                raise PipelineError(f"No recording of the camera starts on {day}.")
+        rows = select_by_day(results, recordings, camera, day, loaded_settings)
         if len({row["camera"] for row in rows}) > 1:
             raise PipelineError("synopsis: the recordings are of several cameras: name those of one.")
         file = out or _file_of_page(loaded_settings, rows[0]["recording_id"])

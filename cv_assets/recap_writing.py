@@ -27,7 +27,7 @@ from resources.clips.recap import (
 )
 from resources.config.settings import Settings
 from resources.errors import PipelineError, RecordingError
-from resources.exports.annotations import read_annotations
+from resources.exports.annotations import read_annotations, select_recordings
 from resources.storage.delta_store import Store
 
 
@@ -77,6 +77,35 @@ def sort_by_time(results: duckdb.DuckDBPyConnection, rows: Sequence[dict[str, An
     return sorted(
         dated, key=lambda row: (row["started_at_utc"] is None, row["started_at_utc"] or 0, row["recording_id"])
     )
+
+
+def select_by_day(
+    results: duckdb.DuckDBPyConnection,
+    recordings: Sequence[str],
+    camera: str | None,
+    day: str | None,
+    settings: Settings,
+) -> list[dict[str, Any]]:
+    """Select recordings in order of time, by their names or by camera and day.
+
+    Args:
+        results: The published results.
+        recordings: Ids of recordings, or unique beginnings of them; empty for all of the camera.
+        camera: The camera; None without one.
+        day: The day in the camera's time zone on which they start; None selects all days, and needs no camera.
+        settings: The time zones.
+
+    Raises:
+        PipelineError: A recording or the camera is not known, the day is none, or no recording starts on it.
+    """
+    rows = sort_by_time(results, select_recordings(results, recordings, camera))
+    if day is None:
+        return rows
+    start, end = day_edges(parse_day(day), settings.camera(camera or "").time_zone or settings.ingest.time_zone)
+    rows = [row for row in rows if row["started_at_utc"] and start <= row["started_at_utc"] < end]
+    if not rows:
+        raise PipelineError(f"No recording of the camera starts on {day}.")
+    return rows
 
 
 def parse_day(text: str) -> date:
