@@ -34,7 +34,8 @@ def detect(clip: str, rows: str) -> None:
     draft.rename(rows)
 
 
-_queued_detect = app.task(detect)
+# With a name: where this module is the script, Celery would register another one than in the worker.
+_queued_detect = app.task(detect, name="detect")
 
 
 def main() -> None:
