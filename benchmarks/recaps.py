@@ -42,7 +42,7 @@ _SCENE_S, _RATE_FPS = 300.0, 10
 _COUNTS = {"person": 5, "car": 6, "bicycle": 3}
 _DAY_LENGTH_S, _VTEST_LENGTH_S = 120.0, 20.0
 _STREET_MODEL = PROJECT_ROOT / "demo" / "model" / "street.pt"
-_EVERY = 5  # frames, of which one is read
+_EVERY = 10  # frames, of which one is read
 _CLOCK_SCALE, _BORDER_PX = 3, 20
 
 
