@@ -40,7 +40,11 @@ def test_a_click_on_an_object_opens_its_moment(tmp_path: Path) -> None:
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(f"{address}/recordings/constant")
         page.click("text=Synopsis")
-        page.wait_for_function("document.getElementById('video').readyState >= 2")
+        page.evaluate("""() => new Promise((done) => {
+            const video = document.getElementById("video");
+            if (video.readyState >= 2) done();
+            else video.addEventListener("loadeddata", done, { once: true });
+        })""")
         page.click("#play")  # pauses
         page.evaluate("""() => new Promise((done) => {
             const position = document.getElementById("position");
