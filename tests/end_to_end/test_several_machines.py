@@ -14,7 +14,6 @@ from tests.builders.postgres_server import PostgresServer
 from tests.builders.running_pipeline import RunningPipeline
 from tests.builders.worker_machine import WorkerMachine
 
-pytestmark = pytest.mark.long
 _DURATION_S, _FRAME_COUNT = 4, 100
 _GPU_WORKER_COUNT = 2
 _BROKER_OUTAGE_S = 8.0
@@ -63,13 +62,13 @@ class _Machines:
         return state.run_id if state else ""
 
 
-@pytest.fixture(params=["redis_server", "rabbitmq_server"])
+@pytest.fixture(params=["redis_server", pytest.param("rabbitmq_server", marks=pytest.mark.long)])
 def broker(request: pytest.FixtureRequest) -> Broker:
     server: Broker = request.getfixturevalue(request.param)
     return server
 
 
-@pytest.mark.parametrize("recording_count", [10, 100])
+@pytest.mark.parametrize("recording_count", [10, pytest.param(100, marks=pytest.mark.long)])
 def test_each_recording_is_there_once_whatever_fails(
     recording_count: int, broker: Broker, tmp_path: Path, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
