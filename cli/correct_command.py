@@ -120,9 +120,10 @@ def _read_tracks(file: Path, recording_id: str | None, settings: Settings) -> li
     publish_for_query(settings)
     rows: list[dict[str, Any]] = []
     with open_results(settings.data_folder) as results:
-        for row in select_recordings(results, list(tracks), None):
+        for name, content in tracks.items():
+            (row,) = select_recordings(results, [name], None)
             recording = read_annotations(results, row, is_corrected=True, has_untracked=False)
-            corrections = find_corrections(recording, tracks[row["recording_id"]])
+            corrections = find_corrections(recording, content)
             rows += map(dict, corrections.rows)
             for sentence in corrections.left_out:
                 click.echo(f"{row['recording_id']}: {sentence}; no correction expresses this.", err=True)

@@ -87,7 +87,7 @@ def read_annotation_file(file: Path, recording_id: str | None) -> dict[str, File
             return _read_coco(content, file) if is_coco else None
     except OSError as error:
         raise PipelineError(f"The file {file} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, LookupError, TypeError, ElementTree.ParseError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, ElementTree.ParseError) as error:
         raise PipelineError(f"The file {file} is damaged, or is no file of CVAT, COCO or MOT: {error!r}.") from error
     return None
 
@@ -144,7 +144,7 @@ def _read_coco(content: Mapping[str, Any], file: Path) -> dict[str, FileTracks]:
         if annotation.get("track_id") is None:
             continue
         image, number = images[annotation["image_id"]], int(annotation["track_id"])
-        left, top, width, height = annotation["bbox"]
+        left, top, width, height = map(float, annotation["bbox"])
         track = recordings[image["recording_id"]].setdefault(number, FileTrack(number))
         track.boxes[image["frame_index"]] = (
             names[annotation["category_id"]],
@@ -193,7 +193,8 @@ def find_corrections(recording: RecordingAnnotations, content: FileTracks) -> Fi
             rows.append({"action": "relabel", "track_id": number, "class_name": track.class_name})
         for frame_index in sorted(boxes.keys() & track.boxes.keys()):
             corners = track.boxes[frame_index][1]
-            if max(abs(a - b) for a, b in zip(corners, boxes[frame_index].xyxy, strict=True)) > _SAME_PX:
+            # What is no number is not the same, either, and is refused as a correction.
+            if not all(abs(a - b) <= _SAME_PX for a, b in zip(corners, boxes[frame_index].xyxy, strict=True)):
                 edges = dict(zip(_EDGES, corners, strict=True))
                 time_s = float(recording.times_s[frame_index])
                 rows.append({"action": "move", "track_id": number, "time_s": time_s, **edges})

@@ -327,3 +327,25 @@ def test_a_folder_with_files_is_left_as_it_is(arguments: list[str], tmp_path: Pa
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     result = run(arguments, "export", "mot", "--out", str(store.data_folder / "out"))
     assert "is inside the data folder" in str(result.exception) + result.output
+
+
+def test_an_edited_file_names_its_recording_by_a_beginning_and_has_one_sentence_for_what_is_no_number(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    out = export(arguments, "cvat", tmp_path / "out", "walk")
+    result = run(arguments, "correct", "--file", str(out / "walk.xml"), "--recording", "wal", "--by", "ann")
+    assert "Stored 0 corrections." in result.output
+    (tmp_path / "gt.txt").write_text("inf,1,1,1,1,1,1,1,1")
+    image = {"id": 1, "recording_id": "walk", "frame_index": 0}
+    content: dict[str, Any] = {"images": [image], "categories": [{"id": 1, "name": "car"}]}
+    (tmp_path / "no_images.json").write_text(json.dumps({**content, "images": [], "annotations": []}))
+    for name, left in (("text", "one"), ("nan", float("nan"))):
+        annotation = {"image_id": 1, "category_id": 1, "track_id": 1, "bbox": [5.25, 20.5, left, 30]}
+        (tmp_path / f"{name}.json").write_text(json.dumps({**content, "annotations": [annotation]}))
+    for name, sentence in (
+        ("gt.txt", "is damaged, or is no file of CVAT, COCO or MOT"),
+        ("no_images.json", "Stored 0 corrections."),
+        ("text.json", "is damaged, or is no file of CVAT, COCO or MOT"),
+        ("nan.json", "x_max_px is nan, which is no number."),
+    ):
+        assert sentence in run(arguments, "correct", "--file", str(tmp_path / name), "--by", "ann").output
