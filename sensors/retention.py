@@ -359,5 +359,6 @@ def remove_replaced_recordings(instance: DagsterInstance, store: Store, states: 
     for recording_id in replaced:
         shutil.rmtree(store.media_folder / recording_id, ignore_errors=True)
         privacy_copy_path(store.data_folder, recording_id).unlink(missing_ok=True)
+        delete_synopsis(store.data_folder, recording_id)
         instance.delete_dynamic_partition(recordings_partitions.name or "", recording_id)
     return replaced

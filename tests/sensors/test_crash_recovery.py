@@ -38,6 +38,7 @@ from cv_assets.camera_settings import CameraObserver
 from cv_assets.partitions import recordings_partitions
 from cv_assets.recordings import file_columns
 from cv_assets.stage_asset import INGEST, StageAsset, StageRun, stage_asset
+from resources.clips.synopsis_file import synopsis_file
 from resources.config.settings import Settings
 from resources.config.settings_file import PROJECT_ROOT
 from resources.config.stage_version import StageVersion
@@ -513,6 +514,7 @@ def test_the_results_of_a_replaced_recording_are_removed_and_the_reason_stays(ho
     for recording_id in RECORDING_IDS:
         home.store.replace(SCENES, [recording_id], scene_rows(recording_id))
     (home.store.media_folder / "b-2").mkdir(parents=True)
+    synopsis_file(home.store.data_folder, "b-2").parent.mkdir(parents=True)
     # The file of the first is rejected, but exists.
     append_stage_runs(home.store, [attempt("a-1", "rejected", datetime.now(UTC), error="The file is no video.")])
     assert reject_replaced_recordings(home.store, RECORDING_IDS) == ["b-2"]
@@ -527,6 +529,7 @@ def test_the_results_of_a_replaced_recording_are_removed_and_the_reason_stays(ho
     (row,) = newest_stage_runs(home.store, ["b-2"]).to_pylist()
     assert (row["status"], row["error"]) == ("rejected", states.states[1].error)
     assert not (home.store.media_folder / "b-2").exists()
+    assert not synopsis_file(home.store.data_folder, "b-2").parent.exists()
     assert remove_replaced_recordings(home.instance, home.store, home.read_states(graph)) == []
 
 
