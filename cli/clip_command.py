@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import PATH_TYPE, data_option, settings_option
+from cli.options import PATH_TYPE, context_option, data_option, settings_option
+from cli.output_files import check_new_file, check_outside_pipeline
 from resources.config.settings import Settings
 from resources.environment import choose_settings
 from resources.errors import PipelineError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     help="A clip of each object that is found: a class, a crop RECORDING:TRACK, a picture, or a description.",
 )
 @click.option("--limit", type=click.IntRange(1, 100), default=5, show_default=True, help="Most clips of --search.")
-@click.option("--context", type=float, default=3.0, show_default=True, help="Seconds before and after it.")
+@context_option
 @click.option("--boxes", is_flag=True, help="Draw the boxes of the tracks, as people have corrected them.")
 @click.option("--trails", is_flag=True, help="Draw where they were in the two seconds before.")
 @click.option("--labels", is_flag=True, help="Draw their classes and numbers.")
@@ -107,24 +108,12 @@ def _clip_files(out: Path | None, names: Sequence[str], settings: Settings) -> l
         files = [out]
     else:
         files = [(out or Path()) / name for name in names]
-    check_clip_files(files, settings)
-    return files
-
-
-def check_clip_files(files: Sequence[Path], settings: Settings) -> None:
-    """Check that files can be written, and make their folder.
-
-    Raises:
-        PipelineError: A file exists, or would lie in a folder of the pipeline.
-    """
-    for name, folder in (*(("watched", path) for path in settings.watched_folders), ("data", settings.data_folder)):
+    try:
         for file in files:
-            if file.resolve().is_relative_to(folder.resolve()):
-                raise PipelineError(f"The clip {file} would lie inside the {name} folder: choose another with --out.")
-    for file in files:
-        if file.exists():
-            raise PipelineError(f"The file {file} exists: name another one with --out.")
-        try:
+            check_outside_pipeline("clip", file, settings)
             file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PipelineError(f"The folder {file.parent} cannot be made: {error.strerror or error}.") from error
+    except OSError as error:
+        raise PipelineError(f"The folder {file.parent} cannot be made: {error.strerror or error}.") from error
+    for file in files:
+        check_new_file("clip", file, settings, ".mp4", beside=[".srt", ".vtt"])
+    return files

@@ -36,6 +36,13 @@ settings_option = click.option(
     help="Settings file [default: that in CV_ASSETS_SETTINGS, pipeline.yaml of the current folder, or of the project].",
 )
 data_option = click.option("--data", type=PATH_TYPE, help="Data folder [default: data_folder of the settings].")
+context_option = click.option(
+    "--context",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    show_default="3",
+    help="Seconds before and after tracks and events.",
+)
 weights_option = click.option("--weights", help="Detector weights: a .pt file, or a name that Ultralytics publishes.")
 
 

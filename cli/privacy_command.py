@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import PATH_TYPE, data_option, settings_option
+from cli.output_files import check_new_file
 from resources.environment import choose_settings
 from resources.errors import PipelineError, RecordingError
 
@@ -34,21 +35,19 @@ def privacy_copy(recording: str, cover: str | None, out: Path, data: Path | None
     The copy is audited: a fresh search must find no box, face or plate of the original on it, else no file is written.
     It has no sound.
     """
-    from cli.clip_command import check_clip_files
     from cli.start_check import publish_for_query
-    from cv_assets.media_status import read_normalized_row
-    from cv_assets.recording_clips import covered_names, open_video
+    from cv_assets.media_status import open_video, read_normalized_row
+    from cv_assets.recording_clips import covered_names
     from resources.clips.privacy_copy import describe_visible, write_privacy_copy
     from resources.clips.stored_boxes import read_privacy_plan
+    from resources.draft_file import draft_file
     from resources.exports.annotations import select_recordings
     from resources.inference.detector import Models
     from resources.storage.delta_store import Store
     from resources.storage.results_database import open_results
 
     loaded_settings = choose_settings(settings=settings, data_folder=data)
-    if out.suffix.lower() != ".mp4":
-        raise PipelineError(f"The privacy copy {out} is an MP4 file: end its name with .mp4.")
-    check_clip_files([out], loaded_settings)
+    check_new_file("privacy copy", out, loaded_settings, ".mp4")
     publish_for_query(loaded_settings)
     store = Store(loaded_settings.data_folder)
     with open_results(loaded_settings.data_folder) as results:
@@ -57,24 +56,21 @@ def privacy_copy(recording: str, cover: str | None, out: Path, data: Path | None
             names = covered_names(results, ",".join(_DEFAULT_COVER), must_exist=False)
         else:
             names = covered_names(results, cover or ",".join(loaded_settings.privacy_copy.cover))
+    if not names:
+        raise PipelineError("privacy-copy: --cover names nothing: give classes, face or plate.")
     recording_id = selected["recording_id"]
-    plan = read_privacy_plan(store, recording_id, names, loaded_settings.rename_classes)
-    draft, started_s = out.with_name(f".{out.name}.partial"), time.monotonic()
+    started_s = time.monotonic()
     try:
         row = read_normalized_row(recording_id, store)
+        plan = read_privacy_plan(store, recording_id, names, loaded_settings.rename_classes)
         rate_fps = Fraction(row["rate_fps_num"], row["rate_fps_den"])
         size_px = (row["width_px"], row["height_px"])
-        with open_video(row, loaded_settings) as video:
+        with draft_file("privacy copy", out) as draft, open_video(recording_id, store) as video:
             audit = write_privacy_copy(video, rate_fps, row["frame_count"], size_px, draft, plan, Models())
-        if audit.visible_count:
-            raise PipelineError(f"{recording_id}: {describe_visible(audit, float(rate_fps))}: no copy is written.")
-        draft.rename(out)
+            if audit.visible_count:
+                raise PipelineError(f"{recording_id}: {describe_visible(audit, float(rate_fps))}: no copy is written.")
     except RecordingError as error:
         raise PipelineError(f"{recording_id}: {error}") from error
-    except OSError as error:
-        raise PipelineError(f"The privacy copy {out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        draft.unlink(missing_ok=True)
     duration_s = audit.frame_count / float(rate_fps)
     click.echo(
         f"{out}: {audit.frame_count} frames, {duration_s:.2f} s, at {duration_s / (time.monotonic() - started_s):.2f} "

@@ -1,12 +1,12 @@
 """The status of a recording according to its file, and access to its row and its normalized video."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resources.errors import RecordingError
+from resources.errors import PipelineError, RecordingError
 from resources.recording_files import RecordingFile, find_referenced_file
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import RecordingRow, read_recording_rows
@@ -76,6 +76,20 @@ def find_normalized_video(row: Mapping[str, Any], data_folder: Path) -> VideoFil
             "normalized_video again, for which the recording's file must be in the watched folder."
         )
     return VideoFile(data_folder / str(row["video_path"]))
+
+
+@contextmanager
+def open_video(recording_id: str, store: Store) -> Iterator[Path]:
+    """Open the normalized video of a recording for a command or a page.
+
+    Raises:
+        PipelineError: There is none, it was deleted, or it does not have what is read in the block.
+    """
+    try:
+        with find_normalized_video(read_normalized_row(recording_id, store), store.data_folder).reading() as video:
+            yield video
+    except RecordingError as error:
+        raise PipelineError(f"{recording_id}: {error}") from error
 
 
 def is_intact(row: Mapping[str, Any]) -> bool:

@@ -1,15 +1,14 @@
 """Cuts clips out of one recording, for the command `clip` and the pages: what they show, and what is drawn on them."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
-from cv_assets.media_status import find_normalized_video
+from cv_assets.media_status import open_video
 from resources.clips.clip_selection import (
     Stretch,
     format_srt,
@@ -28,6 +27,7 @@ from resources.clips.sightings import FACE, PLATE
 from resources.clips.source_frames import SourceFrames
 from resources.clips.stored_boxes import read_privacy_plan
 from resources.config.settings import Settings
+from resources.draft_file import draft_file
 from resources.errors import PipelineError, RecordingError
 from resources.exports.annotations import list_classes, read_annotations, select_recordings
 from resources.inference.detector import Models
@@ -101,14 +101,13 @@ class RecordingClips:
         """Prepare what is drawn on some clips; None if nothing is.
 
         Raises:
-            PipelineError: The video was deleted, or is a file that has changed.
+            PipelineError: The video was deleted, is a file that has changed, or what is covered is not known.
         """
         if overlay.is_empty:
             return None
         annotations, settings = self.annotations, self._settings
         areas = CoveredAreas()
         if overlay.unreadable:
-            plan = read_privacy_plan(self._store, annotations.recording_id, overlay.unreadable, settings.rename_classes)
             count, hold_frames = len(annotations.times_s), round(HOLD_S * annotations.rate_fps)
             searched = {
                 frame
@@ -117,7 +116,10 @@ class RecordingClips:
                 if frame < count
             }
             size_px = (annotations.width_px, annotations.height_px)
-            with open_video(self._row, settings) as video:
+            with open_video(self.annotations.recording_id, self._store) as video:
+                plan = read_privacy_plan(
+                    self._store, annotations.recording_id, overlay.unreadable, settings.rename_classes
+                )
                 areas, _ = find_areas(video, sorted(searched), annotations.rate_fps, count, size_px, plan, Models())
         camera = settings.camera(annotations.camera)
         time_zone = camera.time_zone or settings.ingest.time_zone
@@ -150,9 +152,8 @@ class RecordingClips:
             PipelineError: The video was deleted or is damaged, or the file cannot be written.
         """
         captions, chapters = read_captions(self._results, self.annotations, stretch)
-        draft = file.with_name(f".{file.name}.partial")
         frames = range(stretch.first_frame, stretch.last_frame + 1)
-        try:
+        with draft_file("clip", file) as draft:
             draw, rate_fps = painter.draw if painter else None, self.annotations.rate_fps
             if is_from_source:
                 is_copied = False
@@ -161,16 +162,11 @@ class RecordingClips:
                     sound = source.read_sound(frames, float(rate_fps)) if has_sound else None
                     write_source_clip(source.read(frames), frames, size_px, rate_fps, draft, draw, chapters, sound)
             else:
-                with open_video(self._row, self._settings) as video:
+                with open_video(self.annotations.recording_id, self._store) as video:
                     is_copied = write_clip(video, frames, rate_fps, draft, draw, chapters)
             if captions and has_captions:
                 file.with_suffix(".srt").write_text(format_srt(captions), encoding="utf-8")
                 file.with_suffix(".vtt").write_text(format_vtt(captions), encoding="utf-8")
-            draft.rename(file)
-        except OSError as error:
-            raise PipelineError(f"The clip {file} cannot be written: {error.strerror or error}.") from error
-        finally:
-            draft.unlink(missing_ok=True)
         return is_copied
 
     @contextmanager
@@ -197,20 +193,6 @@ class RecordingClips:
                 )
         except RecordingError as error:
             raise PipelineError(f"{recording_id}: {error}") from error
-
-
-@contextmanager
-def open_video(row: Mapping[str, Any], settings: Settings) -> Iterator[Path]:
-    """Open the normalized video of a recording.
-
-    Raises:
-        PipelineError: It was deleted, or is a file that has changed.
-    """
-    try:
-        with find_normalized_video(row, settings.data_folder).reading() as video:
-            yield video
-    except RecordingError as error:
-        raise PipelineError(f"{row['recording_id']}: {error}") from error
 
 
 def covered_names(results: duckdb.DuckDBPyConnection, text: str, *, must_exist: bool = True) -> list[str]:

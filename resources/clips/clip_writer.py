@@ -15,8 +15,7 @@ from av.video.stream import VideoStream
 
 from resources.clips.frame_canvas import FrameCanvas
 from resources.clips.source_sound import SOUND_LAYOUT, SOUND_RATE_HZ
-from resources.errors import PipelineError
-from resources.media.frame_reader import decode_frames
+from resources.media.frame_reader import decode_frames, number_frames
 
 DrawFrame = Callable[[FrameCanvas, int], None]
 """Draws on the frame of an index."""
@@ -62,18 +61,13 @@ def write_clip(
         Whether the clip was copied without encoding.
 
     Raises:
-        PipelineError: The video ends before the last of the frames.
+        RecordingError: The video ends before the last of the frames.
     """
     is_contiguous = len(frame_indices) == frame_indices[-1] - frame_indices[0] + 1
     if draw is None and is_contiguous and _copy(video, frame_indices, rate_fps, output, chapters):
         return True
     with closing(decode_frames(video, frame_indices, rate_fps)) as frames:
-        count = encode_frames(_drawn(frames, frame_indices, draw), rate_fps, output, chapters)
-    if count < len(frame_indices):
-        output.unlink(missing_ok=True)
-        raise PipelineError(
-            f"The video {video} ends before frame {frame_indices[count]}: materialize normalized_video again."
-        )
+        encode_frames(_drawn(number_frames(frames, frame_indices, video), draw), rate_fps, output, chapters)
     return False
 
 
@@ -99,16 +93,13 @@ def write_source_clip(
         chapters: Chapters of the clip.
         sound: Its sound; None without.
     """
-    encode_frames(_drawn(frames, frame_indices, draw, size_px), rate_fps, output, chapters, sound)
+    encode_frames(_drawn(zip(frame_indices, frames, strict=True), draw, size_px), rate_fps, output, chapters, sound)
 
 
 def _drawn(
-    frames: Iterable[VideoFrame],
-    frame_indices: Sequence[int],
-    draw: DrawFrame | None,
-    size_px: tuple[int, int] | None = None,
+    frames: Iterable[tuple[int, VideoFrame]], draw: DrawFrame | None, size_px: tuple[int, int] | None = None
 ) -> Iterable[VideoFrame]:
-    for frame_index, frame in zip(frame_indices, frames, strict=False):
+    for frame_index, frame in frames:
         if draw is None:
             yield frame
             continue

@@ -19,7 +19,7 @@ from resources.clips.sightings import FACE, PLATE, Sighting, SightingFinder, box
 from resources.exports.annotations import Box
 from resources.geometry.box_overlap import iou_matrix
 from resources.inference.detector import Models
-from resources.media.frame_reader import decode_frames, read_images
+from resources.media.frame_reader import decode_frames, number_frames, read_images
 from resources.media.progress import ReportProgress
 
 SAME_FACE_IOU = 0.3
@@ -149,7 +149,7 @@ def write_privacy_copy(
         progress: Takes the number of frames that were searched, written or audited.
 
     Raises:
-        PipelineError: The video ends before its last frame.
+        RecordingError: The video ends before its last frame.
     """
     frames, rate = range(frame_count), float(rate_fps)
     done, total = 0, frame_count * (3 if plan.kinds else 1)  # frames that are searched, written and audited
@@ -201,7 +201,7 @@ def _search(
     first_frames = (finder.face_step // 2, round(_AUDIT_TEXT_OFFSET_S * rate_fps)) if is_audit else (0, 0)
     sightings: list[Sighting] = []
     with closing(read_images(video, frame_indices, rate_fps, thread_count=1)) as images:
-        for of_frame in finder.find(zip(frame_indices, images, strict=False), *first_frames):
+        for of_frame in finder.find(number_frames(images, frame_indices, video), *first_frames):
             sightings += of_frame
             advance()
     return sightings

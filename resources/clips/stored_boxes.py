@@ -1,19 +1,24 @@
 """Reads the stored boxes of a recording from the tables, as privacy copies need them: all that may show an object."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from resources.clips.privacy_copy import PrivacyPlan
-from resources.clips.sightings import PLATE
+from resources.clips.sightings import FACE, PLATE
+from resources.errors import RecordingError
 from resources.exports.annotations import Box
 from resources.schema.columns import Table
 from resources.schema.correction_tables import CORRECTED_BOXES
 from resources.schema.model_tables import DETECTIONS
 from resources.schema.track_tables import TRACK_BOXES
 from resources.storage.delta_store import Store
+from resources.storage.stage_runs import decode_input_versions, newest_stage_runs
 
+_STAGES = ("normalized_video", DETECTIONS.name, "tracks", "corrected_tracks")
+"""Stages of the video and its boxes, each computed from the one before it."""
 _CORNERS = ("x_min_px", "y_min_px", "x_max_px", "y_max_px")
 
 
@@ -30,7 +35,12 @@ def read_privacy_plan(
         recording_id: The recording.
         cover: Classes, and `face` and `plate`.
         new_names: Names of classes in the tracks, by the model's names; both names of a class cover it.
+
+    Raises:
+        RecordingError: There are no boxes yet, or those of an earlier normalized video.
     """
+    if {*cover} - {FACE}:
+        _check_boxes(store, recording_id)
     names = dict.fromkeys(cover)
     names |= dict.fromkeys(new_name for name, new_name in new_names.items() if name in cover)
     names |= dict.fromkeys(name for name, new_name in new_names.items() if new_name in cover)
@@ -53,6 +63,26 @@ def read_privacy_plan(
         _boxes(_select(corrected, names)),
     )
     return PrivacyPlan(box_sets, carriers, tuple(names))
+
+
+def _check_boxes(store: Store, recording_id: str) -> None:
+    """Check that the stored boxes are those of the stored video: without them, a copy would cover nothing or elsewhere.
+
+    Raises:
+        RecordingError: They are not.
+    """
+    columns = ("recording_id", "stage", "data_version", "input_versions")
+    rows = newest_stage_runs(store, [recording_id], columns=columns, only_materialized=True).to_pylist()
+    runs = {row["stage"]: row for row in rows}
+    for stage_before, stage in itertools.pairwise(("", *_STAGES)):
+        if stage not in runs:
+            raise RecordingError(f"The recording has no {stage} yet, so that what is covered is not known: process it.")
+        inputs = decode_input_versions(runs[stage]["input_versions"]).values()
+        if stage_before and runs[stage_before]["data_version"] not in inputs:
+            raise RecordingError(
+                f"The {stage} are of an earlier {stage_before}, so that other places would be covered: process the "
+                "recording again."
+            )
 
 
 def _select(rows: pa.Table, names: Iterable[str]) -> pa.Table:

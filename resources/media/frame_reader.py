@@ -3,21 +3,23 @@
 decode_frames     decoded frames, by index or all
 read_images       the same as BGR arrays
 read_distant_images  the same, with seeks over frames that need not be decoded
+number_frames     the same with their indices, none of which may be missing
 sample_images     BGR arrays of a few frames, spread over the whole video
 read_frame_count  number of frames according to the header
 """
 
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.video.frame import VideoFrame
 
+from resources.errors import RecordingError
 from resources.media.container import open_container
 from resources.media.frame_converter import FrameConverter
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 Image: TypeAlias = "np.ndarray | torch.Tensor"
 """uint8 BGR of shape (height_px, width_px, 3), in the memory of the CPU or of a GPU."""
+
+_Frame = TypeVar("_Frame")
 
 MIN_SKIPPED_FRAMES = 24
 """Frames that cost more to decode than to open the file again and seek."""
@@ -169,6 +173,22 @@ def _keyframe_indices(path: Path) -> list[int]:
     with open_container(path) as container:
         entries = container.streams.video[0].index_entries
         return [index for index, entry in enumerate(entries) if entry.is_keyframe]
+
+
+def number_frames(frames: Iterable[_Frame], frame_indices: Sequence[int], path: Path) -> Iterator[tuple[int, _Frame]]:
+    """Pair the frames that were read from a normalized video with their indices.
+
+    Raises:
+        RecordingError: The video ends before the last of them.
+    """
+    count = 0
+    for frame_index, frame in zip(frame_indices, frames, strict=False):
+        yield frame_index, frame
+        count += 1
+    if count < len(frame_indices):
+        raise RecordingError(
+            f"The video {path} ends before frame {frame_indices[count]}: materialize normalized_video again."
+        )
 
 
 def sample_images(path: Path, count: int, frame_count: int, rate_fps: Fraction) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """A recording of a variable rate with two tracks, masks and keypoints, and one without any box."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from resources.schema.recording_tables import FRAMES
 from resources.schema.track_tables import TRACK_BOXES, TRACKS
 from resources.schema.zone_tables import LINE_TRIPS, ZONE_EVENTS
 from resources.storage.delta_store import Store
+from resources.storage.stage_runs import StageRun, append_stage_runs, encode_input_versions
 from tests.builders.damaged_tracks import track_rows
 from tests.builders.numbered_videos import MakeVideo
-from tests.builders.table_rows import sparse_rows, store_recordings
+from tests.builders.table_rows import STARTED_JUST_BEFORE_NINE, sparse_rows, store_recordings
 
 WIDTH_PX, HEIGHT_PX, FRAME_COUNT = 320, 200, 30
 TIMES_S = np.cumsum(np.random.default_rng(0).uniform(0.05, 0.15, FRAME_COUNT)).round(6)  # a variable rate
@@ -42,6 +44,18 @@ def true_boxes() -> dict[int, dict[int, tuple[str, tuple[float, float, float, fl
     return boxes
 
 
+def store_stage_runs(
+    store: Store, *stages: str, version: str = "v", finished_at_utc: datetime = STARTED_JUST_BEFORE_NINE
+) -> None:
+    """Append the run of some stages at the recording `walk`, each with its results as the input of the next."""
+    inputs = encode_input_versions({"input": version})
+    rows = [
+        StageRun("walk", stage, 1, "ok", "run", finished_at_utc, "person", data_version=version, input_versions=inputs)
+        for stage in stages
+    ]
+    append_stage_runs(store, rows)
+
+
 def store_walk(store: Store, make_video: MakeVideo) -> list[str]:
     """Store the recording `walk`, which has two tracks, masks, keypoints, an event and a trip, and `empty`.
 
@@ -52,6 +66,7 @@ def store_walk(store: Store, make_video: MakeVideo) -> list[str]:
     content = {"frame_count": FRAME_COUNT, "width_px": WIDTH_PX, "height_px": HEIGHT_PX, "video_path": str(video)}
     store_recordings(store, {"recording_id": "walk", **content}, {"recording_id": "empty", **content})
     frames = [{"frame_index": frame, "time_s": float(time_s)} for frame, time_s in enumerate(TIMES_S)]
+    store_stage_runs(store, "normalized_video", "detections", "tracks", "corrected_tracks")
     for name in ("walk", "empty"):
         store.replace(FRAMES, [name], stored_rows(FRAMES, frames, name))
     detections, boxes, masks, keypoints = [], [], [], []

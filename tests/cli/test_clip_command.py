@@ -40,6 +40,7 @@ def test_a_clip_of_a_track_is_drawn_and_has_captions(arguments: list[str], tmp_p
     [
         (["nowhere"], "No recording has the id 'nowhere'"),
         (["walk", "--track", "9"], "The recording walk has no track 9."),
+        (["walk", "--event", "1", "--context", "-1"], "-1.0 is not in the range x>=0"),
         (["walk", "--event", "2"], "The recording walk has 1 events, and none number 2."),
         (["walk", "--track", "1", "--from", "2"], "give tracks and events, or --from and --to, not both."),
         (["walk", "--track", "1", "--search", "car"], "give --search, or tracks, events and times, not both."),
@@ -57,6 +58,14 @@ def test_a_clip_that_cannot_be_cut_leaves_nothing(
     assert not list(tmp_path.glob("clips/*"))
 
 
+def test_no_file_beside_a_clip_is_overwritten(arguments: list[str], tmp_path: Path) -> None:
+    captions = tmp_path / "a.srt"
+    captions.write_text("by a person")
+    result = run(arguments, "clip", "walk", "--event", "1", "--out", str(tmp_path / "a.mp4"))
+    assert f"The file {captions} exists: name another one with --out." in result.output
+    assert (captions.read_text(), (tmp_path / "a.mp4").exists()) == ("by a person", False)
+
+
 def test_a_search_gives_a_clip_of_each_object_that_is_found(arguments: list[str], tmp_path: Path) -> None:
     result = run(arguments, "clip", "walk", "--search", "person", "--context", "0.2", "--out", str(tmp_path / "clips"))
     assert result.exit_code == 0, result.output
@@ -70,6 +79,7 @@ def test_a_search_gives_a_clip_of_each_object_that_is_found(arguments: list[str]
 
 def test_a_privacy_copy_is_written_with_its_audit_and_only_once(arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "copies" / "walk.mp4"
+    out.parent.mkdir()
     result = run(arguments, "privacy-copy", "walk", "--cover", "car,person", "--out", str(out))
     assert result.exit_code == 0, result.output
     assert "walk.mp4: 30 frames, 3.00 s, at " in result.output
@@ -78,7 +88,8 @@ def test_a_privacy_copy_is_written_with_its_audit_and_only_once(arguments: list[
     for options, sentence in (
         (("--cover", "car", "--out", str(out)), "exists: name another one with --out."),
         (("--cover", "bus", "--out", str(tmp_path / "b.mp4")), "No object has the class 'bus'"),
-        (("--cover", "car", "--out", str(tmp_path / "b.mkv")), "is an MP4 file: end its name with .mp4."),
+        (("--cover", ",", "--out", str(tmp_path / "b.mp4")), "--cover names nothing"),
+        (("--cover", "car", "--out", str(tmp_path / "b.mkv")), "is a .mp4 file: end its name with .mp4."),
     ):
         refused = run(arguments, "privacy-copy", "walk", *options)
         assert sentence in str(refused.exception) + refused.output
@@ -95,6 +106,7 @@ def test_a_recap_of_a_camera_is_written_once(arguments: list[str], tmp_path: Pat
     for options, sentence in (
         (("--camera", "gate", "--day", "2026-03-02"), "No recording of the camera starts on 2026-03-02."),
         (("--camera", "gate", "--day", "noon"), "'noon' is no day"),
+        (("--camera", "gate", "--day", "9999-12-31"), "'9999-12-31' is no day"),
         (("empty",), "there is nothing to recap"),
         ((), "name recordings, or a camera with --camera."),
     ):

@@ -1,4 +1,5 @@
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from resources.inference.detector import Models
 from resources.privacy_copy_file import privacy_copy_path
 from resources.schema.model_tables import DETECTIONS
 from resources.schema.privacy_tables import PRIVACY_COPIES
+from resources.schema.recording_tables import RECORDING_CONTENTS
 from resources.schema.track_tables import TRACK_BOXES
 from resources.storage.delta_store import Store
 from tests.builders.locations import BUNDLED_WEIGHTS
 from tests.builders.numbered_videos import MakeVideo
-from tests.builders.walk_recording import store_walk
+from tests.builders.table_rows import STARTED_JUST_BEFORE_NINE
+from tests.builders.walk_recording import FRAME_COUNT, store_stage_runs, store_walk
 
 
 def settings_that_cover(*cover: str) -> Settings:
@@ -75,6 +78,26 @@ def test_the_stage_exists_only_where_the_settings_ask_for_it(tmp_path: Path) -> 
     assert "privacy_copies" in graph.costly_assets
     other_graph = AssetGraph.build(settings_that_cover("person"))
     assert graph.versions["privacy_copies"] != other_graph.versions["privacy_copies"]
+
+
+def test_a_copy_is_refused_where_the_boxes_are_not_those_of_the_video(store: Store, make_video: MakeVideo) -> None:
+    store_walk(store, make_video)
+    assert read_privacy_plan(store, "walk", ["car"], {}).cover == ("car",)
+    with pytest.raises(RecordingError, match="has no normalized_video yet, so that what is covered is not known"):
+        read_privacy_plan(store, "empty", ["car"], {})
+    later = STARTED_JUST_BEFORE_NINE + timedelta(hours=1)
+    store_stage_runs(store, "normalized_video", version="of another size", finished_at_utc=later)
+    with pytest.raises(RecordingError, match="The detections are of an earlier normalized_video"):
+        read_privacy_plan(store, "walk", ["car", "face"], {})
+    # Faces are searched in the video itself.
+    assert read_privacy_plan(store, "walk", ["face"], {}).cover == ("face",)
+
+
+def test_a_video_that_ends_early_costs_one_recording(store: Store, make_video: MakeVideo) -> None:
+    store_walk(store, make_video)
+    store.update(RECORDING_CONTENTS, ["walk"], {"frame_count": FRAME_COUNT + 1})
+    with pytest.raises(RecordingError, match=f"ends before frame {FRAME_COUNT}"):
+        copy_recording("walk", store, settings_that_cover("car"), Models(), lambda *_: None)
 
 
 def test_detections_in_tracks_of_another_class_are_covered(store: Store, make_video: MakeVideo) -> None:
