@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import PATH_TYPE, data_option, settings_option
+from cli.options import PATH_TYPE, context_option, data_option, settings_option
+from cli.output_files import check_new_file
 from resources.config.settings import Settings
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError, RecordingError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--event", "events", type=int, multiple=True, help="Around this event, from 1 in order of time.")
 @click.option("--from", "start", help="Start: seconds, 1:02.5, or a wall-clock time (UTC without an offset).")
 @click.option("--to", "end", help="End, as --from.")
-@click.option("--context", type=float, default=3.0, show_default=True, help="Seconds before and after it.")
+@context_option
 @click.option("--reason", help="Why the pack is made; also the reason for which its recordings are kept.")
 @click.option("--keep/--no-keep", "is_keeping", default=True, show_default=True, help="Keep its recordings.")
 @click.option("--out", type=PATH_TYPE, required=True, help="File to write (.zip).")
@@ -48,6 +49,7 @@ def pack(
     """
     from cli.pack_contents import write_pack_contents
     from cli.start_check import publish_for_query
+    from resources.draft_file import draft_file
     from resources.evidence.evidence_pack import write_pack
     from resources.evidence.pack_signature import read_signing_key
     from resources.storage.results_database import open_results
@@ -57,7 +59,7 @@ def pack(
     if (options["tracks"] or options["events"]) and (options["start"] or options["end"]):
         raise PipelineError("pack: give tracks and events, or --from and --to, not both.")
     loaded_settings = choose_settings(settings=settings, data_folder=data)
-    _check_output(out, loaded_settings)
+    check_new_file("pack", out, loaded_settings, ".zip")
     key_file = loaded_settings.pack.signing_key
     key = read_signing_key(key_file) if key_file else None
     publish_for_query(loaded_settings)
@@ -65,42 +67,19 @@ def pack(
         selected = _select(results, recordings, loaded_settings, options)
         ids = [recording.annotations.recording_id for recording in selected]
         reason = options["reason"] or f"Evidence pack {out.name} of {datetime.now(UTC):%Y-%m-%d}"
-        draft = out.with_name(f".{out.name}.partial")
         try:
             with (
                 _keeping(ids if options["is_keeping"] else [], reason, loaded_settings),
+                draft_file("pack", out) as draft,
                 tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder,
             ):
                 write_pack_contents(Path(folder), results, selected, loaded_settings, options["reason"])
                 count = write_pack(draft, Path(folder), key)
-                draft.rename(out)
         except RecordingError as error:
             raise PipelineError(f"{', '.join(ids)}: {error}") from error
-        except OSError as error:
-            raise PipelineError(f"The pack {out} cannot be written: {error.strerror or error}.") from error
-        finally:
-            draft.unlink(missing_ok=True)
     signed = "signed" if key else "not signed, because the settings have no pack.signing_key"
     kept = f"; kept: {', '.join(ids)}" if options["is_keeping"] else ""
     click.echo(f"{out}: {count} files of {len(ids)} recording{'s' * (len(ids) != 1)}, {signed}{kept}.")
-
-
-def _check_output(out: Path, settings: Settings) -> None:
-    """Check that a pack can be written.
-
-    Raises:
-        PipelineError: The file exists, is no zip file, or lies in a folder of the pipeline or in one that does not
-            exist.
-    """
-    if out.suffix.lower() != ".zip":
-        raise PipelineError(f"The pack {out} is a zip file: end its name with .zip.")
-    if out.exists():
-        raise PipelineError(f"The file {out} exists: name another one with --out.")
-    for name, folder in (*(("watched", path) for path in settings.watched_folders), ("data", settings.data_folder)):
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise PipelineError(f"The pack {out} would lie inside the {name} folder: choose another with --out.")
-    if not out.parent.is_dir():
-        raise PipelineError(f"The folder {out.parent} does not exist.")
 
 
 def _select(

@@ -21,10 +21,9 @@ from resources.clips.clip_writer import write_clip
 from resources.clips.frame_canvas import FrameCanvas
 from resources.clips.overlay import ClipPainter, Overlay, wall_clock_text
 from resources.config.settings import Settings
-from resources.errors import PipelineError
 from resources.evidence.pack_archive import hash_file
 from resources.exports.annotations import RecordingAnnotations
-from resources.media.frame_reader import decode_frames
+from resources.media.frame_reader import decode_frames, number_frames
 from resources.storage.version_settings import read_version_settings
 
 _TEMPLATE = Path(__file__).with_name("pack_report.html")
@@ -99,8 +98,7 @@ def write_pack_contents(
         reason: Why the pack is made, for the report.
 
     Raises:
-        PipelineError: A video ends early.
-        RecordingError: A video of the watched folder changed while it was read.
+        RecordingError: A video ends early, or changed in the watched folder while it was read.
     """
     results.execute("SET TimeZone = 'UTC'")
     _write_rows(folder, results, recordings)
@@ -244,7 +242,7 @@ def _write_stills(
     """Write frames with what is drawn on them as JPEG files.
 
     Raises:
-        PipelineError: The video ends before the last of them.
+        RecordingError: The video ends before the last of them.
     """
     import cv2
     from av.video.reformatter import Colorspace
@@ -255,12 +253,7 @@ def _write_stills(
         files.setdefault(frame_index, []).append(file)
     indices = sorted(files)
     with closing(decode_frames(video, indices, recording.rate_fps)) as frames:
-        for frame_index in indices:
-            frame = next(frames, None)
-            if frame is None:
-                raise PipelineError(
-                    f"The video {video} ends before frame {frame_index}: materialize normalized_video again."
-                )
+        for frame_index, frame in number_frames(frames, indices, video):
             canvas = FrameCanvas.of(frame)
             painter.draw(canvas, frame_index)
             drawn = canvas.to_frame()

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cli.options import PATH_TYPE, data_option, settings_option
-from resources.config.settings import Settings
+from cli.output_files import check_new_file
 from resources.environment import choose_settings
 from resources.errors import PipelineError
 
@@ -43,10 +43,10 @@ def recap(
         raise PipelineError("recap: name recordings, or a camera with --camera.")
     if day is not None and camera is None:
         raise PipelineError("recap: --day is the day of a camera: name it with --camera.")
-    if length is not None and length <= 0:
+    if length is not None and not length > 0:
         raise PipelineError(f"recap: --length is {length:g} s, and must be more than 0.")
     loaded_settings = choose_settings(settings=settings, data_folder=data)
-    _check_output(out, loaded_settings)
+    check_new_file("recap", out, loaded_settings, ".mp4")
     publish_for_query(loaded_settings)
     with open_results(loaded_settings.data_folder) as results:
         rows = select_by_day(results, recordings, camera, day, loaded_settings)
@@ -56,20 +56,3 @@ def recap(
         f"{out}: {outcome.length_s:.1f} s of {outcome.stretch_count} stretches with {outcome.stretches_s:.1f} s in "
         f"all, from {outcome.recording_count} of {len(rows)} recordings."
     )
-
-
-def _check_output(out: Path, settings: Settings) -> None:
-    """Check that a file can be written.
-
-    Raises:
-        PipelineError: It exists, is no MP4 file, or lies in a folder of the pipeline.
-    """
-    if out.suffix.lower() != ".mp4":
-        raise PipelineError(f"The recap {out} is an MP4 file: end its name with .mp4.")
-    if out.exists():
-        raise PipelineError(f"The file {out} exists: name another one with --out.")
-    for name, folder in (*(("watched", path) for path in settings.watched_folders), ("data", settings.data_folder)):
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise PipelineError(f"The recap {out} would lie inside the {name} folder: choose another with --out.")
-    if not out.parent.is_dir():
-        raise PipelineError(f"The folder {out.parent} does not exist.")

@@ -5,9 +5,12 @@ from pathlib import Path
 import click
 
 from cli.options import PATH_TYPE, data_option, settings_option
+from cli.output_files import check_new_file
 from resources.config.settings import Settings
 from resources.environment import choose_settings, prepare_data_folder
 from resources.errors import PipelineError
+
+_MAX_LENGTH_S = 3600
 
 
 @click.command()
@@ -41,13 +44,13 @@ def synopsis(
         raise PipelineError("synopsis: name recordings, or a camera with --camera.")
     if day is not None and camera is None:
         raise PipelineError("synopsis: --day is the day of a camera: name it with --camera.")
-    if length is not None and length < 1:
-        raise PipelineError(f"synopsis: --length is {length:g} s, and must be at least 1.")
+    if length is not None and not 1 <= length <= _MAX_LENGTH_S:
+        raise PipelineError(f"synopsis: --length is {length:g} s, and must be between 1 and {_MAX_LENGTH_S}.")
     if out is None and len(recordings) != 1:
         raise PipelineError("synopsis: the page of a recording has a synopsis of that alone: name a file with --out.")
     loaded_settings = choose_settings(settings=settings, data_folder=data)
     if out is not None:
-        _check_output(out, loaded_settings)
+        check_new_file("synopsis", out, loaded_settings, ".mp4", beside=[".json"])
     publish_for_query(loaded_settings)
     with open_results(loaded_settings.data_folder) as results:
         rows = select_by_day(results, recordings, camera, day, loaded_settings)
@@ -75,21 +78,3 @@ def _file_of_page(settings: Settings, recording_id: str) -> Path:
     except OSError as error:
         raise PipelineError(f"The folder {file.parent} cannot be made: {error.strerror or error}.") from error
     return file
-
-
-def _check_output(out: Path, settings: Settings) -> None:
-    """Check that a synopsis and its JSON file can be written.
-
-    Raises:
-        PipelineError: One exists, the name is not that of an MP4 file, or it lies in a folder of the pipeline.
-    """
-    if out.suffix.lower() != ".mp4":
-        raise PipelineError(f"The synopsis {out} is an MP4 file: end its name with .mp4.")
-    for file in (out, out.with_suffix(".json")):
-        if file.exists():
-            raise PipelineError(f"The file {file} exists: name another one with --out.")
-    for name, folder in (*(("watched", path) for path in settings.watched_folders), ("data", settings.data_folder)):
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise PipelineError(f"The synopsis {out} would lie inside the {name} folder: choose another with --out.")
-    if not out.parent.is_dir():
-        raise PipelineError(f"The folder {out.parent} does not exist.")

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import duckdb
 import numpy as np
 
-from cv_assets.media_status import find_normalized_video, read_normalized_row
+from cv_assets.media_status import open_video
 from resources.clips.clip_writer import DrawFrame, encode_frames
 from resources.clips.motion_stretches import motion_stretches
 from resources.clips.overlay import ClipPainter, Overlay
@@ -26,9 +26,12 @@ from resources.clips.recap import (
     shortest_length_s,
 )
 from resources.config.settings import Settings
-from resources.errors import PipelineError, RecordingError
+from resources.draft_file import draft_file
+from resources.errors import PipelineError
 from resources.exports.annotations import read_annotations, select_recordings
 from resources.storage.delta_store import Store
+
+_FIRST_YEAR, _LAST_YEAR = 1971, 2199
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,12 @@ def parse_day(text: str) -> date:
         PipelineError: The text is none.
     """
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
+        if not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+            raise ValueError(f"not between {_FIRST_YEAR} and {_LAST_YEAR}")
     except ValueError as error:
         raise PipelineError(f"{text!r} is no day: give it as in 2026-03-01.") from error
+    return day
 
 
 def day_edges(day: date, time_zone: str) -> tuple[datetime, datetime]:
@@ -169,20 +175,15 @@ def write_recap(
     """
     parts = plan_stored_recap(results, rows, options)
     rows_by_id = {row["recording_id"]: row for row in rows}
+    store = Store(settings.data_folder)
 
     @contextmanager
     def open_recording(recording_id: str) -> Iterator[tuple[Path, DrawFrame]]:
-        with _open_video(recording_id, settings) as video:
+        with open_video(recording_id, store) as video:
             yield video, _painter(results, rows_by_id[recording_id], settings, has_boxes=options.has_boxes).draw
 
-    draft = out.with_name(f".{out.name}.partial")
-    try:
+    with draft_file("recap", out) as draft:
         count = encode_frames(recap_frames(parts, open_recording), RECAP_RATE_FPS, draft, recap_chapters(parts))
-        draft.replace(out)
-    except OSError as error:
-        raise PipelineError(f"The recap {out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        draft.unlink(missing_ok=True)
     stretches_s = sum((part.last_frame - part.first_frame + 1) / float(part.recording.rate_fps) for part in parts)
     recording_count = len({part.recording.recording_id for part in parts})
     return RecapOutcome(count / float(RECAP_RATE_FPS), len(parts), stretches_s, recording_count)
@@ -209,16 +210,6 @@ def _recap_recording(results: duckdb.DuckDBPyConnection, row: dict[str, Any], *,
         ).fetchnumpy()
         motion = motion_stretches(np.asarray(measures["motion"]), float(rate_fps))
     return RecapRecording(row["recording_id"], rate_fps, row["frame_count"], objects, events, motion)
-
-
-@contextmanager
-def _open_video(recording_id: str, settings: Settings) -> Iterator[Path]:
-    try:
-        row = read_normalized_row(recording_id, Store(settings.data_folder))
-        with find_normalized_video(row, settings.data_folder).reading() as video:
-            yield video
-    except RecordingError as error:
-        raise PipelineError(f"{recording_id}: {error}") from error
 
 
 def _painter(

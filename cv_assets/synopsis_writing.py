@@ -3,20 +3,19 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+import numpy as np
 
-from cv_assets.media_status import find_normalized_video, read_normalized_row
+from cv_assets.media_status import open_video
 from resources.clips.clip_writer import encode_frames
 from resources.clips.recap import RECAP_RATE_FPS, NothingToRecapError
-from resources.clips.synopsis_frames import SynopsisPictures, median_background, synopsis_frames
+from resources.clips.synopsis_frames import SynopsisPictures, background_counts, median_background, synopsis_frames
 from resources.clips.synopsis_plan import (
     SynopsisObject,
     build_object,
@@ -26,8 +25,10 @@ from resources.clips.synopsis_plan import (
     place_objects,
 )
 from resources.config.settings import Settings
-from resources.errors import PipelineError, RecordingError
+from resources.draft_file import draft_file
+from resources.errors import PipelineError
 from resources.exports.annotations import RecordingAnnotations, read_annotations
+from resources.media.frame_reader import sample_images
 from resources.storage.delta_store import Store
 
 _MAX_MOVED_SHARE = 0.02  # of the frame's width
@@ -82,17 +83,7 @@ def write_synopsis(
     size_px = (recordings[0].width_px, recordings[0].height_px)
     placed = place_objects(objects, count, size_px)
     labels = _labels(placed, rows, recordings, settings)
-    with ExitStack() as stack:
-        videos = {
-            recording.recording_id: stack.enter_context(_open_video(recording.recording_id, settings))
-            for recording in recordings
-        }
-        try:
-            _write(out, placed, recordings, videos, labels, count)
-        except RecordingError as error:
-            raise PipelineError(str(error)) from error
-        except OSError as error:
-            raise PipelineError(f"The synopsis {out} cannot be written: {error.strerror or error}.") from error
+    _write(out, placed, recordings, Store(settings.data_folder), labels, count)
     recorded_s = sum(len(recording.times_s) / float(recording.rate_fps) for recording in recordings)
     shown_s = count / float(RECAP_RATE_FPS)
     return SynopsisOutcome(shown_s, len(placed), background_count, overlap_share(placed), recorded_s)
@@ -159,37 +150,26 @@ def _labels(
     return labels
 
 
-def _open_video(recording_id: str, settings: Settings) -> Any:
-    """Opens the normalized video of a recording.
-
-    Raises:
-        PipelineError: There is none.
-    """
-    try:
-        row = read_normalized_row(recording_id, Store(settings.data_folder))
-        return find_normalized_video(row, settings.data_folder).reading()
-    except RecordingError as error:
-        raise PipelineError(f"{recording_id}: {error}") from error
-
-
 def _write(
     out: Path,
     objects: Sequence[SynopsisObject],
     recordings: Sequence[RecordingAnnotations],
-    videos: dict[str, Path],
+    store: Store,
     labels: dict[int, list[str]],
     frame_count: int,
 ) -> None:
     size_px = (recordings[0].width_px, recordings[0].height_px)
-    sources = [(videos[item.recording_id], len(item.times_s), Fraction(item.rate_fps)) for item in recordings]
-    draft, places = out.with_name(f".{out.name}.partial"), out.with_suffix(".json")
-    places_draft = places.with_name(f".{places.name}.partial")
-    try:
+    places = out.with_suffix(".json")
+    with draft_file("synopsis", places) as places_draft, draft_file("synopsis", out) as draft:
         with tempfile.TemporaryFile(dir=out.parent) as file:
             pictures = SynopsisPictures(objects, size_px, file)
-            for recording in recordings:
-                pictures.cut(recording.recording_id, videos[recording.recording_id], recording.rate_fps)
-            background = median_background(sources)
+            images: list[np.ndarray] = []
+            for recording, image_count in zip(recordings, background_counts(len(recordings)), strict=True):
+                rate_fps = recording.rate_fps
+                with open_video(recording.recording_id, store) as video:
+                    pictures.cut(recording.recording_id, video, rate_fps)
+                    images += sample_images(video, image_count, len(recording.times_s), rate_fps) if image_count else ()
+            background = median_background(images)
             encode_frames(synopsis_frames(objects, background, pictures, labels, frame_count), RECAP_RATE_FPS, draft)
         times_s = {recording.recording_id: recording.times_s for recording in recordings}
         content = {
@@ -212,8 +192,4 @@ def _write(
             ],
         }
         places_draft.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")
-        draft.replace(out)
-        places_draft.replace(places)
-    finally:
-        draft.unlink(missing_ok=True)
-        places_draft.unlink(missing_ok=True)
+        places.unlink(missing_ok=True)  # no page shows the places of an earlier video

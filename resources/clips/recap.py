@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from resources.clips.clip_writer import Chapter, DrawFrame
 from resources.clips.frame_canvas import FrameCanvas
 from resources.errors import PipelineError
-from resources.media.frame_reader import decode_frames
+from resources.media.frame_reader import decode_frames, number_frames
 
 OpenRecording = Callable[[str], AbstractContextManager[tuple[Path, DrawFrame]]]
 """Opens the normalized video of a recording, and prepares what draws on its frames."""
@@ -139,16 +139,16 @@ def recap_frames(parts: Sequence[RecapPart], open_recording: OpenRecording) -> I
         open_recording: Gives the normalized video of a recording, and what draws on its frames.
 
     Raises:
-        PipelineError: A video ends before the last of its frames.
+        RecordingError: A video ends before the last of its frames.
     """
     size: tuple[int, int] | None = None
     for recording_id, of_recording in itertools.groupby(parts, key=lambda part: part.recording.recording_id):
         with open_recording(recording_id) as (video, draw):
             for part in of_recording:
                 unique, repeats = np.unique(part.frame_indices, return_counts=True)
-                count = 0
                 with closing(decode_frames(video, unique.tolist(), part.recording.rate_fps)) as frames:
-                    for frame_index, repeat, frame in zip(unique.tolist(), repeats.tolist(), frames, strict=False):
+                    numbered = number_frames(frames, unique.tolist(), video)
+                    for (frame_index, frame), repeat in zip(numbered, repeats.tolist(), strict=True):
                         canvas = FrameCanvas.of(frame)
                         draw(canvas, frame_index)
                         drawn = canvas.to_frame()
@@ -157,11 +157,6 @@ def recap_frames(parts: Sequence[RecapPart], open_recording: OpenRecording) -> I
                             drawn = drawn.reformat(width=size[0], height=size[1])
                         for _ in range(repeat):
                             yield drawn
-                        count += 1
-                if count < len(unique):
-                    raise PipelineError(
-                        f"The video {video} ends before frame {unique[count]}: materialize normalized_video again."
-                    )
 
 
 def recap_chapters(parts: Sequence[RecapPart]) -> list[Chapter]:

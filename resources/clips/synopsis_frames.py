@@ -12,11 +12,10 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from resources.clips.frame_canvas import FrameCanvas
 from resources.clips.synopsis_plan import SynopsisObject
-from resources.errors import PipelineError
-from resources.media.frame_reader import read_distant_images, sample_images
+from resources.media.frame_reader import number_frames, read_distant_images
 from resources.previews.annotated_frames import class_colour
 
-_BACKGROUND_IMAGES = 41
+_BACKGROUND_IMAGES, _MIN_BACKGROUND_IMAGES = 41, 3  # of all recordings, and of each that is chosen
 _ROWS_AT_ONCE = 64
 _PADDING = 0.12  # of the box, on each side
 _JPEG_QUALITY = 92
@@ -24,17 +23,19 @@ _MIN_DIFFERENCE = 16  # grey levels between an object and the background
 _MIN_OBJECT_SHARE = 0.05  # of the box; an object that differs in less looks like the background: all of it is shown
 
 
-def median_background(videos: Sequence[tuple[Path, int, Fraction]]) -> np.ndarray:
-    """What is behind all objects: the median of frames of all recordings.
+def background_counts(recording_count: int) -> list[int]:
+    """How many frames of each recording show the background; in memory are all of them."""
+    every = -(-_MIN_BACKGROUND_IMAGES * recording_count // _BACKGROUND_IMAGES)
+    share = max(_MIN_BACKGROUND_IMAGES, _BACKGROUND_IMAGES // recording_count)
+    return [share if number % every == 0 else 0 for number in range(recording_count)]
+
+
+def median_background(images: Sequence[np.ndarray]) -> np.ndarray:
+    """What is behind all objects: the median of frames of the recordings.
 
     Args:
-        videos: Normalized video, number of frames and frame rate of each recording.
-
-    Returns:
-        uint8 BGR array of shape (height_px, width_px, 3).
+        images: The frames, uint8 BGR arrays of shape (height_px, width_px, 3).
     """
-    share = max(3, _BACKGROUND_IMAGES // len(videos))
-    images = [image for path, count, rate_fps in videos for image in sample_images(path, share, count, rate_fps)]
     background = np.empty_like(images[0])
     for top in range(0, len(background), _ROWS_AT_ONCE):
         rows = slice(top, top + _ROWS_AT_ONCE)
@@ -59,7 +60,7 @@ class SynopsisPictures:
         """Cut out the objects of a recording.
 
         Raises:
-            PipelineError: The video ends before the last of their frames.
+            RecordingError: The video ends before the last of their frames.
         """
         import cv2
 
@@ -69,8 +70,7 @@ class SynopsisPictures:
                 for position, frame_index in enumerate(item.frame_indices.tolist()):
                     needed.setdefault(frame_index, []).append((number, position))
         indices = sorted(needed)
-        count = 0
-        for frame_index, image in zip(indices, read_distant_images(video, indices, rate_fps), strict=False):
+        for frame_index, image in number_frames(read_distant_images(video, indices, rate_fps), indices, video):
             for key in needed[frame_index]:
                 rows, columns = self.area(*key)
                 options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
@@ -78,11 +78,6 @@ class SynopsisPictures:
                 assert is_encoded, key
                 self._places[key] = self._file.tell(), len(jpeg)
                 self._file.write(jpeg.tobytes())
-            count += 1
-        if count < len(indices):
-            raise PipelineError(
-                f"The video {video} ends before frame {indices[count]}: materialize normalized_video again."
-            )
 
     def area(self, number: int, position: int) -> tuple[slice, slice]:
         """Rows and columns of the picture of an object: its box with a margin, at least a pixel."""

@@ -5,10 +5,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
+
 from resources.config.settings import Settings
+from resources.draft_file import reason_of
 from resources.errors import PipelineError
 from resources.exports.annotations import RecordingAnnotations
-from resources.media.frame_reader import read_images
+from resources.media.frame_reader import number_frames, read_images
 
 _JPEG_QUALITY = 95
 
@@ -37,8 +40,8 @@ def export_folder(out: Path, settings: Settings) -> Iterator[Path]:
         if out.exists():
             out.rmdir()
         draft.rename(out)
-    except OSError as error:
-        raise PipelineError(f"The folder {out} cannot be written: {error.strerror or error}.") from error
+    except (OSError, duckdb.IOException) as error:
+        raise PipelineError(f"The folder {out} cannot be written: {reason_of(error)}.") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -55,17 +58,12 @@ def write_images(
         files: The file of each.
 
     Raises:
-        PipelineError: The video ends before the last of the frames.
+        RecordingError: The video ends before the last of the frames.
     """
     import cv2
 
-    count = 0
-    for file, image in zip(files, read_images(video, frame_indices, recording.rate_fps), strict=False):
+    images = read_images(video, frame_indices, recording.rate_fps)
+    for file, (_, image) in zip(files, number_frames(images, frame_indices, video), strict=True):
         is_encoded, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         assert is_encoded, file
         file.write_bytes(jpeg.tobytes())
-        count += 1
-    if count < len(files):
-        raise PipelineError(
-            f"The video {video} ends before frame {frame_indices[count]}: materialize normalized_video again."
-        )

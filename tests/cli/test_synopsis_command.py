@@ -83,7 +83,8 @@ def test_what_cannot_be_a_synopsis_is_refused(arguments: list[str], store: Store
         (("walk", "empty"), "name a file with --out."),
         ((), "name recordings, or a camera with --camera."),
         (("empty", "--out", str(out)), "there is nothing to show"),
-        (("walk", "--length", "0.5", "--out", str(out)), "must be at least 1."),
+        (("walk", "--length", "0.5", "--out", str(out)), "must be between 1 and 3600."),
+        (("walk", "--length", "nan", "--out", str(out)), "must be between 1 and 3600."),
     ):
         result = run(arguments, "synopsis", *command)
         assert sentence in str(result.exception) + result.output

@@ -22,6 +22,7 @@ from resources.clips.synopsis_plan import (
     place_objects,
 )
 from resources.exports.annotations import Box
+from resources.media.frame_reader import sample_images
 
 WIDTH_PX, HEIGHT_PX, RATE_FPS = 320, 200, 25
 COLOURS = {1: (40, 40, 220), 2: (40, 220, 40)}
@@ -100,7 +101,7 @@ def test_frames_have_both_objects_at_their_places_over_the_background(tmp_path: 
     with tempfile.TemporaryFile() as file:
         pictures = SynopsisPictures(placed, (WIDTH_PX, HEIGHT_PX), file)
         pictures.cut("r", video, Fraction(RATE_FPS))
-        background = median_background([(video, len(images), Fraction(RATE_FPS))])
+        background = median_background(sample_images(video, 41, len(images), Fraction(RATE_FPS)))
         labels = {0: ["08:00:01"] * 60, 1: ["08:00:06"] * 60}
         frames = synopsis_frames(placed, background, pictures, labels, 60)
         assert encode_frames(frames, RECAP_RATE_FPS, tmp_path / "synopsis.mp4") == 60
