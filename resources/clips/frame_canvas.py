@@ -18,6 +18,7 @@ _OFFSETS = np.array([16.0, 128.0, 128.0])
 _TEXT_BACKGROUND = (0, 0, 0)
 COVER_YUV = (110, 128, 128)
 """The grey that covers what must not be seen."""
+_MIXED_PX = 4  # at the edge of a covered area, which the encoder mixes with what lies around it
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,10 @@ class FrameCanvas:
 
     def make_unreadable(self, xyxy: Sequence[float]) -> None:
         """Fill a box with one grey, the same for every box, of which nothing can be recovered; corners in pixels."""
+        left, top, right, bottom = self._scaled(xyxy)
+        grown = (left - _MIXED_PX, top - _MIXED_PX, right + _MIXED_PX, bottom + _MIXED_PX)
         for plane, value, scale in zip(self.planes, COVER_YUV, (1.0, 0.5, 0.5), strict=True):
-            left, top, right, bottom = plane_area(self._scaled(xyxy), scale, plane.shape)
+            left, top, right, bottom = plane_area(grown, scale, plane.shape)
             plane[top:bottom, left:right] = value
 
     def _scaled(self, xyxy: Sequence[float]) -> tuple[float, float, float, float]:
