@@ -59,8 +59,9 @@ def copy_recording(
     plan = read_privacy_plan(store, recording_id, cover, settings.rename_classes)
     target = privacy_copy_path(store.data_folder, recording_id)
     target.parent.mkdir(exist_ok=True)
-    # A copy of other settings or results is worth nothing, and must not be taken for the new one.
-    target.unlink(missing_ok=True)
+    if target.exists():  # of other settings or results: it must not be taken for the new one, nor its audit
+        store.replace(PRIVACY_COPIES, [recording_id], PRIVACY_COPIES.empty)
+        target.unlink()
     # Not in the folder of the copies: what is not audited yet must not leave the machine.
     partial = store.media_folder / recording_id / f".{uuid.uuid4().hex}.partial.mp4"
     partial.parent.mkdir(parents=True, exist_ok=True)

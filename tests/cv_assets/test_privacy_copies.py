@@ -95,9 +95,11 @@ def test_a_copy_is_refused_where_the_boxes_are_not_those_of_the_video(store: Sto
 
 def test_a_video_that_ends_early_costs_one_recording(store: Store, make_video: MakeVideo) -> None:
     store_walk(store, make_video)
+    copy_recording("walk", store, settings_that_cover("car"), Models(), lambda *_: None)
     store.update(RECORDING_CONTENTS, ["walk"], {"frame_count": FRAME_COUNT + 1})
     with pytest.raises(RecordingError, match=f"ends before frame {FRAME_COUNT}"):
-        copy_recording("walk", store, settings_that_cover("car"), Models(), lambda *_: None)
+        copy_recording("walk", store, settings_that_cover("car", "person"), Models(), lambda *_: None)
+    assert (store.read(PRIVACY_COPIES).num_rows, list((store.data_folder / "privacy_copies").iterdir())) == (0, [])
 
 
 def test_detections_in_tracks_of_another_class_are_covered(store: Store, make_video: MakeVideo) -> None:
