@@ -1,6 +1,7 @@
 """Objects similar to an example, which is an object or an uploaded picture, as `cv-assets search` finds them."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def read_example(
         picture = pictures.find(like)
         return Example(picture.embedding, picture.model_id, base64.b64encode(picture.jpeg).decode())
     recording_id, _, number = like.rpartition("/")
-    if not recording_id or not number.isascii() or not number.isdigit() or int(number) >= _MAX_TRACK:
+    if not recording_id or not re.fullmatch("[0-9]{1,10}", number) or int(number) >= _MAX_TRACK:
         raise ProblemError(422, f"The example {like[:100]!a} is neither RECORDING/TRACK nor an uploaded picture.")
     track = recording_id, int(number)
     try:

@@ -85,6 +85,7 @@ def test_class_attribute_time_zone_and_likeness_hold_at_once(client: TestClient)
         ("like=a", 422, "The example &#39;a&#39; is neither RECORDING/TRACK nor an uploaded picture."),
         ("like=a/99", 404, "The crop a:99 has no row in look_crop_embeddings"),
         ("like=a/99999999999999", 422, "is neither RECORDING/TRACK"),
+        (f"like=a/{'9' * 5000}", 422, "is neither RECORDING/TRACK"),
         ("like=picture:0", 404, "The picture is no longer in the memory of the server: choose its file again."),
         ("attribute=hat%3Dred", 422, "The attribute hat has no table hat_track_classes"),
         ("min_s=nan", 422, "The shortest time &#39;nan&#39; is no number of seconds."),
