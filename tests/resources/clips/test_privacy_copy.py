@@ -156,8 +156,8 @@ def test_what_the_encoder_leaves_beside_strong_edges_is_not_taken_for_a_visible_
         for frame in range(FRAMES):
             left, top = start + frame * step
             boxes.append(Box(frame, track_id, "person", 0.9, (left, top, left + size_px, top + size_px)))
-    plan, size_px = plan_of(boxes, ["person"]), (WIDTH_PX, HEIGHT_PX)
-    copy = tmp_path / "copy.mp4"
-    audit = write_privacy_copy(tmp_path / "video.mp4", Fraction(RATE), FRAMES, size_px, copy, plan, Models())
+    plan, copy = plan_of(boxes, ["person"]), tmp_path / "copy.mp4"
+    frame_px = (WIDTH_PX, HEIGHT_PX)
+    audit = write_privacy_copy(tmp_path / "video.mp4", Fraction(RATE), FRAMES, frame_px, copy, plan, Models())
     assert (audit.box_count, audit.visible_box_count) == (720, 0)
     assert len(find_visible_boxes(tmp_path / "video.mp4", Fraction(RATE), boxes)) == 720

@@ -11,7 +11,7 @@ import pytest
 
 from resources.config.media_config import VideoSettings
 from resources.errors import RecordingError
-from resources.media import source_cuts
+from resources.media import source_cuts, source_finder
 from resources.media.frame_reader import read_images
 from resources.media.normalize import normalize
 from resources.media.normalized_file import NormalizedVideo
@@ -66,13 +66,13 @@ def test_parts_are_cut_from_the_right_frame_at_full_size(
     path = make_video(name, times, **{"size": SIZE_PX, **options})
     video = normalize(path, tmp_path / "out.mp4", VideoSettings(max_height_px=80))
     counted = []
-    count_frames = source_cuts._count_frames
+    count_frames = source_finder.count_frames
 
     def record(container: Any, stream: Any, cuts: Any) -> Any:
         counted.extend(cuts)
         return count_frames(container, stream, cuts)
 
-    monkeypatch.setattr(source_cuts, "_count_frames", record)
+    monkeypatch.setattr(source_cuts, "count_frames", record)
     parts = cut(path, video, INDICES)
     assert [read_number(decode(part)) for (part,) in parts] == list(INDICES)
     assert {(part.width_px, part.height_px) for (part,) in parts} == {SIZE_PX}
