@@ -22,6 +22,7 @@ from dagster import (
     op,
 )
 
+from resources.config.handover_config import NO_CAMERA_FOLDER
 from resources.config.settings import Settings
 from resources.errors import PipelineError
 
@@ -93,7 +94,7 @@ def _build_schedule(recap_job: JobDefinition, settings: Settings, camera: str) -
 
 def _schedule_name(camera: str) -> str:
     """The name of a camera's schedule, of the characters that Dagster allows, and different for each camera."""
-    plain = re.sub(r"[^A-Za-z0-9_]+", "_", camera or "recordings")
+    plain = re.sub(r"[^A-Za-z0-9_]+", "_", camera or NO_CAMERA_FOLDER)
     hashed = "" if plain == camera else f"_{hashlib.blake2b(camera.encode(), digest_size=3).hexdigest()}"
     return f"recap_{plain}{hashed}"
 
@@ -148,7 +149,7 @@ def _prepare_file(folder: Path, camera: str, day: date) -> Path:
     Raises:
         PipelineError: The folder cannot be made.
     """
-    name = camera or "recordings"
+    name = camera or NO_CAMERA_FOLDER
     of_camera = folder / name
     try:
         of_camera.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,9 @@ from pydantic import Field, field_validator
 
 from resources.config.section import FolderPath, Section
 
+NO_CAMERA_FOLDER = "recordings"
+"""Folder and name of the recaps of recordings directly in the watched folder."""
+
 
 class PackSettings(Section):
     """Evidence packs (`cv-assets pack`)."""
@@ -19,7 +22,8 @@ class RecapSettings(Section):
     """Nightly recaps, a schedule per camera."""
 
     folder: FolderPath | None = Field(
-        None, description="Folder of the recaps, outside of the watched folders; null: none are written."
+        None,
+        description="Folder of the recaps, outside of the watched folders and the data folder; null: none are written.",
     )
     cameras: tuple[str, ...] = Field(
         (), max_length=10_000, description='Cameras with a recap ("": recordings directly in the watched folder).'
@@ -38,4 +42,6 @@ class RecapSettings(Section):
     def _check_cameras(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if repeated := [name for name in value if value.count(name) > 1]:
             raise ValueError(f"the camera {repeated[0]!r} is listed twice")
+        if {"", NO_CAMERA_FOLDER} <= {*value}:
+            raise ValueError(f"the recaps of '' are in the folder {NO_CAMERA_FOLDER}, as those of the camera are")
         return value

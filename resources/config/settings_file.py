@@ -79,6 +79,7 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     try:
         settings = _resolve_paths(settings, file.parent)
         _check_folders(settings, file)
+        _check_code(settings, file)
     except (OSError, RuntimeError) as error:  # too long, or ~ with an unknown user
         raise PipelineError(f"{file}: a path cannot be used: {error}") from None
     return settings
@@ -162,7 +163,7 @@ def _real_path(path: Path) -> Path:
 
 
 def _check_folders(settings: Settings, file: Path) -> None:
-    """Check that no folder is inside another, and that no weights are inside a watched folder."""
+    """Check that no folder is inside another."""
     data_folder = settings.data_folder
     watched_folders = [_real_path(folder) for folder in settings.watched_folders]
     for folder in watched_folders:
@@ -181,11 +182,17 @@ def _check_folders(settings: Settings, file: Path) -> None:
                 f"{file}: the watched folder {nested[0]} is inside the watched folder {folder}, so its recordings "
                 "would be ingested twice: list only one of them."
             )
+    for name, folder in (*(("watched", folder) for folder in watched_folders), ("data", data_folder)):
         if settings.recaps.folder and _real_path(settings.recaps.folder).is_relative_to(folder):
             raise PipelineError(
-                f"{file}: recaps.folder {settings.recaps.folder} is inside the watched folder {folder}, so recaps "
-                "would be ingested as recordings: choose another folder."
+                f"{file}: recaps.folder {settings.recaps.folder} is inside the {name} folder {folder}: choose another "
+                "folder, whose files are neither ingested nor deleted."
             )
+
+
+def _check_code(settings: Settings, file: Path) -> None:
+    """Check that nothing that is executed is inside a watched folder."""
+    watched_folders = [_real_path(folder) for folder in settings.watched_folders]
     for model in settings.all_models:
         weights = _real_path(Path(model.weights).expanduser())
         if weights.exists() and any(weights.is_relative_to(folder) for folder in watched_folders):
@@ -193,7 +200,6 @@ def _check_folders(settings: Settings, file: Path) -> None:
                 f"{file}: the weights {model.weights} are in a watched folder, to which anyone may add files, and "
                 "weights can run code: move them to another folder and change the path."
             )
-
     for stage in settings.stages:
         if any(stage.file.is_relative_to(folder) for folder in watched_folders):
             raise PipelineError(

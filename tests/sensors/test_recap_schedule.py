@@ -92,7 +92,17 @@ def test_a_recap_that_cannot_be_written_fails_with_the_reason_and_leaves_the_old
         write_recap_of_day(settings, "gat", "2026-03-01")
 
 
-def test_recaps_in_a_watched_folder_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "pipeline.yaml").write_text("recaps: {folder: recordings/recaps, cameras: [gate]}")
-    with pytest.raises(PipelineError, match=r"recaps.folder .* is inside the watched folder"):
+@pytest.mark.parametrize(
+    ("recaps", "sentence"),
+    [
+        ("{folder: recordings/recaps}", r"recaps.folder .* is inside the watched folder"),
+        ("{folder: data/privacy_copies}", r"recaps.folder .* is inside the data folder"),
+        ("{cameras: ['', recordings]}", "the recaps of '' are in the folder recordings"),
+    ],
+)
+def test_folders_of_the_pipeline_and_two_cameras_in_one_folder_are_refused(
+    recaps: str, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "pipeline.yaml").write_text(f"recaps: {recaps}")
+    with pytest.raises(PipelineError, match=sentence):
         load_settings(tmp_path / "pipeline.yaml", {})
