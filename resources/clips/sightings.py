@@ -223,15 +223,20 @@ def _carried_boxes(
                 tracks[box.track_id].append(box)
     boxes = []
     for number, (track_id, places) in enumerate(carried.items(), first_number):
-        frames = np.array([frame for frame, _ in places])
-        for box in tracks[track_id]:
-            before, after = frames[frames <= box.frame_index], frames[frames >= box.frame_index]
-            nearest = {*before[-1:].tolist(), *after[:1].tolist()}
-            stacked = np.stack([place for frame, place in places if frame in nearest])
-            low, high = stacked[:, :2].min(axis=0), stacked[:, 2:].max(axis=0)
-            origin, size = np.array(box.xyxy[:2]), np.array(box.xyxy[2:]) - np.array(box.xyxy[:2])
-            corners = _corners(np.concatenate([origin + low * size, origin + high * size]))
-            boxes.append(Box(box.frame_index, number, PLATE, None, corners))
+        carrier = np.array([box.xyxy for box in tracks[track_id]])
+        frames, starts = np.unique([frame for frame, _ in places], return_index=True)
+        corners = np.stack([place for _, place in places])
+        low, high = np.minimum.reduceat(corners[:, :2], starts), np.maximum.reduceat(corners[:, 2:], starts)
+        shown = [box.frame_index for box in tracks[track_id]]
+        before = np.maximum(np.searchsorted(frames, shown, "right") - 1, 0)
+        after = np.minimum(np.searchsorted(frames, shown), len(frames) - 1)
+        origin, size = carrier[:, :2], carrier[:, 2:] - carrier[:, :2]
+        start = origin + np.minimum(low[before], low[after]) * size
+        end = origin + np.maximum(high[before], high[after]) * size
+        boxes += [
+            Box(frame_index, number, PLATE, None, _corners(xyxy))
+            for frame_index, xyxy in zip(shown, np.concatenate([start, end], axis=1), strict=True)
+        ]
     return boxes
 
 
