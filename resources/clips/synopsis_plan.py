@@ -101,7 +101,9 @@ def place_objects(
         covered, length = cells[number], len(cells[number])
         last_step = max(0, (frame_count - objects[number].frame_count) // _STEP_FRAMES)
         shifts = np.arange(last_step + 1)
-        overlap = np.array([(occupied[shift : shift + length] * covered).sum() for shift in shifts])
+        used = covered.any(axis=0)  # few of all cells
+        windows = np.lib.stride_tricks.sliding_window_view(occupied[: last_step + length, used], length, axis=0)
+        overlap = np.einsum("scl,lc->s", windows, covered[:, used])
         place = number / max(1, len(objects) - 1)
         disorder = np.abs(shifts / max(1, last_step) - place)
         shift = int(np.argmin(overlap + _ORDER_WEIGHT * covered.sum() * disorder))
