@@ -15,6 +15,7 @@ from resources.schema.zone_tables import LINE_MINUTES, ORIGIN_DESTINATIONS, ZONE
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
 
+# An exit at the end of the last frame, or in a gap of the source, may be in a minute without a frame.
 _ZONE_MINUTE_SQL = """
 WITH inside AS (
     SELECT recording_id, zone_name, second_index // 60 AS minute_index, avg(mean_occupancy) AS mean_occupancy,
@@ -22,14 +23,16 @@ WITH inside AS (
     FROM zone_seconds GROUP BY recording_id, zone_name, minute_index
 ),
 transitions AS (
-    SELECT zone_name, floor(time_s / 60)::INTEGER AS minute_index, count(*) FILTER (WHERE event = 'enter') AS enters,
-        count(*) FILTER (WHERE event = 'exit') AS exits, quantile_cont(dwell_s, 0.5) AS dwell_p50_s,
-        quantile_cont(dwell_s, 0.9) AS dwell_p90_s
-    FROM zone_events WHERE zone_name IS NOT NULL GROUP BY zone_name, minute_index
+    SELECT recording_id, zone_name, floor(time_s / 60)::INTEGER AS minute_index,
+        count(*) FILTER (WHERE event = 'enter') AS enters, count(*) FILTER (WHERE event = 'exit') AS exits,
+        quantile_cont(dwell_s, 0.5) AS dwell_p50_s, quantile_cont(dwell_s, 0.9) AS dwell_p90_s
+    FROM zone_events WHERE zone_name IS NOT NULL GROUP BY recording_id, zone_name, minute_index
 )
-SELECT inside.*,
-    coalesce(enters, 0)::INTEGER AS enter_count, coalesce(exits, 0)::INTEGER AS exit_count, dwell_p50_s, dwell_p90_s
-FROM inside LEFT JOIN transitions USING (zone_name, minute_index)
+SELECT recording_id, zone_name, minute_index, coalesce(mean_occupancy, 0) AS mean_occupancy,
+    coalesce(max_occupancy, 0) AS max_occupancy, coalesce(mean_queue, 0) AS mean_queue,
+    coalesce(max_queue, 0) AS max_queue, coalesce(enters, 0)::INTEGER AS enter_count,
+    coalesce(exits, 0)::INTEGER AS exit_count, dwell_p50_s, dwell_p90_s
+FROM inside FULL JOIN transitions USING (recording_id, zone_name, minute_index)
 ORDER BY zone_name, minute_index
 """
 
@@ -82,7 +85,7 @@ def summarize_recording_zones(recording_id: str, store: Store) -> dict[str, Meta
     group=ANALYSIS,
     tables=TABLES,
     deps=(ZONE_EVENTS.name, ZONE_SECONDS.name),
-    version=lambda _: StageVersion.build("zone_summaries 2"),
+    version=lambda _: StageVersion.build("zone_summaries 3"),
     kinds=("duckdb",),
 )
 def zone_summaries(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

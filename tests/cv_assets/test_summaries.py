@@ -133,6 +133,21 @@ def test_zone_and_line_events_are_aggregated_by_minute_and_by_origin_and_destina
     assert trips == [("north", "north", 1, 10), ("north", "south", 1, 10)]
 
 
+def test_an_exit_in_a_minute_without_a_frame_counts() -> None:
+    events = sparse_rows(
+        ZONE_EVENTS, event_row(1, 0, "enter", 10, "yard"), event_row(1, 1, "exit", 60.0, "yard", dwell_s=50.0)
+    )
+    second = {"recording_id": "r", "zone_name": "yard", "second_index": 59, "mean_occupancy": 1.0, "max_occupancy": 1}
+    seconds = sparse_rows(ZONE_SECONDS, second, mean_queue=0.0, max_queue=0)  # the last frame ends at 60 s
+    rows_by_table = summarize_zones({"zone_events": events, "zone_seconds": seconds})
+    assert_rules_hold(ZONE_SUMMARY_TABLES, rows_by_table)
+    minutes = rows_by_table["zone_minutes"].to_pylist()
+    assert [(row["minute_index"], row["max_occupancy"], row["exit_count"], row["dwell_p50_s"]) for row in minutes] == [
+        (0, 1, 0, None),
+        (1, 0, 1, 50.0),
+    ]
+
+
 def store_tracks(store: Store, *keys: tuple[str, int]) -> None:
     """Store tracks of the class person from the first frame on, by recording and track_id."""
     measures = dict.fromkeys(TRACKS.arrow_schema.names, 1.0) | {
