@@ -24,6 +24,7 @@ from resources.schema.correction_tables import CORRECTED_BOXES, CORRECTED_TRACKS
 from resources.schema.recording_tables import RECORDINGS
 from resources.schema.track_tables import TRACK_LINKS
 from resources.start_times import CLOCK_COLUMNS, recording_start
+from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
 from resources.storage.recording_rows import read_recording_rows
 from resources.tracking.track_linking import link_tracks
@@ -161,6 +162,33 @@ def _boxes_by_recording(recording_ids: list[str], store: Store) -> dict[str, pa.
         recording_id: boxes.filter(pc.equal(boxes["recording_id"], recording_id)).sort_by(order)
         for recording_id in recording_ids
     }
+
+
+def boxes_of_preceding(row: Mapping[str, Any], store: Store, settings: Settings, columns: Sequence[str]) -> pa.Table:
+    """Boxes of tracks of the preceding recording that continue in this one, with times relative to its start.
+
+    Args:
+        row: The recording's row of `recordings`.
+        store: The tables.
+        settings: The settings in force, for the clocks of both recordings.
+        columns: Columns of `track_boxes`, with track_id, frame_index and time_s.
+
+    Returns:
+        Rows of `track_boxes` with negative times and the track ids of this recording.
+    """
+    names = ["track_id", "previous_recording_id", "previous_track_id"]
+    links = store.read(TRACK_LINKS, [row["recording_id"]], names)
+    preceding = links["previous_recording_id"].unique().to_pylist()
+    boxes = read_track_boxes(store, preceding, columns)
+    preceding_rows = list(read_recording_rows(store, preceding).values())
+    times_utc = [start[0] for other in (row, *preceding_rows) if (start := recording_start(other, settings))]
+    offset_s = (times_utc[0] - times_utc[1]).total_seconds() if len(times_utc) > 1 else 0.0
+    offset_s = max([offset_s, *(other["duration_s_from_content"] for other in preceding_rows)])  # clocks may overlap
+    query = """
+        SELECT boxes.* REPLACE (links.track_id AS track_id, time_s - $offset_s AS time_s, 0::INTEGER AS frame_index)
+        FROM boxes JOIN links ON boxes.track_id = previous_track_id WHERE time_s < $offset_s
+    """
+    return select(query, {"boxes": boxes, "links": links}, {"offset_s": offset_s}).cast(boxes.schema)
 
 
 @stage_asset(

@@ -19,6 +19,7 @@ from cv_assets.media_status import read_normalized_row
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
 from cv_assets.still_tracks import without_left_out
+from cv_assets.track_links import boxes_of_preceding
 from cv_assets.tracks import CAMERA_COLUMNS, camera_positions, corners
 from cv_assets.zone_presence import find_presence
 from resources.config.camera_config import CameraSettings
@@ -42,10 +43,8 @@ from resources.schema.correction_tables import CORRECTED_BOXES
 from resources.schema.recording_tables import FRAMES
 from resources.schema.track_tables import STILL_TRACKS, TRACK_LINKS
 from resources.schema.zone_tables import GROUND_TRACKS, LINE_TRIPS, ZONE_EVENTS, ZONE_PRESENCE, ZONE_SECONDS
-from resources.start_times import recording_start
 from resources.storage.arrow_sql import select
 from resources.storage.delta_store import Store
-from resources.storage.recording_rows import read_recording_rows
 
 TABLES = (ZONE_EVENTS, ZONE_SECONDS, ZONE_PRESENCE, LINE_TRIPS, GROUND_TRACKS)
 _SPEED_WINDOW_S = 1.0  # long enough that the jitter of a box does not count as movement
@@ -251,11 +250,11 @@ def zone_rows(
     frame_s = float(np.median(np.diff(frame_times_s))) if len(frame_times_s) > 1 else 0.0
     is_standing = positions.speed_px_s < camera.standing_speed * positions.height_px
     event_columns = [
-        _line_event_columns(positions, line.name, np.array(line.points) * positions.scale) for line in camera.lines
+        _line_event_columns(positions, line.name, camera.border_px(line, width_px, height_px)) for line in camera.lines
     ]
     seconds, presence = [], []
     for zone in camera.zones:
-        polygon = np.array(zone.points) * positions.scale
+        polygon = camera.border_px(zone, width_px, height_px)
         columns, is_inside = _zone_event_columns(positions, zone.name, polygon, frame_s)
         event_columns.append(columns)
         seconds.append(_zone_second_rows(positions, frames, zone.name, is_inside, is_standing))
@@ -351,7 +350,7 @@ def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dic
     if camera.zones or camera.lines or camera.ground:
         boxes = without_left_out(read_track_boxes(store, [recording_id], _BOX_COLUMNS), recording_id, store)
         if camera.track_link_gap_s:
-            boxes = pa.concat_tables([boxes, boxes_of_preceding(row, store, settings)])
+            boxes = pa.concat_tables([boxes, boxes_of_preceding(row, store, settings, _BOX_COLUMNS)])
         boxes = boxes.sort_by([(name, "ascending") for name in ("track_id", "time_s")])
         frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s", *CAMERA_COLUMNS]).sort_by("frame_index")
         rows_by_table = zone_rows(recording_id, boxes, frames, camera, row["width_px"], row["height_px"])
@@ -382,36 +381,11 @@ def _event_metadata(rows_by_table: dict[str, pa.Table], boxes: pa.Table, duratio
     }
 
 
-def boxes_of_preceding(row: Mapping[str, Any], store: Store, settings: Settings) -> pa.Table:
-    """Boxes of tracks of the preceding recording that continue in this one, with times relative to its start.
-
-    Args:
-        row: The recording's row of `recordings`.
-        store: The tables.
-        settings: The settings in force, for the clocks of both recordings.
-
-    Returns:
-        Rows of `track_boxes` with negative times and the track ids of this recording.
-    """
-    names = ["track_id", "previous_recording_id", "previous_track_id"]
-    links = store.read(TRACK_LINKS, [row["recording_id"]], names)
-    preceding = links["previous_recording_id"].unique().to_pylist()
-    boxes = read_track_boxes(store, preceding, _BOX_COLUMNS)
-    starts = [recording_start(other, settings) for other in (row, *read_recording_rows(store, preceding).values())]
-    times_utc = [start[0] for start in starts if start]
-    offset_s = (times_utc[0] - times_utc[1]).total_seconds() if len(times_utc) > 1 else 0.0
-    query = """
-        SELECT boxes.* REPLACE (links.track_id AS track_id, time_s - $offset_s AS time_s, 0::INTEGER AS frame_index)
-        FROM boxes JOIN links ON boxes.track_id = previous_track_id WHERE time_s < $offset_s
-    """
-    return select(query, {"boxes": boxes, "links": links}, {"offset_s": offset_s}).cast(boxes.schema)
-
-
 @stage_asset(
     group=ANALYSIS,
     tables=TABLES,
     deps=(CORRECTED_BOXES.name, STILL_TRACKS.name, TRACK_LINKS.name, FRAMES.name, CAMERA_ZONES.name),
-    version=lambda _: StageVersion.build("zone_events 5"),
+    version=lambda _: StageVersion.build("zone_events 6"),
     kinds=("numpy",),
 )
 def zone_events(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

@@ -14,6 +14,7 @@ from pydantic import (
 
 from resources.config.media_config import VideoSettings
 from resources.config.section import MAX_SHAPES, Points, Section, TimeZone
+from resources.geometry.zone_geometry import extend_beyond_frame
 
 _MAX_CLOCK_OFFSET_S = 4e9  # more than a century: a clock that was never set begins in 1970
 Edge = tuple[tuple[float, float], tuple[float, float]]
@@ -185,6 +186,21 @@ class CameraSettings(Section):
         """The named settings that differ from their defaults, as JSON; empty if none does."""
         settings_json = self.model_dump_json(include={*names}, exclude_defaults=True)
         return "" if settings_json == "{}" else settings_json
+
+    def border_px(self, shape: ZoneSettings | LineSettings, width_px: int, height_px: int) -> np.ndarray:
+        """Points of the border of a zone, or of a line, for a frame of this size.
+
+        Where the shape reaches the edge of the frame it goes on beyond it, except for a moving camera, whose frame has
+        no fixed edge.
+
+        Returns:
+            Pixels, shape (k, 2).
+        """
+        size_px = width_px, height_px
+        points_px = np.array(shape.points) * (size_px if self.units == "relative" else 1)
+        if self.fixed_to == "ground":
+            return points_px
+        return extend_beyond_frame(points_px, size_px, is_closed=isinstance(shape, ZoneSettings))
 
     def out_of_frame_error(self, width_px: int, height_px: int) -> str | None:
         """The sentence on the first point outside a frame of this size; None if all points are inside."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _TRACK_END_MARGIN = 0.25  # fraction of the margin that suffices at the first and the last box of a track
+_ON_FRAME_EDGE = 0.01  # shapes drawn this near to the edge of the frame, as a share of its size, reach it
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,38 @@ def anchor_points(xyxy: np.ndarray, anchor: str) -> np.ndarray:
     """
     centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2
     return np.column_stack([centre[:, 0], xyxy[:, 3]]) if anchor == "bottom_centre" else centre
+
+
+def extend_beyond_frame(points: np.ndarray, size_px: tuple[int, int], *, is_closed: bool) -> np.ndarray:
+    """Continue a shape beyond the frame where it reaches the frame's edge.
+
+    The anchor of an object that the frame cuts off lies on the edge, or by smoothing beyond it, and nothing can go
+    further: there the edge is no border.
+
+    Args:
+        points: Corners of a zone or points of a line in order, shape (k, 2).
+        size_px: Width and height of the frame.
+        is_closed: Whether they are the corners of a zone.
+
+    Returns:
+        The points, with further ones outside the frame.
+    """
+    size = np.array(size_px, float)
+    tolerance = _ON_FRAME_EDGE * size
+    # Which way leads out of the frame from each point, for both axes: -1, 1, or 0 where the point is not on an edge.
+    outwards = (points >= size - tolerance).astype(int) - (points <= tolerance)
+    extended: list[np.ndarray] = []
+    if not is_closed and outwards[0].any():
+        extended.append(points[0] + outwards[0] * size)
+    for position, point in enumerate(points):
+        extended.append(point)
+        after = (position + 1) % len(points)
+        shared = np.where(outwards[position] == outwards[after], outwards[position], 0)
+        if is_closed and shared.any():
+            extended += [point + shared * size, points[after] + shared * size]
+    if not is_closed and outwards[-1].any():
+        extended.append(points[-1] + outwards[-1] * size)
+    return np.array(extended)
 
 
 def find_line_crossings(
@@ -131,8 +164,7 @@ def velocities(track_id: np.ndarray, time_s: np.ndarray, points: np.ndarray, win
     """
     first = _first_rows(track_id)
     counts = np.diff(np.append(first, len(points)))
-    # A large offset per track makes one increasing clock of all rows, so that one search serves all tracks.
-    clock = time_s + np.repeat(np.arange(len(first)), counts) * (time_s.max(initial=0) + 2 * window_s + 1)
+    clock = _common_clock(track_id, time_s, window_s)
     start = np.searchsorted(clock, clock - window_s / 2 - 1e-9)
     end = np.searchsorted(clock, clock + window_s / 2 + 1e-9, side="right") - 1
     # In a gap longer than the window, the velocity is measured to the next box.
@@ -141,6 +173,14 @@ def velocities(track_id: np.ndarray, time_s: np.ndarray, points: np.ndarray, win
     elapsed_s = time_s[end] - time_s[start]
     distance = points[end] - points[start]
     return np.asarray(np.where(elapsed_s[:, None] > 0, distance / np.where(elapsed_s == 0, 1, elapsed_s)[:, None], 0.0))
+
+
+def _common_clock(track_id: np.ndarray, time_s: np.ndarray, window_s: float) -> np.ndarray:
+    """One increasing clock of all rows, so that one search serves all tracks; rows of two tracks are a window apart."""
+    # Times before 0 are those of a preceding recording.
+    span_s = float(np.ptp(time_s)) if len(time_s) else 0.0
+    number = np.cumsum(_is_first_row(track_id)) - 1
+    return np.asarray(time_s + number * (span_s + 2 * window_s + 1))
 
 
 def _first_rows(track_id: np.ndarray) -> np.ndarray:

@@ -142,12 +142,12 @@ def _find_events(boxes: _Boxes, camera: CameraSettings, size_px: tuple[int, int]
         add(name, event, changes.row[has_sign], changes.fraction[has_sign])
 
     for line in camera.lines:
-        crossings = find_line_crossings(boxes.track, boxes.points, boxes.margin_px, np.array(line.points) * size_px)
+        crossings = find_line_crossings(boxes.track, boxes.points, boxes.margin_px, camera.border_px(line, *size_px))
         add_changes(line.name, "in", crossings, 1)
         add_changes(line.name, "out", crossings, -1)
     is_first = np.diff(boxes.track, prepend=-1) != 0
     for zone in camera.zones:
-        polygon = np.array(zone.points) * size_px
+        polygon = camera.border_px(zone, *size_px)
         changes, is_inside = find_zone_transitions(boxes.track, boxes.points, boxes.margin_px, polygon)
         add_changes(zone.name, "enter", changes, 1)
         add_changes(zone.name, "exit", changes, -1)

@@ -60,15 +60,23 @@ def test_a_track_is_linked_to_the_one_that_it_continues_and_not_to_one_elsewhere
     assert links[0]["gap_s"] == pytest.approx(0.3)
 
 
-def test_a_line_at_the_boundary_of_two_recordings_is_crossed_once(store: Store) -> None:
-    """The object reaches the line in one file and leaves it in the next: only both together show the crossing."""
-    camera = CameraSettings.model_validate(
-        {"units": "px", "track_link_gap_s": 2.0, "lines": [{"name": "first", "points": [[100, 150], [100, 0]]}]}
-    )
+@pytest.mark.parametrize(
+    ("second_start_s", "line_px"),
+    [pytest.param(10.0, 100, id="between the files"), pytest.param(9.2, 97, id="where their clocks overlap")],
+)
+def test_a_line_at_the_boundary_of_two_recordings_is_crossed_once(
+    store: Store, second_start_s: float, line_px: int
+) -> None:
+    """The object reaches the line in one file and leaves it in the next: only both together show the crossing.
+
+    With start times in whole seconds, a file can seem to begin before its predecessor ends.
+    """
+    line = {"name": "first", "points": [[line_px, 150], [line_px, 0]]}
+    camera = CameraSettings.model_validate({"units": "px", "track_link_gap_s": 2.0, "lines": [line]})
     settings = Settings(cameras={"gate": camera})
     size = {"frame_count": 100, "width_px": 400, "height_px": 200}
-    store_recordings(store, timed_recording("a", 0.0) | size, timed_recording("b", 10.0) | size)
-    path_px = np.linspace(51, 149, 200)  # the line is at 100 px, between the two recordings
+    store_recordings(store, timed_recording("a", 0.0) | size, timed_recording("b", second_start_s) | size)
+    path_px = np.linspace(51, 149, 200)
     for recording_id, part_px in (("a", path_px[:100]), ("b", path_px[100:])):
         store.replace(TRACK_BOXES, [recording_id], moving_track_boxes(part_px.tolist(), recording_id=recording_id))
     for recording_id in ("b", "a"):  # the later recording arrives first

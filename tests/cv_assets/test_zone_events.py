@@ -77,6 +77,21 @@ def test_an_object_that_stands_in_a_zone_is_in_the_queue_and_its_visit_ends_with
     assert [(row["object_count"], row["queue_count"]) for row in moving["zone_presence"]] == [(1, 0)]
 
 
+@pytest.mark.parametrize("bottom_px", [200.0, 197.0, 201.0])
+def test_an_object_that_the_frame_cuts_off_counts_at_shapes_that_reach_the_edge_of_the_frame(bottom_px: float) -> None:
+    shapes = {
+        "zones": [{"name": "yard", "points": [[0.25, 0.5], [0.5, 0.5], [0.5, 1], [0.25, 1]]}],
+        "lines": [{"name": "door", "points": [[0.5, 1], [0.5, 0]]}],
+    }
+    boxes = moving_track_boxes(np.arange(50, 255, 10).tolist())
+    bottom = boxes.schema.get_field_index("y_max_px")
+    cut_off = boxes.set_column(bottom, "y_max_px", pa.array([bottom_px] * boxes.num_rows))
+    rows = rows_by_table(cut_off, CameraSettings.model_validate(shapes))
+    events = [(event["event"], round(event["time_s"], 3)) for event in rows["zone_events"]]
+    assert events == [("enter", 0.5), ("exit", 1.5), ("in", 1.5)]
+    assert [row["max_occupancy"] for row in rows["zone_seconds"]] == [1, 1, 0]
+
+
 def test_the_presence_of_each_class_in_a_zone_is_one_interval_per_number_of_objects() -> None:
     boxes = [
         moving_track_boxes([150.0] * 20, track_id=1),

@@ -14,6 +14,7 @@ from resources.geometry.zone_geometry import (
     find_line_crossings,
     find_zone_transitions,
     polygon_contains,
+    velocities,
 )
 from tests.builders.track_rows import track_crowd
 
@@ -112,6 +113,15 @@ def test_a_concave_polygon_does_not_contain_its_notch() -> None:
     hook = np.array([[0, 0], [30, 0], [30, 30], [20, 30], [20, 10], [10, 10], [10, 30], [0, 30]], float)
     points = np.array([[5, 20], [15, 20], [25, 20], [15, 5], [40, 5]], float)
     assert polygon_contains(hook, points).tolist() == [True, False, True, True, False]
+
+
+def test_the_speed_of_a_track_is_its_own_also_with_times_before_the_recording() -> None:
+    time_s = np.arange(-300, 10, 0.5)  # seen for five minutes in the preceding recording
+    track_id, is_first = np.repeat([1, 2], len(time_s)), np.repeat([True, False], len(time_s))
+    x_px = np.concatenate([40 * time_s, np.zeros(len(time_s))])
+    velocity = velocities(track_id, np.tile(time_s, 2), np.column_stack([x_px, np.zeros(len(x_px))]), 1.0)
+    assert velocity[is_first, 0] == pytest.approx(40)
+    assert not velocity[~is_first].any()
 
 
 @pytest.mark.parametrize(
