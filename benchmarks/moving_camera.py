@@ -63,7 +63,7 @@ def is_counted_exactly(seed: int, camera_px: np.ndarray, measured_px: np.ndarray
     index = np.arange(len(camera_px), dtype=np.int32)
     frames = pa.table(
         {"frame_index": index, "time_s": index / settings.rate_fps, "camera_x_px": measured_px[:, 0],
-         "camera_y_px": measured_px[:, 1]}
+         "camera_y_px": measured_px[:, 1], "is_duplicated": np.zeros(len(index), bool)}
     )  # fmt: skip
     detections = move_crowd(crowd, camera_px).detections()
     boxes = track_detections(detections, frames, settings.rate_fps, TrackSettings())[1]

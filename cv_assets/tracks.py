@@ -169,9 +169,12 @@ class RecordingTracks:
         step_px[track_starts(track_id_of_row)[0]] = 0
         next_part = boxes.part[np.minimum(row + 1, max(len(order) - 1, 0))]
         is_link = is_missing & (next_part != boxes.part[row])
+        # A frame that repeats another shows the object where that one does; a track has a row for each until its end.
+        is_repeated = self._source.is_repeated[frame_index]
+        shown = np.maximum.accumulate(np.where(is_repeated, 0, np.arange(len(row))))
         is_written = (frame_index >= first_frame) & (frame_index < end_frame)
-        is_written &= ~is_missing | (smoothed.variance[:, 0] <= _MAX_GAP_STD_SIZES**2)
-        xyxy = smoothed.xyxy + np.tile(self._camera_px[frame_index], (1, 2))
+        is_written &= ~is_missing | (smoothed.variance[shown, 0] <= _MAX_GAP_STD_SIZES**2)
+        xyxy = smoothed.xyxy[shown] + np.tile(self._camera_px[frame_index[shown]], (1, 2))
         class_id = self._linked.class_id[track_id_of_row]
         is_sure = is_decided(self._linked.class_votes, self._linked.observations)[track_id_of_row[is_written]]
         names = pa.array(
@@ -272,16 +275,33 @@ def open_source(
     recording_id: str,
     store: Store,
     detection_filter: DetectionFilter,
-    frame_time_s: np.ndarray,
+    frames: pa.Table,
     rate_fps: float,
     stretch_rows: int = STRETCH_ROWS,
 ) -> DetectionSource:
-    """Open the stored detections of a recording that count; those of a short one are read at once."""
+    """Open the stored detections of a recording that count; those of a short one are read at once.
+
+    Those of frames that repeat another do not count: an object would stand until the source goes on, and then jump.
+
+    Args:
+        recording_id: The recording.
+        store: The tables.
+        detection_filter: Selects the detections.
+        frames: Its rows of `frames`, sorted by frame_index, with time_s and is_duplicated.
+        rate_fps: Frames per second.
+        stretch_rows: Detections per stretch.
+    """
     stored = store.scan(DETECTIONS, [recording_id])
+    frame_time_s = frames["time_s"].to_numpy()
+    is_repeated = frames["is_duplicated"].to_numpy().astype(bool)
+
+    def of_originals(rows: pa.Table) -> pa.Table:
+        return rows.filter(pa.array(~is_repeated[rows["frame_index"].to_numpy()])) if is_repeated.any() else rows
+
     counts, class_ids = np.zeros(len(frame_time_s), int), dict[str, int]()
     filter_columns = ["frame_index", "class_id", "class_name", "confidence"]
     for batch in stored.to_batches(columns=filter_columns, **_LITTLE_READAHEAD):
-        rows = detection_filter.select(pa.table(batch))
+        rows = detection_filter.select(of_originals(pa.table(batch)))
         counts += np.bincount(rows["frame_index"].to_numpy(), minlength=len(counts))
         for name, class_id in detection_filter.class_ids(rows).items():
             class_ids[name] = min(class_id, class_ids.get(name, class_id))
@@ -289,11 +309,11 @@ def open_source(
     def read(first_frame: int, end_frame: int) -> pa.Table:
         is_inside = (field("frame_index") >= first_frame) & (field("frame_index") < end_frame)
         rows = stored.to_table(columns=list(_DETECTION_COLUMNS), filter=is_inside, **_LITTLE_READAHEAD)
-        return detection_filter.apply(rows.sort_by(_FRAME_ORDER), class_ids)
+        return detection_filter.apply(of_originals(rows.sort_by(_FRAME_ORDER)), class_ids)
 
-    if counts.sum() <= stretch_rows:
-        return DetectionSource.of_table(read(0, len(frame_time_s)), frame_time_s, rate_fps)
-    return DetectionSource(read, np.concatenate([[0], np.cumsum(counts)]), frame_time_s, rate_fps, stretch_rows)
+    first_row = np.concatenate([[0], np.cumsum(counts)])
+    source = DetectionSource(read, first_row, frame_time_s, rate_fps, is_repeated, stretch_rows)
+    return source.in_memory() if counts.sum() <= stretch_rows else source
 
 
 def track_recording(recording_id: str, store: Store, settings: Settings) -> dict[str, Metadata]:
@@ -303,9 +323,9 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
         RecordingError: The recording has no normalized video and therefore no detections.
     """
     rate_fps = read_normalized_row(recording_id, store)["rate_fps"]
-    frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s", *CAMERA_COLUMNS]).sort_by("frame_index")
-    detection_filter = DetectionFilter.of_detector(settings)
-    source = open_source(recording_id, store, detection_filter, frames["time_s"].to_numpy(), rate_fps)
+    frame_columns = ["frame_index", "time_s", "is_duplicated", *CAMERA_COLUMNS]
+    frames = store.read(FRAMES, [recording_id], frame_columns).sort_by("frame_index")
+    source = open_source(recording_id, store, DetectionFilter.of_detector(settings), frames, rate_fps)
     recording_tracks = RecordingTracks(source, settings.tracks, camera_px=camera_positions(frames))
     box_count = interpolated_count = 0
     # The boxes of a long recording are written to disk stretch by stretch before they replace the stored ones.
@@ -339,7 +359,7 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     tables=(TRACKS, TRACK_BOXES),
     deps=(DETECTIONS.name, FRAMES.name),
     version=lambda settings: DetectionFilter.of_detector(settings).stage_version(
-        "tracks 5", {"tracks": settings.tracks}
+        "tracks 6", {"tracks": settings.tracks}
     ),
     kinds=("numpy",),
     resource_keys=("models",),

@@ -33,6 +33,7 @@ from resources.geometry.zone_geometry import (
     anchor_points,
     find_line_crossings,
     find_zone_transitions,
+    interpolate_points,
     velocities,
 )
 from resources.media.progress import ReportProgress
@@ -92,6 +93,8 @@ class _BoxPositions:
         camera: Anchor point, units, hysteresis and ground plane.
         width_px: Width of the normalized video.
         height_px: Height of the normalized video.
+        is_repeated: Whether the frame of each box repeats the one before it, shape (n,): there the box stands still
+            with the picture, and its object goes on.
         camera_px: How far the picture of each box was shifted from that of the first frame, shape (n, 2); 0 where
             zones and lines stand still in the frame.
 
@@ -111,12 +114,14 @@ class _BoxPositions:
         camera: CameraSettings,
         width_px: int,
         height_px: int,
+        is_repeated: np.ndarray,
         camera_px: np.ndarray | float = 0.0,
     ) -> None:
         xyxy = corners(boxes)
         self.boxes = boxes
         self.track_id, self.time_s = boxes["track_id"].to_numpy(), boxes["time_s"].to_numpy()
-        self.points = anchor_points(xyxy, camera.anchor) - camera_px
+        points = anchor_points(xyxy, camera.anchor) - camera_px
+        self.points = interpolate_points(self.track_id, self.time_s, points, is_repeated)
         self.height_px = np.maximum(xyxy[:, 3] - xyxy[:, 1], 1)
         self.margin_px = camera.hysteresis * self.height_px
         self.speed_px_s = self._speeds(self.points)
@@ -230,8 +235,8 @@ def zone_rows(
         boxes: Its rows of `track_boxes`, sorted by track_id and time_s. Boxes with negative times belong to the
             preceding recording, to tracks that continue in this one: they show where these tracks come from, and give
             no rows.
-        frames: Its rows of `frames`, sorted by frame_index, with the positions of a camera whose zones are fixed to the
-            ground.
+        frames: Its rows of `frames`, sorted by frame_index, with is_duplicated, and with the positions of a camera
+            whose zones are fixed to the ground.
         camera: Zones, lines and ground plane.
         width_px: Width of the normalized video.
         height_px: Height of the normalized video.
@@ -245,7 +250,9 @@ def zone_rows(
     camera_px: np.ndarray | float = 0.0
     if camera.fixed_to == "ground":
         camera_px = _camera_of_boxes(boxes, frames)
-    positions = _BoxPositions(boxes, camera, width_px, height_px, camera_px)
+    # Boxes before time 0 have the frame 0, which repeats none.
+    is_repeated = frames["is_duplicated"].to_numpy().astype(bool)[boxes["frame_index"].to_numpy()]
+    positions = _BoxPositions(boxes, camera, width_px, height_px, is_repeated, camera_px)
     frame_times_s = frames["time_s"].to_numpy()
     frame_s = float(np.median(np.diff(frame_times_s))) if len(frame_times_s) > 1 else 0.0
     is_standing = positions.speed_px_s < camera.standing_speed * positions.height_px
@@ -352,7 +359,8 @@ def find_zone_events(recording_id: str, store: Store, settings: Settings) -> dic
         if camera.track_link_gap_s:
             boxes = pa.concat_tables([boxes, boxes_of_preceding(row, store, settings, _BOX_COLUMNS)])
         boxes = boxes.sort_by([(name, "ascending") for name in ("track_id", "time_s")])
-        frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s", *CAMERA_COLUMNS]).sort_by("frame_index")
+        frame_columns = ["frame_index", "time_s", "is_duplicated", *CAMERA_COLUMNS]
+        frames = store.read(FRAMES, [recording_id], frame_columns).sort_by("frame_index")
         rows_by_table = zone_rows(recording_id, boxes, frames, camera, row["width_px"], row["height_px"])
         metadata = _event_metadata(rows_by_table, boxes, row["duration_s_from_content"])
     for table in TABLES:

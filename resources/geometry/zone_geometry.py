@@ -175,6 +175,25 @@ def velocities(track_id: np.ndarray, time_s: np.ndarray, points: np.ndarray, win
     return np.asarray(np.where(elapsed_s[:, None] > 0, distance / np.where(elapsed_s == 0, 1, elapsed_s)[:, None], 0.0))
 
 
+def interpolate_points(track_id: np.ndarray, time_s: np.ndarray, points: np.ndarray, is_open: np.ndarray) -> np.ndarray:
+    """Points of which some are interpolated between those before and after them of the same track.
+
+    Args:
+        track_id: Shape (n,), the rows of a track consecutive.
+        time_s: Increasing within each track, shape (n,).
+        points: Shape (n, 2).
+        is_open: Which are interpolated, shape (n,); the first and the last of a track stay as they are.
+    """
+    is_first = _is_first_row(track_id)
+    is_open = is_open & ~is_first & ~np.roll(is_first, -1)
+    if not is_open.any():
+        return points
+    clock, interpolated = _common_clock(track_id, time_s, 0.0), points.copy()
+    for axis in (0, 1):
+        interpolated[is_open, axis] = np.interp(clock[is_open], clock[~is_open], points[~is_open, axis])
+    return interpolated
+
+
 def _common_clock(track_id: np.ndarray, time_s: np.ndarray, window_s: float) -> np.ndarray:
     """One increasing clock of all rows, so that one search serves all tracks; rows of two tracks are a window apart."""
     # Times before 0 are those of a preceding recording.

@@ -96,7 +96,12 @@ TRACK_BOXES = Table(
             nullable=True,
             minimum=0,
         ),
-        Column("is_interpolated", FLAG, "Whether the box is estimated from the detections before and after it"),
+        Column(
+            "is_interpolated",
+            FLAG,
+            "Whether the box is estimated from the detections before and after it, or is that of the frame that is "
+            "repeated",
+        ),
         CLASS_ID,
         CLASS_NAME,
         nullable(CONFIDENCE, "Confidence of the model; NULL if interpolated"),

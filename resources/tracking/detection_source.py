@@ -1,7 +1,7 @@
 """The detections of a recording, read stretch by stretch, so that a recording of a day fits into memory."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ class DetectionSource:
         first_row: Number of detections before each frame, and in all, shape (frames + 1,).
         frame_time_s: Time of each frame, shape (frames,).
         rate_fps: Frames per second.
+        is_repeated: Whether each frame repeats the one before, and so has no detections here, shape (frames,).
         stretch_rows: Detections per stretch.
     """
 
@@ -27,6 +28,7 @@ class DetectionSource:
     first_row: np.ndarray
     frame_time_s: np.ndarray
     rate_fps: float
+    is_repeated: np.ndarray
     stretch_rows: int = STRETCH_ROWS
 
     @classmethod
@@ -41,7 +43,13 @@ class DetectionSource:
             begin, end = first_row[[first_frame, end_frame]].tolist()
             return detections.slice(begin, end - begin)
 
-        return cls(read, first_row, frame_time_s, rate_fps, stretch_rows)
+        return cls(read, first_row, frame_time_s, rate_fps, np.zeros(len(frame_time_s), bool), stretch_rows)
+
+    def in_memory(self) -> "DetectionSource":
+        """The same detections, read at once."""
+        rows = self.read(0, len(self.frame_time_s))
+        of_table = DetectionSource.of_table(rows, self.frame_time_s, self.rate_fps, self.stretch_rows)
+        return replace(of_table, is_repeated=self.is_repeated)
 
     def stretches(self) -> Iterator[tuple[int, int]]:
         """First frame and end frame of each stretch, in order."""

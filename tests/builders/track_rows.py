@@ -46,7 +46,8 @@ def moving_detections(frame_indices: Sequence[int], **overrides: Any) -> pa.Tabl
 def frame_rows(count: int) -> pa.Table:
     """Build the rows of `frames` of a recording at 10 fps."""
     frame_index = np.arange(count, dtype=np.int32)
-    return pa.table({"frame_index": frame_index, "time_s": frame_index / 10})
+    is_duplicated = np.zeros(count, bool)
+    return pa.table({"frame_index": frame_index, "time_s": frame_index / 10, "is_duplicated": is_duplicated})
 
 
 def moving_track_boxes(x_px: Sequence[float], rate_fps: float = 10.0, **overrides: Any) -> pa.Table:

@@ -62,7 +62,8 @@ def arguments(store: Store, make_video: MakeVideo, tmp_path: Path) -> list[str]:
     line = {"name": "gate", "points": [[0.5, 1], [0.5, 0]]}
     settings.write_text(yaml.safe_dump({"cameras": {"gate": {"lines": [line], "zones": [zone]}}}))
     camera = load_settings(settings, {}).camera("gate")
-    frame_table = pa.table({"frame_index": frame_index, "time_s": frame_index / rate})
+    is_duplicated = np.zeros(400, bool)
+    frame_table = pa.table({"frame_index": frame_index, "time_s": frame_index / rate, "is_duplicated": is_duplicated})
     store.replace(ZONE_EVENTS, ["r"], zone_rows("r", boxes, frame_table, camera, 320, 200)["zone_events"])
     return ["--data", str(store.data_folder), "--settings", str(settings)]
 

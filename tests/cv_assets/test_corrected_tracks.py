@@ -35,7 +35,10 @@ def counts(boxes: pa.Table, crowd: Crowd) -> dict[str, Counter[Any]]:
     """Events at the line and the zone, seconds in the zone, and tracks by class."""
     settings = crowd.settings
     frame_index = np.arange(round(settings.duration_s * settings.rate_fps), dtype=np.int32)
-    frames = pa.table({"frame_index": frame_index, "time_s": frame_index / settings.rate_fps})
+    is_duplicated = np.zeros(len(frame_index), bool)
+    frames = pa.table(
+        {"frame_index": frame_index, "time_s": frame_index / settings.rate_fps, "is_duplicated": is_duplicated}
+    )
     boxes = boxes.sort_by([("track_id", "ascending"), ("time_s", "ascending")])
     rows = zone_rows("r", boxes, frames, CAMERA, settings.width_px, settings.height_px)
     events = rows["zone_events"].select(["event", "line_name", "zone_name", "class_name"]).to_pylist()

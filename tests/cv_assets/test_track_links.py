@@ -11,9 +11,11 @@ from cv_assets.track_links import adjacent_recordings, link_recording, link_rows
 from cv_assets.zone_events import find_zone_events
 from resources.config.camera_config import CameraSettings
 from resources.config.settings import Settings
+from resources.schema.recording_tables import FRAMES
 from resources.schema.track_tables import TRACK_BOXES, TRACK_LINKS
 from resources.schema.zone_tables import ZONE_EVENTS
 from resources.storage.delta_store import Store
+from tests.builders.own_stage_files import complete_rows
 from tests.builders.table_rows import store_recordings
 from tests.builders.track_rows import moving_track_boxes
 
@@ -79,6 +81,8 @@ def test_a_line_at_the_boundary_of_two_recordings_is_crossed_once(
     path_px = np.linspace(51, 149, 200)
     for recording_id, part_px in (("a", path_px[:100]), ("b", path_px[100:])):
         store.replace(TRACK_BOXES, [recording_id], moving_track_boxes(part_px.tolist(), recording_id=recording_id))
+        frames = [{"recording_id": recording_id, "frame_index": k, "time_s": k / 10} for k in range(100)]
+        store.replace(FRAMES, [recording_id], complete_rows(FRAMES, *frames))
     for recording_id in ("b", "a"):  # the later recording arrives first
         link_recording(recording_id, store, settings)
     assert [(link["recording_id"], link["track_id"]) for link in store.read(TRACK_LINKS).to_pylist()] == [("b", 1)]

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.track_metrics import score_tracks
 from cv_assets.detection_filter import DetectionFilter
 from cv_assets.tracks import RecordingTracks, corners, open_source, track_detections
-from demo.crowd import Crowd, CrowdSettings, simulate_crowd
+from demo.crowd import Crowd, CrowdSettings, simulate_crossings, simulate_crowd
 from resources.config.tracking_config import TrackSettings
 from resources.schema.model_tables import DETECTIONS
 from resources.schema.row_checks import broken_rules
@@ -151,11 +151,32 @@ def test_a_recording_tracked_in_stretches_has_the_same_tracks(seed: int) -> None
 def test_detections_of_a_long_recording_are_read_in_stretches(store: Store) -> None:
     crowd = simulate_crowd(3, CrowdSettings(duration_s=20))
     store.replace(DETECTIONS, ["crowd"], crowd.detections())
-    source = open_source("crowd", store, DetectionFilter(), np.arange(500) / 25, 25, stretch_rows=300)
+    frames = pa.table({"time_s": np.arange(500) / 25, "is_duplicated": np.zeros(500, bool)})
+    source = open_source("crowd", store, DetectionFilter(), frames, 25, stretch_rows=300)
     stretches = list(source.stretches())
     assert len(stretches) > 3
     rows = pa.concat_tables([source.read(*stretch) for stretch in stretches])
     assert rows["confidence"].to_pylist() == crowd.detections()["confidence"].to_pylist()
+
+
+def test_objects_go_on_while_the_frame_before_a_gap_is_repeated(store: Store) -> None:
+    """People cross the picture while the source stops for 0.4 s every two seconds."""
+    crowd, _, _ = simulate_crossings(1000)
+    shown, is_duplicated = np.arange(400), np.arange(400) % 50 >= 40
+    shown[is_duplicated] -= shown[is_duplicated] % 50 - 39
+    boxes = [crowd.detected_boxes[crowd.detected_boxes[:, 0] == frame] for frame in shown]
+    repeated = [np.column_stack([np.full(len(rows), frame), rows[:, 1:]]) for frame, rows in enumerate(boxes)]
+    detections = Crowd(crowd.settings, crowd.truth, np.concatenate(repeated)).detections()
+    store.replace(DETECTIONS, ["crowd"], detections)
+    frames = pa.table({"time_s": np.arange(400) / 25, "is_duplicated": is_duplicated})
+    tracks = RecordingTracks(open_source("crowd", store, DetectionFilter(), frames, 25), TrackSettings())
+    rows = pa.concat_tables(tracks.boxes()).sort_by(_TRACK_ORDER)
+    assert tracks.summaries().num_rows == len(np.unique(crowd.truth[:, 1]))
+    in_gaps = np.flatnonzero(is_duplicated[rows["frame_index"].to_numpy()])
+    assert len(in_gaps) > 200
+    assert set(rows.take(in_gaps)["is_interpolated"].to_pylist()) == {True}
+    xyxy = corners(rows)  # the picture stands still, and the boxes with it
+    assert np.array_equal(xyxy[in_gaps], xyxy[in_gaps - 1])
 
 
 def shaken_crowd(seed: int, step_px: float) -> Crowd:

@@ -1,5 +1,6 @@
 """Zone events, zone seconds, line trips and ground tracks of single objects with known answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,14 @@ CAMERA = CameraSettings.model_validate(
 )  # fmt: skip
 
 
-def rows_by_table(boxes: pa.Table, camera: CameraSettings = CAMERA) -> dict[str, list[dict[str, Any]]]:
+def rows_by_table(
+    boxes: pa.Table, camera: CameraSettings = CAMERA, repeated_frames: Sequence[int] = ()
+) -> dict[str, list[dict[str, Any]]]:
     """The stage's rows for boxes at 10 fps in frames of 400 x 200 px; checks the rules of the tables."""
     frame_count = max(boxes["frame_index"].to_pylist(), default=0) + 1
     frame_index = np.arange(frame_count, dtype=np.int32)
-    frames = pa.table({"frame_index": frame_index, "time_s": frame_index / 10})
+    is_duplicated = np.isin(frame_index, repeated_frames)
+    frames = pa.table({"frame_index": frame_index, "time_s": frame_index / 10, "is_duplicated": is_duplicated})
     tables = zone_rows("r", boxes, frames, camera, 400, 200)
     for table in TABLES:
         assert broken_rules(table, tables[table.name]) == []
@@ -75,6 +79,16 @@ def test_an_object_that_stands_in_a_zone_is_in_the_queue_and_its_visit_ends_with
     moving = rows_by_table(moving_track_boxes(np.arange(110, 195, 10).tolist()))
     assert [(row["max_occupancy"], row["max_queue"]) for row in moving["zone_seconds"]] == [(1, 0)]
     assert [(row["object_count"], row["queue_count"]) for row in moving["zone_presence"]] == [(1, 0)]
+
+
+def test_an_object_goes_on_while_the_picture_is_repeated() -> None:
+    path_px = np.arange(30, 235, 10.0)
+    repeated_frames = range(5, 10)  # from 80 px on the picture stands still; the next one shows the object at 130 px
+    standing = path_px.copy()
+    standing[repeated_frames] = 70.0
+    rows = rows_by_table(moving_track_boxes(standing.tolist()), repeated_frames=repeated_frames)
+    first = next(event for event in rows["zone_events"] if event["line_name"] == "first")
+    assert (first["time_s"], first["speed_px_s"], first["speed_m_s"]) == pytest.approx((0.7, 100, 5))
 
 
 @pytest.mark.parametrize("bottom_px", [200.0, 197.0, 201.0])
