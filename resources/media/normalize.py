@@ -248,7 +248,8 @@ def _transcode(source: _Source, output: Path) -> NormalizedVideo:
                     continue
                 if settings.end_s is not None and time_s >= settings.end_s:
                     slots.out_of_range_count += 1
-                    break
+                    decoder.stop()
+                    continue
                 slots.source_end_s = time_s + float(1 / timeline.rate_fps)
                 if (index - slots.out_of_range_count) % settings.every_nth:
                     slots.decimated_count += 1

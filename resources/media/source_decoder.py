@@ -73,6 +73,7 @@ class RecordingDecoder:
         self._container, self._stream, self._timeline = container, stream, timeline
         self.decoded_count = self.packet_count = 0
         self.first_pts_s: float | None = None
+        self._is_stopped = False
         self._damaged_count = self._extra_count = 0
         self._zero_pts_s = 0.0
         self._last_time_s = -math.inf
@@ -84,6 +85,9 @@ class RecordingDecoder:
         packets = self._container.demux(self._stream)
         clock = PacketClock(self._stream)
         while True:
+            if self._is_stopped:
+                yield av.Packet(), self._flush()
+                return
             try:
                 packet = next(packets)
             except StopIteration:
@@ -99,6 +103,10 @@ class RecordingDecoder:
                 self._outcomes.append(_DISCARDED if packet.is_discard else _NO_FRAME)
                 self._packet_times_s.append(clock.time_s(packet))
             yield packet, decode_packet(packet)
+
+    def stop(self) -> None:
+        """Read no further packet: only the frames of those that were read are still decoded."""
+        self._is_stopped = True
 
     def _flush(self) -> list[VideoFrame]:
         try:

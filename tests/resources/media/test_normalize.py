@@ -254,6 +254,9 @@ def test_a_time_range_keeps_the_clock_of_the_source(make_video: MakeVideo, tmp_p
     video = normalize(make_video("a.mp4", 60, rate=10), tmp_path / "out.mp4", VideoSettings(start_s=2, end_s=3))
     assert list(video.frames.source_frame_index) == frame_numbers(tmp_path / "out.mp4", video) == list(range(20, 30))
     assert np.allclose(video.frames.time_s, np.arange(20, 30) / 10, atol=0.001)
+    # The decoder has read packets beyond the range: their frames are out of range, and none is missing.
+    assert video.ledger.is_clean
+    assert video.ledger.packet_count == video.ledger.decoded_count == len(video.frames) + video.out_of_range_count < 60
     with pytest.raises(RejectedRecordingError, match="no frame between 7 s and its end"):
         normalize(make_video("b.mp4", 60, rate=10), tmp_path / "out.mp4", VideoSettings(start_s=7))
 
