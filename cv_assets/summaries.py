@@ -87,7 +87,8 @@ SELECT (SELECT recording_id FROM frame) AS recording_id, class_name, row_index::
 FROM cells GROUP BY class_name, row_index, column_index ORDER BY class_name, row_index, column_index
 """
 
-# Frames of unequal distance, as after a gap in the source, end an interval: its duration is that of its frames.
+# A gap in the source ends an interval: its duration is that of its frames. Without a gap, frames are less than twice
+# the duration of a frame apart, also at a variable rate.
 _PRESENCE_SQL = """
 WITH counts AS (
     SELECT class_name, frame_index, any_value(time_s) AS time_s, count(*)::INTEGER AS object_count
@@ -97,7 +98,7 @@ frame AS (SELECT recording_id, 1 / rate_fps AS frame_s FROM recording_contents),
 marked AS (
     SELECT *, coalesce(
         object_count <> lag(object_count) OVER in_order OR frame_index <> lag(frame_index) OVER in_order + 1
-        OR time_s - lag(time_s) OVER in_order > 1.5 * frame_s, true)::INTEGER AS is_first
+        OR time_s - lag(time_s) OVER in_order > 2 * frame_s, true)::INTEGER AS is_first
     FROM counts, frame WINDOW in_order AS (PARTITION BY class_name ORDER BY frame_index)
 ),
 numbered AS (SELECT *, sum(is_first) OVER (PARTITION BY class_name ORDER BY frame_index) AS interval_number FROM marked)
@@ -188,7 +189,7 @@ def _timeline(track_boxes: pa.Table, duration_s: float) -> MetadataValue:
     group=ANALYSIS,
     tables=TABLES,
     deps=(DETECTIONS.name, CORRECTED_TRACKS.name, CORRECTED_BOXES.name, STILL_TRACKS.name, FRAMES.name),
-    version=lambda settings: DetectionFilter.of_detector(settings).stage_version("summaries 4"),
+    version=lambda settings: DetectionFilter.of_detector(settings).stage_version("summaries 5"),
     kinds=("duckdb",),
 )
 def summaries(recording_id: str, run: StageRun, _: ReportProgress) -> Mapping[str, Metadata]:

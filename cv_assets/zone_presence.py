@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from resources.storage.arrow_sql import select
 
-# Frames of unequal distance, as after a gap in the source, end an interval: its duration is that of its frames.
+# A gap in the source ends an interval: its duration is that of its frames. Without a gap, frames are less than twice
+# the duration of a frame apart, also at a variable rate.
 _PRESENCE_SQL = """
 WITH counts AS (
     SELECT class_name, frame_index, any_value(time_s) AS time_s, count(*)::INTEGER AS object_count,
@@ -19,7 +20,7 @@ marked AS (
     SELECT *, coalesce(
         object_count <> lag(object_count) OVER in_order OR queue_count <> lag(queue_count) OVER in_order
         OR frame_index <> lag(frame_index) OVER in_order + 1
-        OR time_s - lag(time_s) OVER in_order > 1.5 * $frame_s, true)::INTEGER AS is_first
+        OR time_s - lag(time_s) OVER in_order > 2 * $frame_s, true)::INTEGER AS is_first
     FROM counts WINDOW in_order AS (PARTITION BY class_name ORDER BY frame_index)
 ),
 numbered AS (

@@ -32,7 +32,7 @@ SUMMARIES = Table(
         RECORDING_ID,
         CAMERA,
         RECORDING_START_UTC,
-        Column("duration_s", FLOAT, "Duration of the normalized video", "s", minimum=0),
+        Column("duration_s", FLOAT, "Duration of the recording, to the end of its last frame", "s", minimum=0),
         FRAME_COUNT,
         Column("detection_count", BIG, "Number of boxes that min_confidence and class_names select", minimum=0),
         Column("track_count", INT, "Number of tracks", minimum=0),

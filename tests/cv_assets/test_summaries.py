@@ -64,14 +64,14 @@ def test_presence_has_an_interval_for_each_number_of_objects_and_breaks_at_gaps(
     car = moving_track_boxes([50.0] * 40, track_id=3, class_name="car")
     with_gap = pa.concat_tables([car.slice(2, 3), car.slice(20, 1)])
     late = moving_track_boxes([15.0] * 40, track_id=4, class_name="bus").slice(30, 4).to_pydict()
-    late["time_s"] = [3.0, 3.1, 3.7, 3.8]  # consecutive frames on both sides of a gap in the source
+    late["time_s"] = [3.0, 3.18, 3.7, 3.8]  # a late frame, and consecutive frames on both sides of a gap in the source
     bus = pa.table(late, schema=long.schema)
     intervals = [
         (row["class_name"], row["start_s"], row["end_s"], row["object_count"])
         for row in summarize_boxes(long, short, with_gap, bus)["class_presence"].to_pylist()
     ]
     expected = [
-        *(("bus", 3.0, 3.2, 1), ("bus", 3.7, 3.9, 1), ("car", 0.2, 0.5, 1), ("car", 2.0, 2.1, 1)),
+        *(("bus", 3.0, 3.28, 1), ("bus", 3.7, 3.9, 1), ("car", 0.2, 0.5, 1), ("car", 2.0, 2.1, 1)),
         *(("person", 0.0, 1.0, 1), ("person", 1.0, 1.5, 2), ("person", 1.5, 4.0, 1)),
     ]
     assert [interval[0] for interval in intervals] == [interval[0] for interval in expected]
