@@ -188,18 +188,12 @@ class CameraSettings(Section):
         return "" if settings_json == "{}" else settings_json
 
     def border_px(self, shape: ZoneSettings | LineSettings, width_px: int, height_px: int) -> np.ndarray:
-        """Points of the border of a zone, or of a line, for a frame of this size.
+        """Points of the border of a zone, or of a line, for a frame of this size, in pixels, shape (k, 2).
 
-        Where the shape reaches the edge of the frame it goes on beyond it, except for a moving camera, whose frame has
-        no fixed edge.
-
-        Returns:
-            Pixels, shape (k, 2).
+        Where the shape reaches the edge of the frame it goes on beyond it.
         """
         size_px = width_px, height_px
         points_px = np.array(shape.points) * (size_px if self.units == "relative" else 1)
-        if self.fixed_to == "ground":
-            return points_px
         return extend_beyond_frame(points_px, size_px, is_closed=isinstance(shape, ZoneSettings))
 
     def out_of_frame_error(self, width_px: int, height_px: int) -> str | None:

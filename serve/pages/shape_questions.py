@@ -172,8 +172,8 @@ def _read_boxes(connection: duckdb.DuckDBPyConnection, recording_ids: Sequence[s
     y_px = "y_max_px" if camera.anchor == "bottom_centre" else "(y_min_px + y_max_px) / 2"
     # The range of ids lets DuckDB skip files and row groups before it compares texts.
     query = f"""
-        SELECT number, time_s, (x_min_px + x_max_px) / 2 {position[0]} AS x_px, {y_px} {position[1]} AS y_px,
-            greatest(y_max_px - y_min_px, 1) * $hysteresis AS margin_px
+        SELECT number, track_boxes.time_s, (x_min_px + x_max_px) / 2 {position[0]} AS x_px,
+            {y_px} {position[1]} AS y_px, greatest(y_max_px - y_min_px, 1) * $hysteresis AS margin_px
         FROM track_boxes JOIN (
             SELECT *, row_number() OVER (ORDER BY recording_id, track_id) - 1 AS number FROM ({tracks})
         ) USING (recording_id, track_id)

@@ -4,7 +4,7 @@ import io
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import duckdb
@@ -219,6 +219,7 @@ def test_objects_are_found_by_class_place_and_time(results: duckdb.DuckDBPyConne
         assert read_objects(results, selection, 0, "newest").count == count, selection
 
 
+@pytest.mark.parametrize("fixed_to", ["frame", "ground"])
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -228,8 +229,10 @@ def test_objects_are_found_by_class_place_and_time(results: duckdb.DuckDBPyConne
         pytest.param({"zones": [{"name": "strip", "points": [[0.3, 0], [0.4, 0], [0.4, 1], [0.3, 1]]}]}, id="through"),
     ],
 )
-def test_a_question_has_the_events_of_the_stage(results: duckdb.DuckDBPyConnection, shapes: dict[str, Any]) -> None:
-    camera = drawn_camera(DrawnShapes(**shapes), CameraSettings())
+def test_a_question_has_the_events_of_the_stage(
+    results: duckdb.DuckDBPyConnection, shapes: dict[str, Any], fixed_to: Literal["frame", "ground"]
+) -> None:
+    camera = drawn_camera(DrawnShapes(**shapes), CameraSettings(fixed_to=fixed_to))
     names = ("track_id", "event", "class_name")
     boxes = results.sql("SELECT * FROM track_boxes WHERE recording_id = 'r' ORDER BY track_id, time_s").to_arrow_table()
     events = zone_rows("r", boxes, frame_rows("r", 40), camera, 320, 200)["zone_events"].to_pylist()
