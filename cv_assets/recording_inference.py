@@ -33,18 +33,19 @@ from resources.storage.delta_store import Store
 _SAMPLE_FRAMES = 48
 
 
-def analysed_frame_positions(time_s: np.ndarray, max_rate_fps: float | None) -> np.ndarray:
-    """Positions of the frames on which a model runs: the first in every interval of 1 / max_rate_fps seconds.
+def analysed_frame_positions(frames: pa.Table, max_rate_fps: float | None) -> np.ndarray:
+    """Positions of the frames on which a model runs: the first new one in every interval of 1 / max_rate_fps seconds.
 
     Args:
-        time_s: Times of all frames, ascending, shape (n,).
-        max_rate_fps: None means all frames.
+        frames: Rows of `frames`, ascending, with time_s and is_duplicated.
+        max_rate_fps: None means all frames, also those that repeat another.
     """
     if max_rate_fps is None:
-        return np.arange(len(time_s))
+        return np.arange(frames.num_rows)
+    new = np.flatnonzero(~frames["is_duplicated"].to_numpy().astype(bool))
     # A time on the edge of an interval must not fall into the preceding one by a rounding error.
-    interval = np.floor(time_s * max_rate_fps + 1e-6)
-    return np.flatnonzero(np.diff(interval, prepend=-1) > 0)
+    interval = np.floor(frames["time_s"].to_numpy()[new] * max_rate_fps + 1e-6)
+    return np.asarray(new[np.diff(interval, prepend=-1) > 0])
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def prepare_inference(
     preview_filter, settings = DetectionFilter.of_model(settings), settings.inference_settings
     row = read_normalized_row(recording_id, store)
     video = find_normalized_video(row, store.data_folder)
-    frames = store.read(FRAMES, [recording_id], ["frame_index", "source_frame_index", "time_s"])
+    frames = store.read(FRAMES, [recording_id], ["frame_index", "source_frame_index", "time_s", "is_duplicated"])
     frames = frames.sort_by("frame_index")
     if frames.num_rows != row["frame_count"]:
         raise RecordingError(
@@ -197,7 +198,7 @@ def prepare_inference(
         # The region keeps the scale that it has in the whole frame: fewer pixels, the same boxes.
         share = max(region.width_px, region.height_px) / max(row["width_px"], row["height_px"])
         image_size_px = max(1, round(image_size_px * share))
-    positions = analysed_frame_positions(frames["time_s"].to_numpy(), settings.max_rate_fps)
+    positions = analysed_frame_positions(frames, settings.max_rate_fps)
 
     def read_sample_images() -> list[np.ndarray]:
         images = sample_images(video.path, _SAMPLE_FRAMES, frames.num_rows, rate_fps)

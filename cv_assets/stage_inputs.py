@@ -70,8 +70,9 @@ class StageInputs:
         frames, crops, video = FRAMES.empty, CROPS.empty, None
         if stage.has_frames:
             video = find_normalized_video(row, store.data_folder)
-            frames = store.read(FRAMES, [recording_id], ["frame_index", "time_s"]).sort_by("frame_index")
-            frames = frames.take(pa.array(analysed_frame_positions(frames["time_s"].to_numpy(), stage.max_rate_fps)))
+            columns = ["frame_index", "time_s", "is_duplicated"]
+            frames = store.read(FRAMES, [recording_id], columns).sort_by("frame_index")
+            frames = frames.take(pa.array(analysed_frame_positions(frames, stage.max_rate_fps)))
         if stage.has_crops:
             crops = store.read(CROPS, [recording_id]).sort_by([("track_id", "ascending"), ("rank", "ascending")])
         names = [name for name in stage.inputs if name not in _PICTURES]

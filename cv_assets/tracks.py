@@ -281,7 +281,8 @@ def open_source(
 ) -> DetectionSource:
     """Open the stored detections of a recording that count; those of a short one are read at once.
 
-    Those of frames that repeat another do not count: an object would stand until the source goes on, and then jump.
+    Of frames that repeat one another only the first with detections counts: otherwise an object would stand until the
+    source goes on, and then jump.
 
     Args:
         recording_id: The recording.
@@ -293,23 +294,25 @@ def open_source(
     """
     stored = store.scan(DETECTIONS, [recording_id])
     frame_time_s = frames["time_s"].to_numpy()
-    is_repeated = frames["is_duplicated"].to_numpy().astype(bool)
-
-    def of_originals(rows: pa.Table) -> pa.Table:
-        return rows.filter(pa.array(~is_repeated[rows["frame_index"].to_numpy()])) if is_repeated.any() else rows
-
     counts, class_ids = np.zeros(len(frame_time_s), int), dict[str, int]()
     filter_columns = ["frame_index", "class_id", "class_name", "confidence"]
     for batch in stored.to_batches(columns=filter_columns, **_LITTLE_READAHEAD):
-        rows = detection_filter.select(of_originals(pa.table(batch)))
+        rows = detection_filter.select(pa.table(batch))
         counts += np.bincount(rows["frame_index"].to_numpy(), minlength=len(counts))
         for name, class_id in detection_filter.class_ids(rows).items():
             class_ids[name] = min(class_id, class_ids.get(name, class_id))
+    is_repeated = frames["is_duplicated"].to_numpy().astype(bool)
+    picture = np.cumsum(~is_repeated)  # number of the picture that each frame shows
+    with_detections = np.flatnonzero(counts)
+    is_repeated[with_detections[np.unique(picture[with_detections], return_index=True)[1]]] = False
+    counts[is_repeated] = 0
 
     def read(first_frame: int, end_frame: int) -> pa.Table:
         is_inside = (field("frame_index") >= first_frame) & (field("frame_index") < end_frame)
         rows = stored.to_table(columns=list(_DETECTION_COLUMNS), filter=is_inside, **_LITTLE_READAHEAD)
-        return detection_filter.apply(of_originals(rows.sort_by(_FRAME_ORDER)), class_ids)
+        if is_repeated.any():
+            rows = rows.filter(pa.array(~is_repeated[rows["frame_index"].to_numpy()]))
+        return detection_filter.apply(rows.sort_by(_FRAME_ORDER), class_ids)
 
     first_row = np.concatenate([[0], np.cumsum(counts)])
     source = DetectionSource(read, first_row, frame_time_s, rate_fps, is_repeated, stretch_rows)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -192,9 +193,14 @@ def test_checkpoints_of_other_settings_are_not_used(normalized: tuple[Store, str
 
 def test_a_lower_rate_selects_one_frame_per_interval() -> None:
     time_s = np.array([0, 0.04, 0.08, 0.5, 0.52, 1.9, 2.0, 2.04])
-    assert analysed_frame_positions(time_s, None).tolist() == list(range(8))
-    assert analysed_frame_positions(time_s, 2).tolist() == [0, 3, 5, 6]
-    assert analysed_frame_positions(np.arange(250) / 25, 5).tolist() == list(range(0, 250, 5))
+
+    def frames_at(time_s: np.ndarray, repeated: Sequence[int] = ()) -> pa.Table:
+        return pa.table({"time_s": time_s, "is_duplicated": np.isin(np.arange(len(time_s)), repeated)})
+
+    assert analysed_frame_positions(frames_at(time_s), None).tolist() == list(range(8))
+    assert analysed_frame_positions(frames_at(time_s), 2).tolist() == [0, 3, 5, 6]
+    assert analysed_frame_positions(frames_at(time_s, repeated=[1, 2, 3]), 2).tolist() == [0, 4, 5, 6]
+    assert analysed_frame_positions(frames_at(np.arange(250) / 25), 5).tolist() == list(range(0, 250, 5))
 
 
 def test_a_lower_rate_gives_the_same_boxes_in_fewer_frames(normalized: tuple[Store, str]) -> None:

@@ -19,6 +19,7 @@ from resources.storage.delta_store import Store
 from resources.tracking.association import Association
 from resources.tracking.detection_source import DetectionSource
 from resources.tracking.tracker import Tracker
+from tests.builders.own_stage_files import complete_rows
 from tests.builders.track_rows import frame_rows, moving_detections, track_associated, track_crowd
 
 _TRACK_ORDER = [("track_id", "ascending"), ("frame_index", "ascending")]
@@ -157,6 +158,17 @@ def test_detections_of_a_long_recording_are_read_in_stretches(store: Store) -> N
     assert len(stretches) > 3
     rows = pa.concat_tables([source.read(*stretch) for stretch in stretches])
     assert rows["confidence"].to_pylist() == crowd.detections()["confidence"].to_pylist()
+
+
+def test_of_frames_that_repeat_one_another_the_first_with_detections_counts(store: Store) -> None:
+    detections = moving_detections([0, 1, 2, 4, 5])  # frame 3 was not analysed, as at a lower rate
+    store.replace(DETECTIONS, ["r"], complete_rows(DETECTIONS, *detections.drop_columns("track_id").to_pylist()))
+    is_duplicated = np.array([False, True, True, False, True, True])
+    frames = pa.table({"time_s": np.arange(6) / 10, "is_duplicated": is_duplicated})
+    for stretch_rows in (1, 100):
+        source = open_source("r", store, DetectionFilter(), frames, 10, stretch_rows)
+        assert source.read(0, 6)["frame_index"].to_pylist() == [0, 4]
+        assert source.first_row.tolist() == [0, 1, 1, 1, 1, 2, 2]
 
 
 def test_objects_go_on_while_the_frame_before_a_gap_is_repeated(store: Store) -> None:
