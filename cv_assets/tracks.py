@@ -18,6 +18,7 @@ from pyarrow.dataset import field
 
 from cv_assets.detection_filter import DetectionFilter
 from cv_assets.media_status import read_normalized_row
+from cv_assets.recording_inference import analysed_frame_positions
 from cv_assets.stage_asset import ANALYSIS, StageRun, stage_asset
 from cv_assets.stage_metadata import Metadata, class_count_metadata, count_metadata
 from resources.config.settings import Settings
@@ -92,13 +93,14 @@ class RecordingTracks:
     ) -> None:
         self._source = source
         # A stretch is smoothed and linked together with the rows around it, as far as a track may have no box.
-        self._margin_frames = round((max(settings.link_s, settings.lost_s) + 1) * source.rate_fps) + 5
+        margin_s = max(settings.link_s, settings.lost_s) + 1 + 5 * source.interval_s
+        self._margin_frames = round(margin_s * source.rate_fps)
         self._known_camera_px = camera_px
         self._camera_px = np.zeros((len(source.frame_time_s), 2)) if camera_px is None else camera_px
         usual_odds = UsualOdds()
         self._part = self._associate(settings, track_id, usual_odds)
         self._class_names: dict[int, str] = {}
-        parts = TrackParts(int(self._part.max(initial=0)), usual_odds)
+        parts = TrackParts(int(self._part.max(initial=0)), usual_odds, source.frame_span)
         for first_frame, end_frame in source.stretches():
             rows, boxes = self._read_with_margin(first_frame, end_frame)
             parts.add(boxes, first_frame, end_frame)
@@ -108,7 +110,7 @@ class RecordingTracks:
         self._sums: list[pa.Table] = []
 
     def _associate(self, settings: TrackSettings, track_id: np.ndarray | None, usual_odds: UsualOdds) -> np.ndarray:
-        association = Association(settings, self._source.rate_fps, self._known_camera_px)
+        association = Association(settings, self._source.rate_fps, self._source.interval_s, self._known_camera_px)
         parts = [np.empty(0, np.int32)]
         for first_frame, end_frame in self._source.stretches():
             rows = self._source.read(first_frame, end_frame)
@@ -277,6 +279,7 @@ def open_source(
     detection_filter: DetectionFilter,
     frames: pa.Table,
     rate_fps: float,
+    max_rate_fps: float | None,
     stretch_rows: int = STRETCH_ROWS,
 ) -> DetectionSource:
     """Open the stored detections of a recording that count; those of a short one are read at once.
@@ -290,6 +293,7 @@ def open_source(
         detection_filter: Selects the detections.
         frames: Its rows of `frames`, sorted by frame_index, with time_s and is_duplicated.
         rate_fps: Frames per second.
+        max_rate_fps: Highest rate at which the model analysed them; None for every frame.
         stretch_rows: Detections per stretch.
     """
     stored = store.scan(DETECTIONS, [recording_id])
@@ -306,6 +310,11 @@ def open_source(
     with_detections = np.flatnonzero(counts)
     is_repeated[with_detections[np.unique(picture[with_detections], return_index=True)[1]]] = False
     counts[is_repeated] = 0
+    is_analysed = counts > 0
+    is_analysed[analysed_frame_positions(frames, max_rate_fps)] = True
+    analysed = np.flatnonzero(is_analysed & ~is_repeated)
+    frame_span = np.zeros(len(counts), int)
+    frame_span[analysed] = np.diff(analysed, append=len(counts))
 
     def read(first_frame: int, end_frame: int) -> pa.Table:
         is_inside = (field("frame_index") >= first_frame) & (field("frame_index") < end_frame)
@@ -315,7 +324,7 @@ def open_source(
         return detection_filter.apply(rows.sort_by(_FRAME_ORDER), class_ids)
 
     first_row = np.concatenate([[0], np.cumsum(counts)])
-    source = DetectionSource(read, first_row, frame_time_s, rate_fps, is_repeated, stretch_rows)
+    source = DetectionSource(read, first_row, frame_time_s, rate_fps, is_repeated, frame_span, stretch_rows)
     return source.in_memory() if counts.sum() <= stretch_rows else source
 
 
@@ -328,7 +337,8 @@ def track_recording(recording_id: str, store: Store, settings: Settings) -> dict
     rate_fps = read_normalized_row(recording_id, store)["rate_fps"]
     frame_columns = ["frame_index", "time_s", "is_duplicated", *CAMERA_COLUMNS]
     frames = store.read(FRAMES, [recording_id], frame_columns).sort_by("frame_index")
-    source = open_source(recording_id, store, DetectionFilter.of_detector(settings), frames, rate_fps)
+    detection_filter, max_rate_fps = DetectionFilter.of_detector(settings), settings.detections.max_rate_fps
+    source = open_source(recording_id, store, detection_filter, frames, rate_fps, max_rate_fps)
     recording_tracks = RecordingTracks(source, settings.tracks, camera_px=camera_positions(frames))
     box_count = interpolated_count = 0
     # The boxes of a long recording are written to disk stretch by stretch before they replace the stored ones.

@@ -27,6 +27,7 @@ class Association:
     Args:
         settings: Method and thresholds.
         rate_fps: Frames per second.
+        interval_s: Mean time between two analysed frames.
         known_camera_px: Position of each frame's picture relative to that of the first, as measured in the pictures;
             px, shape (frames, 2); None estimates it from the boxes.
 
@@ -35,10 +36,12 @@ class Association:
             (frames, 2).
     """
 
-    def __init__(self, settings: TrackSettings, rate_fps: float, known_camera_px: np.ndarray | None = None) -> None:
+    def __init__(
+        self, settings: TrackSettings, rate_fps: float, interval_s: float, known_camera_px: np.ndarray | None = None
+    ) -> None:
         self._rate_fps, self._known_camera_px = rate_fps, known_camera_px
         self._tracker: _FrameTracker = (
-            _ByteTracker(settings, rate_fps) if settings.method == "bytetrack" else Tracker(settings, 1 / rate_fps)
+            _ByteTracker(settings, 1 / interval_s) if settings.method == "bytetrack" else Tracker(settings, interval_s)
         )
         self._steady_tracker: _FrameTracker | None = None  # None while the camera was never unsteady
         self.camera_px = np.empty((0, 2))

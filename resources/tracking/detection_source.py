@@ -21,6 +21,7 @@ class DetectionSource:
         frame_time_s: Time of each frame, shape (frames,).
         rate_fps: Frames per second.
         is_repeated: Whether each frame repeats the one before, and so has no detections here, shape (frames,).
+        frame_span: Number of frames from each analysed frame to the next, 0 for the other frames, shape (frames,).
         stretch_rows: Detections per stretch.
     """
 
@@ -29,13 +30,19 @@ class DetectionSource:
     frame_time_s: np.ndarray
     rate_fps: float
     is_repeated: np.ndarray
+    frame_span: np.ndarray
     stretch_rows: int = STRETCH_ROWS
+
+    @property
+    def interval_s(self) -> float:
+        """Mean time between two analysed frames."""
+        return float(len(self.frame_span) / max(int(np.count_nonzero(self.frame_span)), 1) / self.rate_fps)
 
     @classmethod
     def of_table(
         cls, detections: pa.Table, frame_time_s: np.ndarray, rate_fps: float, stretch_rows: int = STRETCH_ROWS
     ) -> "DetectionSource":
-        """A source of rows in memory, sorted by frame_index and detection_index."""
+        """A source of rows in memory, sorted by frame_index and detection_index; every frame was analysed."""
         counts = np.bincount(detections["frame_index"].to_numpy(), minlength=len(frame_time_s))
         first_row = np.concatenate([[0], np.cumsum(counts)])
 
@@ -43,13 +50,14 @@ class DetectionSource:
             begin, end = first_row[[first_frame, end_frame]].tolist()
             return detections.slice(begin, end - begin)
 
-        return cls(read, first_row, frame_time_s, rate_fps, np.zeros(len(frame_time_s), bool), stretch_rows)
+        is_repeated, frame_span = np.zeros(len(frame_time_s), bool), np.ones(len(frame_time_s), int)
+        return cls(read, first_row, frame_time_s, rate_fps, is_repeated, frame_span, stretch_rows)
 
     def in_memory(self) -> "DetectionSource":
         """The same detections, read at once."""
         rows = self.read(0, len(self.frame_time_s))
         of_table = DetectionSource.of_table(rows, self.frame_time_s, self.rate_fps, self.stretch_rows)
-        return replace(of_table, is_repeated=self.is_repeated)
+        return replace(of_table, is_repeated=self.is_repeated, frame_span=self.frame_span)
 
     def stretches(self) -> Iterator[tuple[int, int]]:
         """First frame and end frame of each stretch, in order."""

@@ -133,10 +133,11 @@ class TrackParts:
     Args:
         part_count: The largest number of a part.
         usual_odds: Of all boxes that have a part.
+        frame_span: How many frames a box in each frame stands for, shape (frames,).
     """
 
-    def __init__(self, part_count: int, usual_odds: UsualOdds) -> None:
-        self._usual_odds = usual_odds
+    def __init__(self, part_count: int, usual_odds: UsualOdds, frame_span: np.ndarray) -> None:
+        self._usual_odds, self._frame_span = usual_odds, frame_span
         shapes = {"centre": (2,), "velocity": (2,), "size": (2,), "variance": (3,)}
         empty = {field.name: np.zeros((part_count + 1, *shapes.get(field.name, ()))) for field in fields(TrackEnds)}
         self._starts, self._ends = (
@@ -147,7 +148,7 @@ class TrackParts:
         self._best_confidence = np.zeros(part_count + 1)
         self._votes: dict[int, np.ndarray] = {}
         self._class_counts: dict[int, np.ndarray] = {}
-        self._weight = np.zeros(part_count + 1)
+        self._frames, self._weighted_frames = np.zeros(part_count + 1), np.zeros(part_count + 1)
         self._corner_min, self._corner_max = np.full(2, np.inf), np.full(2, -np.inf)
 
     def add(self, boxes: TrackedBoxes, first_frame: int, end_frame: int) -> None:
@@ -174,8 +175,9 @@ class TrackParts:
             self._votes[class_id] = self._votes.get(class_id, 0) + votes
             boxes_of_class = np.bincount(boxes.part[rows], minlength=len(self._count))
             self._class_counts[class_id] = self._class_counts.get(class_id, 0) + boxes_of_class
-        weight = self._usual_odds.weigh(boxes.confidence, boxes.class_id)
-        self._weight += np.bincount(boxes.part, weight, len(self._weight))
+        weight, span = self._usual_odds.weigh(boxes.confidence, boxes.class_id), self._frame_span[boxes.frame_index]
+        self._frames += np.bincount(boxes.part, span, len(self._count))
+        self._weighted_frames += np.bincount(boxes.part, weight * span, len(self._count))
         if len(boxes.part):
             self._corner_min = np.minimum(self._corner_min, boxes.xyxy[:, :2].min(axis=0))
             self._corner_max = np.maximum(self._corner_max, boxes.xyxy[:, 2:].max(axis=0))
@@ -194,7 +196,7 @@ class TrackParts:
             confidence[links.start] = links.confidence
             for end, start in zip(links.end.tolist(), links.start.tolist(), strict=True):
                 root[start] = root[end]  # ends are sorted by time: those of earlier parts have their root
-        seconds = np.bincount(root, self._weight, len(root)) / rate_fps
+        seconds = np.bincount(root, self._weighted_frames, len(root)) / rate_fps
         counts = np.bincount(root, self._count, len(root))
         best = np.zeros(len(root))
         np.maximum.at(best, root, self._best_confidence)
@@ -222,7 +224,7 @@ class TrackParts:
         duration_s = float(ends.time_s.max() - starts.time_s.min())
         area_px = float((self._corner_max - self._corner_min).prod())
         # Short parts are mostly noise, so that they tell little about how often objects appear.
-        is_short = self._count[parts] / rate_fps < settings.min_duration_s
+        is_short = self._frames[parts] / rate_fps < settings.min_duration_s
         count = np.where(is_short, is_short.sum(), (~is_short).sum())
         start_density = count / max(duration_s, 1.0) / max(area_px, 1.0)
         links = link_tracks(ends, starts, settings.link_s, settings.min_link_confidence, start_density)

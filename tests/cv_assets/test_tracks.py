@@ -153,7 +153,7 @@ def test_detections_of_a_long_recording_are_read_in_stretches(store: Store) -> N
     crowd = simulate_crowd(3, CrowdSettings(duration_s=20))
     store.replace(DETECTIONS, ["crowd"], crowd.detections())
     frames = pa.table({"time_s": np.arange(500) / 25, "is_duplicated": np.zeros(500, bool)})
-    source = open_source("crowd", store, DetectionFilter(), frames, 25, stretch_rows=300)
+    source = open_source("crowd", store, DetectionFilter(), frames, 25, None, stretch_rows=300)
     stretches = list(source.stretches())
     assert len(stretches) > 3
     rows = pa.concat_tables([source.read(*stretch) for stretch in stretches])
@@ -166,9 +166,10 @@ def test_of_frames_that_repeat_one_another_the_first_with_detections_counts(stor
     is_duplicated = np.array([False, True, True, False, True, True])
     frames = pa.table({"time_s": np.arange(6) / 10, "is_duplicated": is_duplicated})
     for stretch_rows in (1, 100):
-        source = open_source("r", store, DetectionFilter(), frames, 10, stretch_rows)
+        source = open_source("r", store, DetectionFilter(), frames, 10, None, stretch_rows)
         assert source.read(0, 6)["frame_index"].to_pylist() == [0, 4]
         assert source.first_row.tolist() == [0, 1, 1, 1, 1, 2, 2]
+        assert source.frame_span.tolist() == [3, 0, 0, 1, 2, 0]
 
 
 def test_objects_go_on_while_the_frame_before_a_gap_is_repeated(store: Store) -> None:
@@ -181,7 +182,7 @@ def test_objects_go_on_while_the_frame_before_a_gap_is_repeated(store: Store) ->
     detections = Crowd(crowd.settings, crowd.truth, np.concatenate(repeated)).detections()
     store.replace(DETECTIONS, ["crowd"], detections)
     frames = pa.table({"time_s": np.arange(400) / 25, "is_duplicated": is_duplicated})
-    tracks = RecordingTracks(open_source("crowd", store, DetectionFilter(), frames, 25), TrackSettings())
+    tracks = RecordingTracks(open_source("crowd", store, DetectionFilter(), frames, 25, None), TrackSettings())
     rows = pa.concat_tables(tracks.boxes()).sort_by(_TRACK_ORDER)
     assert tracks.summaries().num_rows == len(np.unique(crowd.truth[:, 1]))
     in_gaps = np.flatnonzero(is_duplicated[rows["frame_index"].to_numpy()])
@@ -189,6 +190,17 @@ def test_objects_go_on_while_the_frame_before_a_gap_is_repeated(store: Store) ->
     assert set(rows.take(in_gaps)["is_interpolated"].to_pylist()) == {True}
     xyxy = corners(rows)  # the picture stands still, and the boxes with it
     assert np.array_equal(xyxy[in_gaps], xyxy[in_gaps - 1])
+
+
+def test_a_short_track_is_no_noise_at_a_lower_rate_of_the_model(store: Store) -> None:
+    detections = moving_detections(range(30, 60, 10))  # for 3 s, at 10 frames/s of which 1 is analysed
+    store.replace(DETECTIONS, ["r"], complete_rows(DETECTIONS, *detections.drop_columns("track_id").to_pylist()))
+    frames = pa.table({"time_s": np.arange(90) / 10, "is_duplicated": np.zeros(90, bool)})
+    source = open_source("r", store, DetectionFilter(), frames, 10, 1)
+    assert source.interval_s == 1
+    tracks = RecordingTracks(source, TrackSettings(min_duration_s=2.5), np.full(3, 1, np.int32))
+    assert sum(rows.num_rows for rows in tracks.boxes()) > 3
+    assert tracks.summaries()["box_count"].to_pylist() == [3]
 
 
 def shaken_crowd(seed: int, step_px: float) -> Crowd:
@@ -245,7 +257,7 @@ def test_a_tracker_restored_from_a_pickle_gives_the_same_tracks(seed: int) -> No
     frame_index, time_s, confidence, class_id = (
         detections[name].to_numpy() for name in ("frame_index", "time_s", "confidence", "class_id")
     )
-    association = Association(TrackSettings(), crowd.settings.rate_fps)
+    association = Association(TrackSettings(), crowd.settings.rate_fps, 1 / crowd.settings.rate_fps)
     expected = association.assign(frame_index, time_s, corners(detections), confidence, class_id, 200)
     tracker, track_ids = Tracker(TrackSettings(), 1 / crowd.settings.rate_fps), []
     for frame_index in np.unique(crowd.detected_boxes[:, 0]):
