@@ -67,7 +67,7 @@ def write_starter_settings(folder: Path) -> None:
     except OSError as error:
         raise PipelineError(f"{file} cannot be written: {error.strerror or error}.") from error
     load_settings(file)
-    click.echo(f"Wrote {file}. Next: cv-assets doctor, then cv-assets process {folder}.")
+    click.echo(f"Wrote {file}. Next: cv-assets doctor, then cv-assets process {shlex.quote(str(folder))}.")
 
 
 def starter_settings(watched_folder: Path) -> str:

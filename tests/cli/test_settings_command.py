@@ -1,5 +1,6 @@
 """The commands settings and init, and which settings file is in force."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def test_a_starter_file_has_the_cameras_of_the_folder_and_is_never_overwritten(
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(commands, ["init", str(recordings)])
     assert result.exit_code == 0, result.output
+    assert shlex.split(result.output.rpartition("then ")[2].rstrip(".\n")) == ["cv-assets", "process", str(recordings)]
     settings = load_settings(tmp_path / "pipeline.yaml", {})
     assert settings.watched_folder == recordings
     assert settings.data_folder == tmp_path / "data"
