@@ -68,7 +68,7 @@ def export(
     loaded_settings = choose_settings(settings=settings, data_folder=data)
     publish_for_query(loaded_settings)
     with open_results(loaded_settings.data_folder) as results:
-        rows = select_recordings(results, recordings, options["camera"])
+        rows = select_recordings(results, recordings, options["camera"], needs_video=output_format not in _TABLES)
         with export_folder(out, loaded_settings) as folder:
             count, noun = _write(output_format, results, rows, folder, loaded_settings, options)
     click.echo(f"{out}: {count} {noun} of {len(rows)} recording{'s' * (len(rows) != 1)}.")

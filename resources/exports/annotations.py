@@ -104,31 +104,34 @@ class RecordingAnnotations:
 
 
 def select_recordings(
-    results: duckdb.DuckDBPyConnection, recording_ids: Sequence[str], camera: str | None
+    results: duckdb.DuckDBPyConnection, recording_ids: Sequence[str], camera: str | None, *, needs_video: bool = True
 ) -> list[dict[str, Any]]:
-    """Select recordings that have a normalized video.
+    """Select recordings.
 
     Args:
         results: The published results.
         recording_ids: Their ids, or unique beginnings of them; all recordings without any.
         camera: Only this camera; empty for recordings directly in the watched folder, None for all.
+        needs_video: Whether only recordings that were normalized are selected.
 
     Raises:
-        PipelineError: A recording does not exist, has no normalized video, or none is selected.
+        PipelineError: A recording does not exist, has no normalized video but needs one, or none is selected.
     """
-    columns = "recording_id, camera, width_px, height_px, rate_fps_num, rate_fps_den, frame_count"
+    columns = "recording_id, camera, width_px, height_px, rate_fps_num, rate_fps_den, frame_count, error"
     names = columns.split(", ")
     query = f"SELECT {columns} FROM recordings ORDER BY camera, recording_id"
     rows = [dict(zip(names, row, strict=True)) for row in results.execute(query).fetchall()]
     if recording_ids:
         rows = [_find_recording(rows, recording_id) for recording_id in dict.fromkeys(recording_ids)]
         for row in rows:
-            if not row["frame_count"]:
-                raise PipelineError(f"The recording {row['recording_id']} has no normalized video: process it first.")
-    rows = [row for row in rows if row["frame_count"] and (camera is None or (row["camera"] or "") == camera)]
+            if needs_video and not row["frame_count"]:
+                reason = row["error"] or "process it first."
+                raise PipelineError(f"The recording {row['recording_id']} has no normalized video: {reason}")
+    rows = [row for row in rows if row["frame_count"] or not needs_video]
+    rows = [row for row in rows if camera is None or (row["camera"] or "") == camera]
     if not rows:
         where = f" of the camera {camera!r}" if camera is not None else ""
-        raise PipelineError(f"There is no processed recording{where} to export.")
+        raise PipelineError(f"There is no processed recording{where}.")
     return rows
 
 

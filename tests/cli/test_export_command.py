@@ -19,9 +19,11 @@ from click.testing import CliRunner, Result
 
 from cli.main import commands
 from resources.config.settings import Settings
+from resources.schema.recording_tables import RECORDINGS
 from resources.storage.delta_store import Store
 from resources.storage.results_database import publish
 from tests.builders.numbered_videos import MakeVideo, read_number
+from tests.builders.table_rows import header_row, sparse_rows
 from tests.builders.walk_recording import FRAME_COUNT, HEIGHT_PX, TIMES_S, WIDTH_PX, store_walk, true_boxes
 
 
@@ -200,6 +202,16 @@ def test_tables_are_read_by_pandas_openpyxl_and_arrow(arguments: list[str], tmp_
         assert (row["time_s"], row["y_max_px"]) == (TIMES_S[9], 129.75), name
 
 
+def test_tables_have_recordings_without_a_video_and_formats_with_boxes_refuse_them(
+    arguments: list[str], store: Store, tmp_path: Path
+) -> None:
+    store.replace(RECORDINGS, ["rejected"], sparse_rows(RECORDINGS, header_row("rejected")))
+    file = export(arguments, "csv", tmp_path / "out", "--table", "recordings") / "recordings.csv"
+    assert sorted(pd.read_csv(file)["recording_id"]) == ["empty", "rejected", "walk"]
+    refused = run(arguments, "export", "mot", "rejected", "--out", str(tmp_path / "mot"))
+    assert "The recording rejected has no normalized video: process it first." in refused.output
+
+
 def test_paths_lie_on_the_map_of_the_camera(arguments: list[str], tmp_path: Path) -> None:
     settings = tmp_path / "pipeline.yaml"
     ground = {"points": [[0, 0], [320, 0], [320, 200], [0, 200]], "metres": [[0, 20], [32, 20], [32, 0], [0, 0]]}
@@ -300,7 +312,7 @@ def test_what_no_correction_expresses_is_listed(arguments: list[str], tmp_path: 
     ("command", "sentence"),
     [
         (["coco", "nowhere"], "No recording has the id 'nowhere'"),
-        (["coco", "--camera", "yard"], "There is no processed recording of the camera 'yard' to export."),
+        (["coco", "--camera", "yard"], "There is no processed recording of the camera 'yard'."),
         (["coco", "--class", "tree"], "No object has the class 'tree'; there are: car, person."),
         (["mot", "--every", "5"], "export mot takes no --every: leave it out."),
         (["csv", "--interval", "15"], "export csv takes no --interval: leave it out."),
