@@ -222,5 +222,15 @@ async function start() {
   player.seek(query.has("t") ? clock.frameAtTime(Number(query.get("t"))) : Math.max(0, player.frame));
 }
 
+// Without a video there is nothing to play, to draw on or to cut: the results are listed.
+async function listResults() {
+  const tabs = document.querySelector("[role=tablist]"), counts = new Counts(address);
+  listenToTabs(tabs);
+  tabs.addEventListener("tab", ({ detail }) => { if (detail === "counts") counts.load(); });
+  const [index, data] = await Promise.all([requestEarly("index").then(readJson), getJson(`${address}/timeline`)]);
+  new Gallery(address, index.classes);
+  new EventTable(data.events, data.event_count);
+}
+
 if (byId("video")) start().catch((error) => showWait(error.message));
-else listenToTabs(document.querySelector("[role=tablist]"));
+else listResults().catch((error) => { byId("object-count").textContent = error.message; });

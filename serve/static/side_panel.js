@@ -4,7 +4,7 @@ import { byId, countTable, EVENT_NAMES, getJson, make } from "./tables.js";
 import { formatTime } from "./timeline.js";
 
 export class Gallery {
-  // onOpen(object): called with a click on an object.
+  // onOpen(object): called with a click on an object; without it, objects are only listed.
   constructor(address, classes, onOpen) {
     Object.assign(this, { address, onOpen, offset: 0, rangeS: null, request: 0 });
     byId("object-class").append(...classes.map((name) => make("option", { value: name, textContent: name })));
@@ -32,7 +32,7 @@ export class Gallery {
     const picture = make("span", { className: "picture" });
     if (object.jpeg) picture.append(make("img", { src: `data:image/jpeg;base64,${object.jpeg}`, alt: "" }));
     else picture.append(make("span", { className: "muted small", textContent: "no crop" }));
-    const button = make("button", { type: "button", className: "crop" }, picture,
+    const button = make("button", { type: "button", className: "crop", disabled: !this.onOpen }, picture,
       make("strong", { textContent: `${object.class_name} ${object.track_id}` }),
       make("span", { className: "small muted", textContent: `${formatTime(object.start_s)} · ${object.duration_s.toFixed(1)} s` }));
     if (object.is_doubtful) button.append(make("span", { className: "status partial", textContent: "doubtful" }));
@@ -44,6 +44,7 @@ export class Gallery {
 const MAX_ROWS = 500;
 
 export class EventTable {
+  // Without onOpen and onClip, events are only listed.
   constructor(events, total, onOpen, onClip) {
     Object.assign(this, { events, total, onOpen, onClip });
     this.show(null);
@@ -52,10 +53,10 @@ export class EventTable {
   show(rangeS) {
     const shown = this.events.filter(({ time_s: timeS }) => !rangeS || (timeS >= rangeS[0] && timeS < rangeS[1]));
     const rows = shown.slice(0, MAX_ROWS).map((event) => make("tr", {},
-      make("td", {}, make("button", { type: "button", className: "link", textContent: formatTime(event.time_s, 1), onclick: () => this.onOpen(event) })),
+      make("td", {}, make("button", { type: "button", className: "link", textContent: formatTime(event.time_s, 1), disabled: !this.onOpen, onclick: () => this.onOpen(event) })),
       make("td", { textContent: EVENT_NAMES[event.event] }), make("td", { textContent: event.name }),
       make("td", { textContent: event.class_name }), make("td", { className: "number", textContent: event.track_id }),
-      make("td", {}, make("button", { type: "button", className: "link", textContent: "Clip", title: "Download a clip of three seconds before and after it", onclick: (click) => this.onClip(event, click.currentTarget) }))));
+      make("td", {}, make("button", { type: "button", className: "link", textContent: "Clip", title: "Download a clip of three seconds before and after it", hidden: !this.onClip, onclick: (click) => this.onClip(event, click.currentTarget) }))));
     byId("event-table").tBodies[0].replaceChildren(...rows);
     const isCut = shown.length > rows.length || this.total > this.events.length;
     byId("event-count").textContent = this.total === 0 ? "No zone or line is defined, or none was crossed."

@@ -9,9 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from resources.config.settings import Settings
+from resources.storage.delta_store import Store
+from resources.storage.results_database import publish
 from serve.access_control import Access
 from serve.app import STATIC_FOLDER, build_app
 from tests.builders.numbered_pages import FRAME_COUNT, store_numbered_recordings
+from tests.builders.table_rows import store_recordings
 
 ADDRESS = "http://127.0.0.1:3100"
 HTML = {"Accept": "text/html"}
@@ -78,6 +81,19 @@ def test_a_data_folder_without_results_says_what_to_do(tmp_path: Path) -> None:
         for path in ("/", "/cameras", "/search"):
             assert f"Put video files into {tmp_path / 'recordings'}." in client.get(path, headers=HTML).text, path
         assert client.get("/recordings/nope", headers=HTML).status_code == 503
+
+
+def test_a_recording_without_a_video_has_no_player_and_a_guessed_start_is_marked(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data")
+    store_recordings(store, {"recording_id": "r", "created_at_utc": None})
+    settings = Settings(watched_folder=tmp_path / "recordings", data_folder=tmp_path / "data")
+    publish(store, settings)
+    with TestClient(build_app(settings, Access.to_address("127.0.0.1", 3100, None)), base_url=ADDRESS) as client:
+        text = client.get("/recordings/r", headers=HTML).text
+        assert "no normalized video" in text and "(guess)" in text
+        assert not re.findall('id="(play|timeline|draw)"', text)
+        assert 'id="crops"' in text
+        assert "(guess)" in client.get("/", headers=HTML).text
 
 
 def test_the_player_gets_times_index_and_boxes(client: TestClient) -> None:
