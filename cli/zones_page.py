@@ -134,7 +134,7 @@ def _next_steps(settings: Settings) -> list[tuple[str, str]]:
         (f"Replace the camera's section under cameras: in {file} with this text.", ""),
         (
             "Compute zones and lines from the stored tracks; no model runs:",
-            f"cv-assets process {folders}{options} --stale",
+            f"cv-assets process {folders}{options}",
         ),
         ("See the counts:", f'cv-assets sql "FROM zone_minutes"{data}{options}'),
     ]

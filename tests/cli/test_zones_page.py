@@ -82,7 +82,7 @@ def test_the_page_names_its_recording_and_the_commands_to_run_next(
     assert page_data["caption"] == "r at 0:02 (2026-03-01 09:00:00 UTC)"
     commands = [command for _, command in page_data["steps"] if command]
     folders = f"'/recordings of gates' --data {store.data_folder}"
-    assert commands[0] == f"cv-assets process {folders} --settings /settings/pipeline.yaml --stale"
+    assert commands[0] == f"cv-assets process {folders} --settings /settings/pipeline.yaml"
 
 
 def test_only_an_older_page_is_overwritten(tmp_path: Path) -> None:
