@@ -164,7 +164,7 @@ def forget_recordings(instance: DagsterInstance, store: Store, graph: AssetGraph
     """
     partitions = list(instance.get_dynamic_partitions(recordings_partitions.name or ""))
     if kept := sorted(kept_recordings(store) & set(recording_ids)):
-        raise PipelineError(f"{kept[0]}: the recording is kept; cv-assets keep --undo {kept[0]} allows to delete it.")
+        raise PipelineError(f"{kept[0]}: the recording is kept; cv-assets keep --undo {kept[0]} ends that.")
     _check_no_run_contains(instance, recording_ids, partitions)
     _mark_files(instance, store, recording_ids)
     # Once more, because until its partition was deleted, a run may have been requested for the recording.
