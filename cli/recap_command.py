@@ -52,7 +52,4 @@ def recap(
         rows = select_by_day(results, recordings, camera, day, loaded_settings)
         options = RecapOptions(length, has_boxes=boxes, has_motion=motion)
         outcome = write_recap(results, rows, loaded_settings, out, options)
-    click.echo(
-        f"{out}: {outcome.length_s:.1f} s of {outcome.stretch_count} stretches with {outcome.stretches_s:.1f} s in "
-        f"all, from {outcome.recording_count} of {len(rows)} recordings."
-    )
+    click.echo(outcome.describe(out, len(rows)))

@@ -67,6 +67,19 @@ class RecapOutcome:
     stretches_s: float
     recording_count: int
 
+    def describe(self, file: Path, selected_count: int) -> str:
+        """What was written, in a sentence.
+
+        Args:
+            file: The recap.
+            selected_count: Number of recordings that were selected for it.
+        """
+        noun = "stretch" if self.stretch_count == 1 else "stretches"
+        return (
+            f"{file}: {self.length_s:.1f} s of {self.stretch_count} {noun} with {self.stretches_s:.1f} s in all, "
+            f"from {self.recording_count} of {selected_count} recordings."
+        )
+
 
 def sort_by_time(results: duckdb.DuckDBPyConnection, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add the start of each recording, and sort by it; recordings without one come last.

@@ -137,10 +137,7 @@ def write_recap_of_day(settings: Settings, camera: str, day_text: str) -> str:
             outcome = write_recap(results, rows, settings, out, options)
         except NothingToRecapError:
             return f"The camera {camera!r} saw nothing on {day}: no recap.{missing}"
-    return (
-        f"{out}: {outcome.length_s:.1f} s of {outcome.stretch_count} stretches with {outcome.stretches_s:.1f} s in "
-        f"all, from {outcome.recording_count} of {len(rows)} recordings.{missing}"
-    )
+    return outcome.describe(out, len(rows)) + missing
 
 
 def _prepare_file(folder: Path, camera: str, day: date) -> Path:

@@ -87,8 +87,13 @@ def stretch_between(recording: RecordingAnnotations, start_s: float | None, end_
         )
     after_s = float(times_s[-1]) + float(1 / recording.rate_fps)
     if (start_s or 0.0) >= after_s or (end_s is not None and end_s < 0):
+        if end_s is not None and end_s < 0:
+            place = f"ends {-end_s:g} s before the recording starts"
+        else:
+            place = f"starts at {start_s:g} s, and the recording ends at {after_s:g} s"
         raise PipelineError(
-            f"{recording.recording_id}: the clip lies outside the recording, which ends at {after_s:g} s."
+            f"{recording.recording_id}: the clip lies outside the recording: it {place}. "
+            "A wall-clock time without an offset is UTC."
         )
     first = 0 if start_s is None else frame_at(times_s, start_s)
     last = len(times_s) - 1 if end_s is None else frame_at(times_s, end_s)

@@ -45,7 +45,14 @@ def test_a_clip_of_a_track_is_drawn_and_has_captions(arguments: list[str], tmp_p
         (["walk", "--track", "1", "--from", "2"], "give tracks and events, or --from and --to, not both."),
         (["walk", "--track", "1", "--search", "car"], "give --search, or tracks, events and times, not both."),
         (["walk", "--from", "3", "--to", "2"], "the clip starts at 3 s, after its end at 2 s."),
-        (["walk", "--from", "600"], "the clip lies outside the recording"),
+        (
+            ["walk", "--from", "600"],
+            "the clip lies outside the recording: it starts at 600 s, and the recording ends at",
+        ),
+        (
+            ["walk", "--to", "2026-03-01 08:59:00"],
+            "it ends 58 s before the recording starts. A wall-clock time without",
+        ),
         (["walk", "--blur", "bus"], "No object has the class 'bus'; there are: car, person; and face and plate."),
     ],
 )
@@ -100,7 +107,7 @@ def test_a_recap_of_a_camera_is_written_once(arguments: list[str], tmp_path: Pat
     out = tmp_path / "recap.mp4"
     command = ("recap", "--camera", "gate", "--day", "2026-03-01", "--length", "1", "--out", str(out))
     result = run(arguments, *command)
-    assert "recap.mp4: 1.0 s of 1 stretches with 3.0 s in all, from 1 of 2 recordings." in result.output
+    assert "recap.mp4: 1.0 s of 1 stretch with 3.0 s in all, from 1 of 2 recordings." in result.output
     again = run(arguments, *command)
     assert "exists: name another one with --out." in str(again.exception) + again.output
     for options, sentence in (

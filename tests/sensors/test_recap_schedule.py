@@ -53,7 +53,7 @@ def test_the_recap_of_a_day_is_written_and_replaced(settings: Settings) -> None:
     assert settings.recaps.folder
     folder = settings.recaps.folder / "gate"
     for _ in range(2):
-        assert "1.0 s of 1 stretches" in write_recap_of_day(settings, "gate", "2026-03-01")
+        assert "1.0 s of 1 stretch with" in write_recap_of_day(settings, "gate", "2026-03-01")
         assert [path.name for path in folder.iterdir()] == ["gate-2026-03-01.mp4"]
     with av.open(str(folder / "gate-2026-03-01.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 25
