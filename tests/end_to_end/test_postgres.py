@@ -81,7 +81,7 @@ def test_a_data_folder_moves_to_postgres_and_back_without_computing_anything_aga
     arguments = ("process", tmp_path / "recordings", "--settings", settings)
     assert run_cv_assets(*arguments).returncode == 0
     attempts = stage_attempts(tmp_path / "data")
-    assert len(attempts) == 10
+    assert len(attempts) == 12
 
     # The new database lacks the recording, which the sensor of the watched folder adds; its stages do not run.
     in_postgres = run_cv_assets(*arguments, postgres_url=postgres_url)

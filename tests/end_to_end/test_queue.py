@@ -12,6 +12,7 @@ from cli.dagster_processes import find_script
 from demo.drawn_scenes.demo_scenes import demo_scene
 from demo.drawn_scenes.video_files import write_video
 from resources.config.settings_file import PROJECT_ROOT
+from resources.dagster_instance.postgres_database import POSTGRES_VARIABLE
 from tests.builders.running_pipeline import RunningPipeline
 
 pytestmark = pytest.mark.long
@@ -131,6 +132,8 @@ def launch_by_command(pipeline: RunningPipeline, recording_id: str) -> None:
         "DAGSTER_HOME": str(pipeline.data_folder / "dagster"),
         "CV_ASSETS_SETTINGS": str(pipeline.settings_file),
     }
+    if url := environment.get(POSTGRES_VARIABLE):  # without a driver SQLAlchemy chooses one that is not installed
+        environment[POSTGRES_VARIABLE] = url.replace("postgresql://", "postgresql+psycopg2://")
     process = subprocess.run(
         [*command, "--tags", tags],
         env=environment,
