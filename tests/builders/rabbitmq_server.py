@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -59,7 +60,12 @@ class RabbitmqServer:
                 ["epmd"], stdout=log, stderr=log, env=self._environment, cwd=self._folder
             )
             self._process = subprocess.Popen(
-                [str(self._program)], stdout=log, stderr=log, env=self._environment, cwd=self._folder
+                [str(self._program)],
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                cwd=self._folder,
+                start_new_session=True,
             )
         deadline = time.monotonic() + 60
         while True:
@@ -71,10 +77,17 @@ class RabbitmqServer:
                 time.sleep(0.2)
 
     def stop(self) -> None:
-        """Stop the server; open connections end."""
+        """Stop the server; open connections end.
+
+        One that was started just now may miss the signal, and is killed.
+        """
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(60)
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait(10)
             self._process = None
         if self._name_server is not None:
             self._name_server.terminate()
